@@ -1,0 +1,168 @@
+"""Frame-exact reading of videos: files through PyAV, folders of pictures through Pillow.
+
+Frame `i` is the i-th picture that a full sequential decode yields. Timestamps are never turned
+into indices and files are never seeked: AVI with B-frames, edit lists and variable frame rates
+make both land on the wrong frame.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+import torch
+from av.buffer import Buffer
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideData
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from einops import rearrange
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ardiffusion.data.writer import VideoWriter, write_video
+
+__all__ = [
+    "PICTURES",
+    "VideoWriter",
+    "count_frames",
+    "picture_files",
+    "read_frames",
+    "write_video",
+]
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+_LARGE = 1280 * 720  # pixels from which decoding on several threads pays
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """List the pictures of a folder in the order of the last integer in their names."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."]
+
+    def order(path: Path) -> tuple[int, str]:
+        numbers = re.findall(r"\d+", path.stem)
+        return (int(numbers[-1]) if numbers else -1, path.name)
+
+    return sorted(found, key=order)
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    context = stream.codec_context
+    small = context.width * context.height < _LARGE
+    stream.thread_type = "SLICE" if small else "AUTO"
+    if small:
+        context.thread_count = 1
+    yield from container.decode(stream)
+
+
+def _frames(path: Path) -> Iterator[VideoFrame]:
+    """Decode a video from its first frame to its last."""
+    try:
+        with av.open(path, mode="r") as container:
+            if not container.streams.video:
+                raise ValueError(f"{path} holds no video stream: remove it from the data folder.")
+            yield from _decoded(container, container.streams.video[0])
+    except FFmpegError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ValueError(f"{path} is broken or not a video ({reason}): replace it.") from error
+
+
+def _upright(picture: Tensor, frame: VideoFrame) -> Tensor:
+    """Turn a picture (H, W, 3) as the display matrix of its frame demands."""
+    sides = cast(Mapping[SideData, object], frame.side_data)  # av's own hints say str
+    matrix = sides.get(SideData.DISPLAYMATRIX)
+    if not isinstance(matrix, Buffer):
+        return picture
+    # x' = a x + c y and y' = b x + d y (16.16 fixed point), rows of three: (a b u)(c d v)(x y w)
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        picture = rearrange(picture, "h w c -> w h c")
+        a, d = c, b
+    flips = [axis for axis, sign in ((0, d), (1, a)) if sign < 0]
+    return picture.flip(flips) if flips else picture
+
+
+def _picture(path: Path, size: tuple[int, int] | None) -> Tensor:
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is broken or not a picture: replace it.") from error
+    if size is not None and picture.size != size:
+        picture = picture.resize(size, resample=Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture))  # (H, W, 3)
+
+
+def _read_folder(path: Path, wanted: slice) -> list[Tensor]:
+    pictures: list[Tensor] = []
+    for file in picture_files(path)[wanted]:
+        first = pictures[0] if pictures else None
+        size = None if first is None else (first.shape[1], first.shape[0])
+        pictures.append(_picture(file, size=size))
+    return pictures
+
+
+def _read_file(path: Path, wanted: slice) -> list[Tensor]:
+    pictures: list[Tensor] = []
+    convert, width, height = VideoReformatter(), 0, 0
+    for index, frame in enumerate(_frames(path)):
+        width, height = width or frame.width, height or frame.height
+        if index >= wanted.start and (index - wanted.start) % wanted.step == 0:
+            rgb = convert.reformat(frame, width=width, height=height, format="rgb24")
+            pictures.append(_upright(torch.from_numpy(rgb.to_ndarray()), frame=frame))
+        if wanted.stop is not None and index + 1 >= wanted.stop:
+            break
+    return pictures
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: check the path of the video.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: replace it.")
+
+
+def read_frames(
+    path: str | Path, start: int = 0, frames: int | None = None, stride: int = 1
+) -> Tensor:
+    """Read frames `start, start + stride, ...` of a video file or of a folder of pictures.
+
+    Args:
+        path: Video file, or folder of pictures sorted by the last integer in their names.
+        start: Index of the first frame.
+        frames: How many frames to read, all to the end by default.
+        stride: Step between two frames.
+
+    Returns:
+        uint8 video (F, 3, H, W), upright; a picture of another size is scaled to the first one's.
+    """
+    path = Path(path)
+    if start < 0 or stride < 1 or (frames is not None and frames < 1):
+        raise ValueError(
+            f"Cannot read start={start}, frames={frames}, stride={stride} of {path}: "
+            "start must be at least 0, frames and stride at least 1."
+        )
+    _check_exists(path)
+    stop = None if frames is None else start + (frames - 1) * stride + 1
+    read = _read_folder if path.is_dir() else _read_file
+    pictures = read(path, slice(start, stop, stride))
+    if not pictures or len(pictures) != (frames or len(pictures)):
+        raise ValueError(
+            f"{path} is too short: {frames or 'any'} frames from frame {start} on at stride "
+            f"{stride} were asked for, and {len(pictures)} are there."
+        )
+    return rearrange(torch.stack(pictures), "f h w c -> f c h w")  # (F, 3, H, W)
+
+
+def count_frames(path: str | Path) -> int:
+    """Count the frames a full decode yields, or the pictures of a folder."""
+    path = Path(path)
+    _check_exists(path)
+    count = len(picture_files(path)) if path.is_dir() else sum(1 for _ in _frames(path))
+    if count == 0:
+        raise ValueError(f"{path} holds no frames: remove it from the data folder.")
+    return count

@@ -1,0 +1,154 @@
+"""Writing of videos as H.264 in MP4, frame by frame and all or nothing."""
+
+import errno
+import io
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, Interpolation
+from av.video.stream import VideoStream
+from einops import rearrange
+from torch import Tensor
+
+_BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709
+_ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+class _Target(io.BufferedWriter):
+    """A file that remembers its first error, which FFmpeg's muxers may swallow."""
+
+    error: OSError | None = None
+
+    def write(self, data: bytes, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+class VideoWriter:
+    """Write an H.264 MP4 frame by frame; the file appears, whole, when the writer is closed.
+
+    Pictures of even size become yuv420p, which plays everywhere. H.264 cannot hold odd sizes in
+    yuv420p, so these become yuv444p, which keeps the size and which most desktop players know.
+
+    Args:
+        path: The MP4 file to write.
+        fps: Frames per second.
+        crf: Constant rate factor of x264: 0 is nearly lossless, 18 looks so, 51 is worst.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 25, crf: int = 18) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self.fps, self.crf = fps, crf
+        self.frames = 0
+        self._file: _Target | None = None
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _create(self, height: int, width: int) -> None:
+        self._file = _Target(io.FileIO(self.partial, "wb"))
+        self._container = av.open(self._file, mode="w", format="mp4")
+        rate = Fraction(self.fps).limit_denominator(1001)
+        stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(self.crf)})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
+        context = stream.codec_context
+        context.thread_count = 1  # x264's output depends on its number of threads
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = 1
+        self._stream = stream
+
+    def write(self, frame: Tensor) -> None:
+        """Append one frame, uint8 (3, H, W)."""
+        pixels = rearrange(frame, "c h w -> h w c").contiguous().cpu().numpy()
+        picture = VideoFrame.from_ndarray(pixels, format="rgb24")
+        try:
+            if self._container is None:
+                self._create(height=picture.height, width=picture.width)
+            self._encode(picture)
+        except OSError as error:
+            raise self._failure(error) from error
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and move it into place."""
+        if self._container is None or self._file is None:
+            raise ValueError(f"Cannot write {self.path}: it was given no frames.")
+        try:
+            self._encode(None)
+            self._container.close()
+            self._file.close()
+            if self._file.error is not None:
+                raise self._file.error
+            os.replace(self.partial, self.path)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        for part in (self._container, self._file):
+            with suppress(OSError, ValueError):
+                if part is not None:
+                    part.close()
+        self.partial.unlink(missing_ok=True)
+
+    def _encode(self, picture: VideoFrame | None) -> None:
+        container, stream = self._container, self._stream
+        assert container is not None and stream is not None
+        if picture is not None:
+            if (picture.width, picture.height) != (stream.width, stream.height):
+                raise ValueError(
+                    f"Cannot write {self.path}: a frame of {picture.width}x{picture.height} "
+                    f"follows one of {stream.width}x{stream.height}."
+                )
+            picture = picture.reformat(
+                format=stream.pix_fmt, dst_colorspace=Colorspace.ITU709, interpolation=_ACCURATE
+            )
+        container.mux(stream.encode(picture))
+
+    def _failure(self, error: OSError) -> OSError:
+        self.discard()
+        first = (self._file.error if self._file else None) or error
+        reason = os.strerror(first.errno).lower() if first.errno else str(first)
+        hint = "free some space" if first.errno == errno.ENOSPC else "choose another place"
+        failure = OSError(f"Cannot write {self.path} ({reason}): {hint}.")
+        failure.errno = first.errno
+        return failure
+
+
+def write_video(path: str | Path, frames: Tensor, fps: float = 25, crf: int = 18) -> None:
+    """Write a uint8 video (F, 3, H, W) as an H.264 MP4 file.
+
+    Args:
+        path: The MP4 file to write.
+        frames: uint8 video (F, 3, H, W).
+        fps: Frames per second.
+        crf: Constant rate factor of x264: 0 is nearly lossless, 18 looks so, 51 is worst.
+    """
+    with VideoWriter(path, fps=fps, crf=crf) as writer:
+        for frame in frames:
+            writer.write(frame)
