@@ -62,7 +62,8 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
 def _frames(path: Path) -> Iterator[VideoFrame]:
     """Decode a video from its first frame to its last."""
     try:
-        with av.open(path, mode="r") as container:
+        # "file:" keeps FFmpeg from reading a protocol out of a name such as "a:b.mp4"
+        with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no video stream: remove it from the data folder.")
             yield from _decoded(container, container.streams.video[0])

@@ -1,0 +1,247 @@
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+from torch import Tensor
+
+from ardiffusion.data.video import VideoWriter, count_frames, read_frames, write_video
+
+COUNT = 24
+Encode = Callable[..., Path]
+
+
+def barcode(index: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """Show the six bits of the index as black and white columns, over a red bottom row."""
+    bits = [(index >> bit) & 1 for bit in range(6)]
+    columns = [bits[min(x * 6 // width, 5)] * 255 for x in range(width)]
+    picture = np.repeat(np.array(columns, np.uint8)[None, :, None], height, 0).repeat(3, 2)
+    picture[-height // 4 :] = (255, 0, 0)
+    return np.ascontiguousarray(picture)
+
+
+def indices(video: Tensor) -> list[int]:
+    width = video.shape[-1]
+    row = video[:, :, video.shape[-2] // 2].double().mean(1)
+    bits = [row[:, int((bit + 0.5) * width / 6)] > 127 for bit in range(6)]
+    return [sum(int(b[f]) << i for i, b in enumerate(bits)) for f in range(len(video))]
+
+
+def encode(
+    path: Path,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    size: tuple[int, int] = (64, 96),
+    first: int = 0,
+    options: dict[str, str] | None = None,
+    container: str | None = None,
+) -> Path:
+    with av.open(path, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=Fraction(25), options=options or {})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = size
+        stream.pix_fmt = pix_fmt
+        for index in range(COUNT):
+            frame = VideoFrame.from_ndarray(barcode(index, *size), format="rgb24")
+            frame = frame.reformat(format=pix_fmt)
+            frame.pts = index + first
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+KINDS = {
+    "h264_b_frames.mp4": {"options": {"bf": "3", "g": "9"}},
+    "mpeg4_b_frames.avi": {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}},
+    "vp8_hidden_frames.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1"}},
+    "matroska.mkv": {"options": {"bf": "2"}},
+    "animation.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "odd_size.mkv": {"codec": "ffv1", "size": (63, 95)},
+    "late_start.mp4": {"first": 17},
+    "ten_bit_h264.mp4": {"pix_fmt": "yuv420p10le"},
+    "ten_bit_hevc.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le"},
+    "name with #100%d:.mp4": {},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_are_the_ones_asked_for(name: str, tmp_path: Path) -> None:
+    path = encode(tmp_path / name, **KINDS[name])
+    height, width = KINDS[name].get("size", (64, 96))
+    assert count_frames(path) == COUNT
+    video = read_frames(path)
+    assert video.shape == (COUNT, 3, height, width)
+    assert video.dtype == torch.uint8
+    assert indices(video) == list(range(COUNT))
+    assert indices(read_frames(path, start=7, frames=5, stride=3)) == [7, 10, 13, 16, 19]
+    assert indices(read_frames(path, start=COUNT - 1)) == [COUNT - 1]
+    red = video[:, :, -4, width // 2].double().mean(0)
+    assert red[0] > 200 and red[1:].max() < 60
+
+
+def test_relative_name_with_a_colon_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "clip.mp4").rename(tmp_path / "http:clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert count_frames("http:clip.mp4") == COUNT
+
+
+def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Overwrite the display matrix in the track header of an MP4."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    for place, value in zip((0, 4, 12, 16), (a, b, c, d), strict=True):
+        data[at + place : at + place + 4] = (value * 65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [
+        ((0, 1, -1, 0), lambda v: v.rot90(-1, (2, 3))),  # a phone held upright: 90 clockwise
+        ((0, -1, 1, 0), lambda v: v.rot90(1, (2, 3))),
+        ((-1, 0, 0, -1), lambda v: v.rot90(2, (2, 3))),
+        ((-1, 0, 0, 1), lambda v: v.flip(3)),  # a selfie
+    ],
+)
+def test_rotated_video_is_read_upright(
+    matrix: tuple[int, int, int, int], turned: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    path = encode(tmp_path / "clip.mp4")
+    plain = read_frames(path)
+    set_matrix(path, *matrix)
+    assert torch.equal(read_frames(path), turned(plain))
+
+
+def test_frames_that_change_size_are_scaled_to_the_first(tmp_path: Path) -> None:
+    small = encode(tmp_path / "a.h264", container="h264")
+    large = encode(tmp_path / "b.h264", container="h264", size=(128, 192))
+    both = tmp_path / "both.h264"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    video = read_frames(both)
+    assert video.shape == (2 * COUNT, 3, 64, 96)
+    assert indices(video) == [*range(COUNT), *range(COUNT)]
+
+
+def test_pictures_are_ordered_by_the_last_integer(tmp_path: Path) -> None:
+    folder = tmp_path / "clip#000001#000012.mp4"  # TaiChi's folders look like files
+    folder.mkdir()
+    for index in range(12):
+        height = 64 if index < 6 else 32
+        Image.fromarray(barcode(index, height=height)).save(folder / f"v7_frames_{index}.png")
+    (folder / "notes.txt").write_text("not a picture")
+    assert count_frames(folder) == 12
+    assert indices(read_frames(folder)) == list(range(12))
+    assert indices(read_frames(folder, start=1, frames=3, stride=4)) == [1, 5, 9]
+
+
+def test_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(barcode(5)).save(tmp_path / "0.png", exif=exif)
+    expected = torch.from_numpy(barcode(5)).permute(2, 0, 1).rot90(-1, (1, 2))
+    assert torch.equal(read_frames(tmp_path)[0], expected)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:600])
+
+
+def sound(path: Path) -> None:
+    path.unlink()
+    with av.open(path, "w") as file:
+        stream = file.add_stream("aac", rate=44100)
+        silence = np.zeros((1, 4096), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.rate = 44100
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (cut, "is broken or not a video"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_text("hello " * 99), "is broken or not a video"),
+        (sound, "holds no video stream"),
+        (lambda p: p.unlink(), "does not exist"),
+        (lambda p: (p.unlink(), p.mkdir()), "holds no frames|is too short"),
+    ],
+)
+def test_bad_file_is_named_in_one_sentence(
+    damage: Callable[[Path], None], sentence: str, tmp_path: Path
+) -> None:
+    path = encode(tmp_path / "clip.mp4")
+    damage(path)
+    for read in (count_frames, read_frames):
+        with pytest.raises((ValueError, FileNotFoundError), match=rf"clip\.mp4 ({sentence})"):
+            read(path)
+
+
+def test_broken_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(ValueError, match=r"0\.jpg is broken or not a picture"):
+        read_frames(tmp_path)
+
+
+def test_asking_beyond_the_end_says_how_many_frames_there_are(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=r"too short: 5 frames from frame 20 .* 4 are there"):
+        read_frames(path, start=20, frames=5)
+    with pytest.raises(ValueError, match="stride=0"):
+        read_frames(path, stride=0)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (63, 95)])
+def test_written_video_keeps_frames_size_and_rate(size: tuple[int, int], tmp_path: Path) -> None:
+    video = torch.stack([torch.from_numpy(barcode(i, *size)).permute(2, 0, 1) for i in range(9)])
+    write_video(tmp_path / "clip.mp4", frames=video, fps=12.5)
+    read = read_frames(tmp_path / "clip.mp4")
+    assert read.shape == video.shape
+    assert indices(read) == list(range(9))
+    assert (read.double() - video.double()).abs().mean() < 4
+    with av.open(tmp_path / "clip.mp4") as file:
+        assert file.streams.video[0].average_rate == Fraction(25, 2)
+        assert file.streams.video[0].codec_context.colorspace == 1  # BT.709, as players assume
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_failed_writing_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    noise = torch.randint(256, (40, 3, 64, 64), dtype=torch.uint8)
+    path = tmp_path / "clip.mp4"
+    write_video(path, frames=noise[:1])
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(OSError, match=r"^Cannot write .*clip\.mp4 \(file too large\): "):
+            write_video(path, frames=noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(KeyError), VideoWriter(path) as writer:
+        writer.write(noise[0])
+        raise KeyError
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_writer_refuses_no_frames_and_a_change_of_size(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clip\.mp4: it was given no frames"):
+        write_video(tmp_path / "clip.mp4", frames=torch.zeros(0, 3, 8, 8, dtype=torch.uint8))
+    with (
+        pytest.raises(ValueError, match="a frame of 8x8 follows one of 16x16"),
+        VideoWriter(tmp_path / "clip.mp4") as writer,
+    ):
+        writer.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
+        writer.write(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert list(tmp_path.iterdir()) == []
