@@ -1,0 +1,108 @@
+"""Fréchet video distance (Unterthiner et al., 2018) from running sums in float64.
+
+Each side keeps N, sum x and sum x xᵀ of its features, so memory does not grow with the number of
+videos, and processes are merged by adding. As in StyleGAN-V, C = sum x xᵀ / N - m mᵀ: the
+population covariance, 1/N, not 1/(N-1).
+"""
+
+import torch
+from einops import einsum, reduce
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from ardiffusion.metrics.features import I3D
+from ardiffusion.metrics.frechet import frechet_distance
+
+
+class FrechetVideoDistance(Metric):
+    """Fréchet distance between the features of real and of generated videos.
+
+    The number depends on how many videos there are (few videos give larger ones), on their
+    length, frame rate and resolution, and on the split: report all of them with it.
+
+    Args:
+        extractor: Maps uint8 videos (B, F, 3, H, W) to features (B, d), like
+            `ardiffusion.metrics.features.I3D`. An attribute `width`, its d, is needed only where a
+            process may get no video at all.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    real_count: Tensor
+    real_sum: Tensor
+    real_outer: Tensor
+    fake_count: Tensor
+    fake_sum: Tensor
+    fake_outer: Tensor
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+        width = getattr(extractor, "width", None)
+        shape = () if width is None else (width,)
+        for side in ("real", "fake"):
+            count, zero = torch.tensor(0), torch.tensor(0.0, dtype=torch.float64)
+            self.add_state(f"{side}_count", count, dist_reduce_fx="sum")
+            self.add_state(f"{side}_sum", zero.expand(shape).clone(), dist_reduce_fx="sum")
+            self.add_state(f"{side}_outer", zero.expand(2 * shape).clone(), dist_reduce_fx="sum")
+
+    @property
+    def name(self) -> str:
+        """What to log the distance as: `fvd` is kept for I3D, whose numbers others publish."""
+        if isinstance(self.extractor, I3D):
+            return "fvd"
+        return f"frechet_{getattr(self.extractor, 'name', type(self.extractor).__name__.lower())}"
+
+    def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:
+        """Add videos to either side or both.
+
+        Args:
+            real: Real videos, uint8 (B, F, 3, H, W).
+            fake: Generated videos, uint8 (B, F, 3, H, W).
+        """
+        if real is not None:
+            count, total, outer = self._sums(real)
+            self.real_count = self.real_count + count
+            self.real_sum = self.real_sum + total
+            self.real_outer = self.real_outer + outer
+        if fake is not None:
+            count, total, outer = self._sums(fake)
+            self.fake_count = self.fake_count + count
+            self.fake_sum = self.fake_sum + total
+            self.fake_outer = self.fake_outer + outer
+
+    def compute(self) -> Tensor:
+        """Return the distance, a float64 scalar."""
+        real, fake = int(self.real_count), int(self.fake_count)
+        if min(real, fake) < 2:
+            raise ValueError(
+                f"A Fréchet distance needs two real and two generated videos or more, but there "
+                f"are {real} and {fake}; use more."
+            )
+        mean1, cov1 = _gaussian(self.real_count, self.real_sum, self.real_outer)
+        mean2, cov2 = _gaussian(self.fake_count, self.fake_sum, self.fake_outer)
+        return frechet_distance(mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2)
+
+    def reset_fake(self) -> None:
+        """Forget the generated videos and keep the real ones, for the next model."""
+        real = self.real_count, self.real_sum, self.real_outer
+        self.reset()
+        self.real_count, self.real_sum, self.real_outer = real
+
+    def _sums(self, video: Tensor) -> tuple[int, Tensor, Tensor]:
+        if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
+            raise ValueError(
+                f"A Fréchet video distance takes uint8 videos (B, F, 3, H, W) from 0 to 255, but "
+                f"these are {video.dtype} of shape {tuple(video.shape)}; convert them first."
+            )
+        # Features in half precision would shift the distance.
+        with torch.autocast(device_type=video.device.type, enabled=False):
+            x = self.extractor.eval()(video).double()  # (B, d)
+        return len(x), reduce(x, "b d -> d", "sum"), einsum(x, x, "b i, b j -> i j")
+
+
+def _gaussian(count: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    mean = total / count
+    return mean, outer / count - einsum(mean, mean, "i, j -> i j")

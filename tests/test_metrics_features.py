@@ -1,0 +1,147 @@
+import pickle
+from pathlib import Path
+
+import huggingface_hub.errors
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ardiffusion.metrics import features
+from ardiffusion.metrics.features import I3D, Random3D, git_blob_hash
+from ardiffusion.metrics.fvd import FrechetVideoDistance
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+
+class Recorder(nn.Module):
+    """Stands in for I3D: says in its features how it was called."""
+
+    def forward(self, x: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
+        out = torch.zeros(x.shape[0], 400)
+        out[:, 0] = x[:, 1, 2, 3, 4]
+        out[:, 1] = float(rescale and resize and return_features and not self.training)
+        return out
+
+
+@pytest.fixture
+def i3d_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "i3d_torchscript.pt"
+    torch.jit.save(torch.jit.script(Recorder()), path)
+    monkeypatch.setattr(features, "I3D_BLOB", git_blob_hash(path.read_bytes()))
+    return path
+
+
+def moving(count: int = 24) -> Tensor:
+    """Coloured waves that drift steadily to the left, (B, 8, 3, 24, 24)."""
+    generator = torch.Generator().manual_seed(0)
+    colour = torch.randint(40, 200, (count, 1, 3, 1, 1), generator=generator)
+    phase = 6 * torch.rand(count, 1, 1, 1, 1, generator=generator)
+    frame, column = torch.arange(8.0), torch.arange(24.0)
+    angle = phase + (0.3 * frame[:, None] + column / 4)[:, None, None, :]
+    return (colour + 40 * angle.sin()).repeat(1, 1, 1, 24, 1).to(torch.uint8)
+
+
+def distance(real: Tensor, fake: Tensor) -> float:
+    metric = FrechetVideoDistance(Random3D(width=4))
+    metric.update(real=real, fake=fake)
+    return metric.compute().item()
+
+
+def test_random3d_tells_still_and_shuffled_videos_from_moving_ones() -> None:
+    video = moving()
+    order = torch.tensor([5, 0, 3, 7, 1, 6, 2, 4])
+    still, shuffled = video[:, :1].expand_as(video), video[:, order]
+    chance = distance(video[::2], video[1::2])
+    assert distance(video, still) > 2 * chance
+    assert distance(video, shuffled) > 2 * chance
+
+
+def test_random3d_sees_no_motion_in_a_still_video() -> None:
+    video = moving(3)[:, :1].repeat(1, 6, 1, 1, 1)
+    pooled = Random3D(width=4)(video).unflatten(1, (3, 2, 4))
+    assert (pooled[:, :, 1] == 0).all() and (pooled[:, :, 0] > 0).any()
+    assert_close(Random3D(width=4)(video[:, :1]), Random3D(width=4)(video))
+
+
+def test_random3d_is_fixed_by_its_seed_and_global_randomness_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (Random3D(seed=s, width=2)(moving(2)) for s in (3, 3, 4))
+    assert first.shape == (2, Random3D(width=2).width) and first.dtype == torch.float32
+    assert_close(first, again, rtol=0, atol=0)
+    assert (first - other).abs().max() > 0.1
+    assert_close(torch.get_rng_state(), state)
+
+
+def test_random3d_gives_the_same_numbers_on_every_machine() -> None:
+    video = (torch.arange(4 * 3 * 8 * 8) % 251).to(torch.uint8).view(1, 4, 3, 8, 8)
+    expected = torch.tensor([3.5011, 3.7485, 3.2585, 3.2714, 3.0123, 2.7831, 2.5454, 2.8190])
+    assert_close(Random3D(width=2)(video)[0, :8], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_git_blob_hash_is_gits() -> None:
+    assert git_blob_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_i3d_is_called_as_stylegan_v_calls_it(i3d_file: Path) -> None:
+    video = torch.randint(0, 256, (2, 10, 3, 6, 6), dtype=torch.uint8)
+    result = I3D(path=str(i3d_file))(video)
+    assert result.shape == (2, I3D.width)
+    assert_close(result[:, 0], video[:, 2, 1, 3, 4].float())
+    assert_close(result[:, 1], torch.ones(2))
+
+
+def test_i3d_with_one_byte_changed_is_refused_without_loading(
+    i3d_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(i3d_file.read_bytes())
+    data[len(data) // 2] ^= 1
+    i3d_file.write_bytes(data)
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(ValueError, match=r"i3d_torchscript\.pt is not the network .*again\.$"):
+        I3D(path=str(i3d_file)).load()
+
+
+def test_i3d_offline_says_which_file_from_where_and_where_to_put_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(features, "hf_hub_download", offline)
+    with pytest.raises(FileNotFoundError) as error:
+        I3D().load()
+    for word in ("i3d_torchscript.pt", "https://huggingface.co/flateon/FVD-I3D-torch", "`path`"):
+        assert word in str(error.value)
+
+
+def test_i3d_comes_from_the_hub_when_no_path_is_given(
+    i3d_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        features, "hf_hub_download", lambda *names: asked.append(names) or str(i3d_file)
+    )
+    network = I3D()
+    assert not asked
+    network.load()
+    network.load()
+    assert asked == [("flateon/FVD-I3D-torchscript", "i3d_torchscript.pt")]
+
+
+def test_i3d_names_a_path_without_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*nowhere\.pt; download https"):
+        I3D(path=str(tmp_path / "nowhere.pt")).load()
+
+
+def test_i3d_refuses_clips_that_are_too_short(i3d_file: Path) -> None:
+    with pytest.raises(ValueError, match="clips of 10 frames or more, but these have 9"):
+        I3D(path=str(i3d_file))(torch.zeros(1, 9, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_a_loaded_i3d_pickles_and_stays_out_of_state_dicts(i3d_file: Path) -> None:
+    network = I3D(path=str(i3d_file))
+    video = torch.randint(0, 256, (2, 10, 3, 6, 6), dtype=torch.uint8)
+    result = network(video)
+    assert not network.state_dict() and not list(network.parameters())
+    assert_close(pickle.loads(pickle.dumps(network))(video), result)
