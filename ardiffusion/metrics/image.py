@@ -1,0 +1,132 @@
+"""Frame by frame likeness of two videos: PSNR and SSIM (Wang et al., 2004).
+
+    SSIM = (2 μx μy + c1) (2 σxy + c2) / ((μx² + μy² + c1) (σx² + σy² + c2))
+
+with moments under an 11 x 11 Gaussian window of deviation 1.5, averaged over colours and over the
+window's places inside the frame.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+from torchmetrics import Metric
+
+HIGHEST_PSNR = 100.0
+WINDOW, DEVIATION = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2
+
+
+def psnr(real: Tensor, fake: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each frame in decibels.
+
+    It stops at 100 dB, about where a frame of 256 x 256 pixels differs in one value by one: a single
+    frame without any error, say a black one, would make every average infinite.
+
+    Args:
+        real: A video, uint8 (..., 3, H, W).
+        fake: Another of the same shape.
+
+    Returns:
+        One number per frame, (...).
+    """
+    error = reduce((_unit(real) - _unit(fake)).square(), "... c h w -> ...", "mean")
+    return (-10 * error.log10()).clamp(max=HIGHEST_PSNR)
+
+
+def ssim(real: Tensor, fake: Tensor) -> Tensor:
+    """Structural similarity of each frame, 1 for equal frames.
+
+    Args:
+        real: A video, uint8 (F, 3, H, W), of 11 x 11 pixels or more.
+        fake: Another of the same shape.
+
+    Returns:
+        One number per frame, (F,).
+    """
+    if min(real.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"SSIM needs frames of {WINDOW} x {WINDOW} pixels or more, but these have "
+            f"{real.shape[-2]} x {real.shape[-1]}; use a higher resolution."
+        )
+    # In double, because TensorFloat32 convolutions leave variances an error as large as c2.
+    x, y = _unit(real).double(), _unit(fake).double()
+    mean_x, mean_y = _windows(x), _windows(y)
+    var_x = _windows(x.square()) - mean_x.square()
+    var_y = _windows(y.square()) - mean_y.square()
+    cov = _windows(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
+    structure = (2 * cov + C2) / (var_x + var_y + C2)
+    return reduce(luminance * structure, "f c h w -> f", "mean")
+
+
+class FrameMean(Metric):
+    """The mean over all frames of all videos of a likeness that subclasses define."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        total = torch.tensor(0.0, dtype=torch.float64)
+        self.add_state("total", total, dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Compare two clips (F, 3, H, W), giving (F,)."""
+        raise NotImplementedError
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Add videos.
+
+        Args:
+            real: Videos, uint8 (B, F, 3, H, W).
+            fake: Their reconstructions, of the same shape.
+        """
+        # One clip at a time, because SSIM holds several float copies of what it is given.
+        for clips in zip(real, fake, strict=True):
+            scores = self.score(*clips)
+            self.total = self.total + scores.double().sum()
+            self.count = self.count + len(scores)
+
+    def compute(self) -> Tensor:
+        """Return the mean, a float64 scalar."""
+        return self.total / self.count
+
+
+class FramePSNR(FrameMean):
+    """Mean PSNR over frames, in decibels."""
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        return psnr(real, fake)
+
+
+class FrameSSIM(FrameMean):
+    """Mean SSIM over frames."""
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        return ssim(real, fake)
+
+
+def _unit(video: Tensor) -> Tensor:
+    if video.dtype != torch.uint8:
+        raise ValueError(
+            f"PSNR and SSIM take uint8 videos from 0 to 255, but this one is {video.dtype}; "
+            f"convert it first."
+        )
+    return video.float() / 255
+
+
+def _windows(x: Tensor) -> Tensor:
+    """Gaussian averages around every place where the window fits, (F, 3, H - 10, W - 10)."""
+    place = torch.arange(WINDOW, device=x.device, dtype=x.dtype) - WINDOW // 2
+    weight = (place.square() / (-2 * DEVIATION**2)).softmax(dim=0)
+    frames = len(x)
+    x = rearrange(x, "f c h w -> (f c) 1 h w")
+    x = F.conv2d(x, rearrange(weight, "k -> 1 1 k 1"))
+    x = F.conv2d(x, rearrange(weight, "k -> 1 1 1 k"))
+    return rearrange(x, "(f c) 1 h w -> f c h w", f=frames)
