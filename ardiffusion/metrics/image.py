@@ -20,8 +20,8 @@ C1, C2 = 0.01**2, 0.03**2
 def psnr(real: Tensor, fake: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each frame in decibels.
 
-    It stops at 100 dB, about where a frame of 256 x 256 pixels differs in one value by one: a single
-    frame without any error, say a black one, would make every average infinite.
+    It stops at 100 dB, about where one value in a frame of 256 x 256 pixels is off by one: a
+    single frame without any error, say a black one, would make every average infinite.
 
     Args:
         real: A video, uint8 (..., 3, H, W).
