@@ -1,0 +1,136 @@
+"""Blocks of ARDiT: frame-causal attention and adaLN-zero modulation per frame (section 3.2)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from ardiffusion.nn.attention import attend
+from ardiffusion.nn.cache import KVCache
+from ardiffusion.nn.rotary import rotate
+
+
+def causal_mask(
+    queries: int, keys: int, tokens: int, window: int, device: torch.device
+) -> Tensor | None:
+    """Say which token sees which: its own frame and at most `window - 1` earlier ones.
+
+    Args:
+        queries: Number of frames that ask; they are the last of the frames that are asked.
+        keys: Number of frames that are asked.
+        tokens: Tokens per frame L.
+        window: Frames a frame sees, itself included.
+        device: Where the mask shall live.
+
+    Returns:
+        True where attention is allowed, shape (queries L, keys L); `None` if everything is.
+    """
+    if queries == 1 and keys <= window:
+        return None
+    key = torch.arange(keys, device=device)
+    distance = key[keys - queries :, None] - key[None, :]  # (queries, keys)
+    mask = (distance >= 0) & (distance < window)
+    return repeat(mask, "q k -> (q l) (k m)", l=tokens, m=tokens)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Shift and scale the normalised tokens x (B, F, L, D) per frame, factors (B, F, 1, D)."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class CausalAttention(nn.Module):
+    """Frame-causal multi-head attention with RMS-normalised and rotated queries and keys.
+
+    Args:
+        width: Number of channels D.
+        heads: Number of heads; must divide `width`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        """Let tokens attend.
+
+        Args:
+            x: Tokens, shape (B, F, L, D).
+            cos: Cosines of the frames' angles, shape (F L, d).
+            sin: Sines of the frames' angles, shape (F L, d).
+            mask: Who sees whom, shape (F L, keys L), or None for everyone.
+            cache: Keys and values of earlier frames.
+            layer: Index of this layer in the cache.
+
+        Returns:
+            Tokens, shape (B, F, L, D).
+        """
+        frames = x.shape[1]
+        q, k, v = rearrange(
+            self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
+        )  # (B, h, F L, d)
+        q = rotate(self.q_norm(q), cos=cos, sin=sin).to(v.dtype)
+        k = rotate(self.k_norm(k), cos=cos, sin=sin).to(v.dtype)
+        if cache is not None:
+            k, v = cache.write(layer, k=k, v=v)  # (B, h, (kept + F) L, d)
+        x = attend(q, k, v, mask=mask)
+        return self.out(rearrange(x, "b h (f l) d -> b f l (h d)", f=frames))
+
+
+class DiTBlock(nn.Module):
+    """Transformer block with adaLN-zero modulation, one per frame.
+
+    Args:
+        width: Number of channels D.
+        heads: Number of attention heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 6 * width)
+        self.attention = CausalAttention(width=width, heads=heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        """Update tokens.
+
+        Args:
+            x: Tokens, shape (B, F, L, D).
+            condition: What the frames are conditioned on, shape (B, F, D).
+            cos: Cosines of the frames' angles, shape (F L, d).
+            sin: Sines of the frames' angles, shape (F L, d).
+            mask: Who sees whom, shape (F L, keys L), or None for everyone.
+            cache: Keys and values of earlier frames.
+            layer: Index of this block in the cache.
+
+        Returns:
+            Tokens, shape (B, F, L, D).
+        """
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
+            self.modulation(condition), "b f (six d) -> six b f 1 d", six=6
+        )  # (B, F, 1, D)
+        h = modulate(x, shift=shift_a, scale=scale_a)
+        x = x + gate_a * self.attention(h, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer)
+        return x + gate_m * self.mlp(modulate(x, shift=shift_m, scale=scale_m))

@@ -1,0 +1,149 @@
+"""ARDiT: a diffusion transformer whose frames carry their own timesteps (paper section 3.2).
+
+A token attends to all tokens of its own frame and of at most `window - 1` earlier frames. Nothing
+else mixes frames, so frame f of the output does not depend on frames after f.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from ardiffusion.nn.cache import KVCache
+from ardiffusion.nn.causal import DiTBlock, causal_mask, modulate
+from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
+from ardiffusion.nn.rotary import rotary_phases
+
+
+class ARDiT(nn.Module):
+    """Frame-causal diffusion transformer over (frames, tokens) latents.
+
+    References:
+        AR-Diffusion (Sun et al., CVPR 2025); DiT (Peebles and Xie, ICCV 2023).
+
+    Args:
+        width: Number of channels D.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads; width / heads must be even.
+        tokens: Tokens per frame L, as the AR-VAE makes them.
+        channels: Numbers per token C, as the AR-VAE makes them.
+        classes: Number of classes; 0 for a model without class condition.
+        window: Frames that a frame attends to, itself included.
+    """
+
+    strictly_causal = True
+
+    def __init__(
+        self,
+        width: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        tokens: int = 32,
+        channels: int = 4,
+        classes: int = 0,
+        window: int = 16,
+    ) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}.")
+        if window < 1:
+            raise ValueError(f"window must be at least 1 frame, got {window}.")
+        self.width, self.depth, self.heads = width, depth, heads
+        self.tokens, self.channels, self.classes = tokens, channels, classes
+        self.window = window
+        self.embed = nn.Linear(channels, width)
+        self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
+        self.time = TimestepEmbedding(width)
+        self.label = LabelEmbedding(classes, width) if classes > 0 else None
+        self.blocks = nn.ModuleList(DiTBlock(width=width, heads=heads) for _ in range(depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, channels)
+        self.reset_parameters()
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network has a condition that guidance can strengthen."""
+        return self.label is not None
+
+    def reset_parameters(self) -> None:
+        """Initialise as DiT does: every block starts as the identity, the output at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time.hidden, self.time.out):
+            nn.init.normal_(layer.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, DiTBlock):
+                nn.init.zeros_(module.modulation.weight)
+        for layer in (self.modulation, self.out):
+            nn.init.zeros_(layer.weight)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Predict the target of every frame.
+
+        Args:
+            x_t: Noisy latents, shape (B, F, L, C).
+            t: Timestep of each frame, shape (B, F).
+            label: Class indices, shape (B,); None or negative for "no class".
+            null: Rows to be evaluated without their class, bool, shape (B,).
+            cache: Keys and values of earlier frames; `x_t` then holds the frames that follow.
+
+        Returns:
+            The prediction, shape (B, F, L, C).
+        """
+        frames, position = x_t.shape[1], cache.position if cache else 0
+        keys = frames + (cache.kept if cache else 0)
+        mask = causal_mask(
+            queries=frames, keys=keys, tokens=self.tokens, window=self.window, device=x_t.device
+        )
+        cos, sin = self.phases(position=position, frames=frames, like=x_t)  # (F L, d)
+        condition = F.silu(self.condition(t, label=label, null=null))  # (B, F, D)
+        x = self.embed(x_t) + self.position  # (B, F, L, D)
+        for layer, block in enumerate(self.blocks):
+            x = block(
+                x, condition=condition, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer
+            )
+        shift, scale = rearrange(self.modulation(condition), "b f (two d) -> two b f 1 d", two=2)
+        return self.out(modulate(x, shift=shift, scale=scale))  # (B, F, L, C)
+
+    def condition(self, t: Tensor, label: Tensor | None, null: Tensor | None) -> Tensor:
+        """Return the sum of timestep and class embedding, shape (B, F, D)."""
+        c = self.time(t)  # (B, F, D)
+        if self.label is None:
+            return c
+        if label is None:
+            label = t.new_full((t.shape[0],), -1)
+        return c + self.label(label, null=null)[:, None]
+
+    def phases(self, position: int, frames: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of every token's frame, shape (F L, d)."""
+        cos, sin = rotary_phases(
+            position=position, frames=frames, width=self.width // self.heads, device=like.device
+        )
+        pattern = "f d -> (f l) d"
+        cos, sin = (repeat(a, pattern, l=self.tokens).to(like.dtype) for a in (cos, sin))
+        return cos, sin
+
+    def make_cache(self, batch: int, frames: int, like: Tensor) -> KVCache:
+        """Return an empty cache for `batch` sequences and at most `frames` frames at once."""
+        autocast = torch.is_autocast_enabled(like.device.type)
+        dtype = torch.get_autocast_dtype(like.device.type) if autocast else like.dtype
+        return KVCache(
+            layers=self.depth,
+            batch=batch,
+            heads=self.heads,
+            width=self.width // self.heads,
+            tokens=self.tokens,
+            window=self.window,
+            frames=frames,
+            dtype=dtype,
+            device=like.device,
+        )
