@@ -1,0 +1,134 @@
+"""Sampler: turns noise into latents along a plan, with any solver, target and network.
+
+The AD schedule (paper section 3.4) is the default plan; `ad.py` defines plans, `engine.py` runs
+them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ardiffusion.diffusion.ad import ad_rows, check_difference, plan_rows
+from ardiffusion.diffusion.engine import Denoiser, Run, run_cached, run_windowed
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import DDIM, Solver
+from ardiffusion.diffusion.target import X0, Target
+
+
+class Sampler:
+    """Samples latents, frame by frame.
+
+    References:
+        AR-Diffusion (Sun et al., CVPR 2025), section 3.4.
+
+    Args:
+        schedule: The noise schedule that the network was trained with.
+        target: What the network predicts; x_0 when not given.
+        solver: How one step is taken; DDIM when not given.
+        steps: Denoising steps S per frame.
+        difference: Distance s in steps between neighbouring frames: 0 is synchronous, `steps`
+            is frame after frame.
+        guidance: Classifier-free guidance scale; 1 is off.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        target: Target | None = None,
+        solver: Solver | None = None,
+        steps: int = 50,
+        difference: int = 5,
+        guidance: float = 1.0,
+    ) -> None:
+        check_difference(difference=difference, steps=steps)
+        self.schedule = schedule
+        self.target = target or X0()
+        self.solver = solver or DDIM()
+        self.steps = steps
+        self.difference = difference
+        self.guidance = guidance
+        self.grid = self.solver.grid(schedule, steps)
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        label: Tensor | None = None,
+        prefix: Tensor | None = None,
+        plan: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Return all frames at once; see `stream` for the arguments.
+
+        Returns:
+            Latents, shape (B, F, L, C).
+        """
+        frames = self.stream(
+            denoiser, noise, label=label, prefix=prefix, plan=plan, generators=generators
+        )
+        return torch.stack([x for _, x in frames], dim=1)  # (B, F, L, C)
+
+    def stream(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor | Callable[[int], Tensor],
+        label: Tensor | None = None,
+        prefix: Tensor | None = None,
+        plan: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each frame when it is finished.
+
+        Args:
+            denoiser: The network.
+            noise: Standard normal noise, shape (B, F, L, C), or, for a video without end, a
+                function from the frame's index to its noise (B, L, C), asked in rising order.
+            label: Class indices, shape (B,).
+            prefix: Clean latents of the first frames, shape (B, P, L, C).
+            plan: Step indices after each iteration, shape (iterations, F), instead of the AD
+                schedule.
+            generators: One per sample, for solvers that add noise.
+            progress: Called after each iteration.
+
+        Yields:
+            The frame's index and its latents, shape (B, L, C), prefix first.
+        """
+        given = [] if prefix is None else list(prefix.unbind(dim=1))
+        frames = noise.shape[1] if isinstance(noise, Tensor) else None
+        self.check(denoiser, frames=frames, ready=len(given))
+        steps, s, ready = self.grid.steps, self.difference, len(given)
+        in_flight = -(-steps // s) if s > 0 and plan is None else frames or 0
+        rows = (
+            ad_rows(frames, steps=steps, difference=s, ready=ready)
+            if plan is None
+            else plan_rows(plan, steps=steps, ready=ready)
+        )
+        run = Run(
+            denoiser=denoiser,
+            solver=self.solver,
+            target=self.target,
+            grid=self.grid,
+            guidance=self.guidance,
+            rows=rows,
+            frames=frames,
+            most=min(ready + in_flight + 1, frames or ready + in_flight + 1),
+            noise=noise.unbind(dim=1).__getitem__ if isinstance(noise, Tensor) else noise,
+            label=label,
+            generators=generators,
+            progress=progress,
+        )
+        engine = run_cached if denoiser.strictly_causal else run_windowed
+        yield from enumerate(given)
+        with torch.no_grad():
+            yield from engine(run, given=given)
+
+    def check(self, denoiser: Denoiser, frames: int | None, ready: int) -> None:
+        """Raise if this sampler cannot serve the network or the lengths do not fit."""
+        if self.guidance != 1 and not denoiser.conditional:
+            raise ValueError(
+                f"guidance {self.guidance} needs a network with a condition; use guidance 1."
+            )
+        if frames is not None and ready > frames:
+            raise ValueError(f"The prefix has {ready} frames, the video only {frames}.")

@@ -1,0 +1,191 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ardiffusion.diffusion.ad import ad_plan
+from ardiffusion.diffusion.sampler import Sampler
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import DDIM, PublishedDDIM
+from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
+from ardiffusion.nn.dit import ARDiT
+
+SCHEDULE = NoiseSchedule(timesteps=100, beta_end=0.2)
+
+
+def tiny(window: int = 4, classes: int = 0) -> ARDiT:
+    torch.manual_seed(0)
+    net = ARDiT(
+        width=8, depth=2, heads=2, tokens=2, channels=3, window=window, classes=classes
+    ).double()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return net.eval()
+
+
+def noise(frames: int, batch: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(batch, frames, 2, 3, generator=generator, dtype=torch.float64)
+
+
+@torch.no_grad()
+def recompute(
+    net: ARDiT,
+    x: Tensor,
+    plan: Tensor,
+    steps: int,
+    guidance: float = 1.0,
+    label: Tensor | None = None,
+) -> Tensor:
+    """Sample by evaluating all frames in every iteration, one DDIM step per frame by hand."""
+    tau = [-(-(steps - k) * 100 // steps) - 1 for k in range(steps)] + [0]
+    abar = [SCHEDULE.alphas_cumprod[tau[k]].item() for k in range(steps)] + [1.0]
+    x = x.clone()
+    before = torch.zeros_like(plan[0])
+    for after in plan:
+        t = torch.tensor([tau[k] for k in before.tolist()]).expand(len(x), -1)
+        out = net(x, t, label=label)
+        if guidance != 1:
+            null = net(x, t, label=label, null=torch.ones(len(x), dtype=torch.bool))
+            out = null + guidance * (out - null)
+        for f in range(x.shape[1]):
+            if after[f] > before[f]:
+                a, s = abar[before[f]], abar[after[f]]
+                eps = (x[:, f] - a**0.5 * out[:, f]) / (1 - a) ** 0.5
+                x[:, f] = s**0.5 * out[:, f] + (1 - s) ** 0.5 * eps
+        before = after
+    return x
+
+
+@pytest.mark.parametrize("difference", [0, 1, 3, 6])
+@pytest.mark.parametrize("frames", [1, 5, 13])
+@pytest.mark.parametrize("window", [1, 4])
+def test_stream_equals_full_recompute(difference: int, frames: int, window: int) -> None:
+    net, x = tiny(window=window), noise(frames, batch=2)
+    sampler = Sampler(SCHEDULE, steps=6, difference=difference)
+    plan = ad_plan(frames, steps=6, difference=difference)
+    torch.testing.assert_close(
+        sampler.sample(net, x), recompute(net, x, plan, steps=6), rtol=1e-10, atol=1e-10
+    )
+
+
+def test_guidance_equals_two_evaluations() -> None:
+    net, x, label = tiny(classes=3), noise(7, batch=2), torch.tensor([2, 0])
+    sampler = Sampler(SCHEDULE, steps=4, difference=2, guidance=2.5)
+    plan = ad_plan(7, steps=4, difference=2)
+    expected = recompute(net, x, plan, steps=4, guidance=2.5, label=label)
+    torch.testing.assert_close(sampler.sample(net, x, label=label), expected)
+
+
+def test_any_plan_runs_and_the_diagonal_one_equals_ad() -> None:
+    net, x = tiny(), noise(6)
+    rows = ["200000", "311000", "311000", "332111", "333332", "333333"]
+    ragged = torch.tensor([[int(k) for k in row] for row in rows])
+    sampler = Sampler(SCHEDULE, steps=3, difference=1)
+    expected = recompute(net, x, ragged, steps=3)
+    torch.testing.assert_close(sampler.sample(net, x, plan=ragged), expected)
+    diagonal = ad_plan(6, steps=3, difference=1)
+    torch.testing.assert_close(sampler.sample(net, x, plan=diagonal), sampler.sample(net, x))
+
+
+@pytest.mark.parametrize("ready", [1, 3, 7])
+def test_a_prefix_stays_and_leads(ready: int) -> None:
+    net, x = tiny(window=3), noise(9)
+    sampler = Sampler(SCHEDULE, steps=4, difference=4)  # a frame starts when the last is clean
+    whole = sampler.sample(net, x)
+    continued = sampler.sample(net, x, prefix=whole[:, :ready])
+    torch.testing.assert_close(continued, whole)
+
+
+def test_a_video_without_end_begins_like_one_with_an_end() -> None:
+    net, x = tiny(), noise(12)
+    sampler = Sampler(SCHEDULE, steps=4, difference=1)
+    stream = sampler.stream(net, x.unbind(dim=1).__getitem__)
+    endless = [next(stream) for _ in range(6)]
+    assert [f for f, _ in endless] == list(range(6))
+    torch.testing.assert_close(
+        torch.stack([z for _, z in endless], dim=1), sampler.sample(net, x)[:, :6]
+    )
+
+
+def test_frames_arrive_while_later_ones_are_still_noise() -> None:
+    iterations: list[int] = []
+    sampler = Sampler(SCHEDULE, steps=4, difference=2)
+    stream = sampler.stream(tiny(), noise(5), progress=lambda: iterations.append(0))
+    arrivals = [len(iterations) for _ in stream]
+    assert arrivals == [4, 6, 8, 10, 12]
+
+
+def test_noise_of_a_stochastic_solver_depends_on_the_sample_alone() -> None:
+    net, x = tiny(), noise(5, batch=3)
+    sampler = Sampler(SCHEDULE, solver=DDIM(eta=1.0), steps=4, difference=2)
+
+    def generators(samples: list[int]) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(i) for i in samples]
+
+    together = sampler.sample(net, x, generators=generators([0, 1, 2]))
+    alone = sampler.sample(net, x[1:2], generators=generators([1]))
+    torch.testing.assert_close(together[1:2], alone)
+
+
+class Gaussian:
+    """The exact denoiser of independent N(mean, std^2) latents, any window, any target."""
+
+    strictly_causal = False
+    conditional = False
+    window = 3
+
+    def __init__(self, target: Target, mean: float, std: float) -> None:
+        self.target, self.mean, self.variance = target, mean, std**2
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        cache: Any = None,  # noqa: ANN401
+    ) -> Tensor:
+        alpha, sigma = SCHEDULE.alpha_sigma(t, dtype=x_t.dtype)
+        total = alpha**2 * self.variance + sigma**2
+        x_0 = self.mean + alpha * self.variance / total * (x_t - alpha * self.mean)
+        return self.target.of(x_0, noise=(x_t - alpha * x_0) / sigma, alpha=alpha, sigma=sigma)
+
+    def make_cache(self, batch: int, frames: int, like: Tensor) -> Any:  # noqa: ANN401
+        raise AssertionError("not strictly causal")
+
+
+@pytest.mark.parametrize("target", [X0(), Epsilon(), Velocity()])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("difference", [0, 34, 100])
+def test_sampler_recovers_gaussian(target: Target, eta: float, difference: int) -> None:
+    sampler = Sampler(
+        SCHEDULE, target=target, solver=DDIM(eta=eta), steps=100, difference=difference
+    )
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    torch.manual_seed(0)
+    z = sampler.sample(Gaussian(target, mean=1.5, std=0.5), x)
+    assert (z.mean(dim=(0, 2, 3)) - 1.5).abs().max() < 0.03
+    assert (z.std(dim=(0, 2, 3)) - 0.5).abs().max() < 0.03
+
+
+def test_frames_in_flight_that_outrun_the_window_are_refused() -> None:
+    gaussian = Gaussian(X0(), mean=0.0, std=1.0)
+    sampler = Sampler(SCHEDULE, solver=PublishedDDIM(), steps=10, difference=3)
+    with pytest.raises(ValueError, match="outrun the network's window of 3 frames"):
+        sampler.sample(gaussian, noise(6))
+    assert sampler.sample(gaussian, noise(3)).shape == (1, 3, 2, 3)
+    assert Sampler(SCHEDULE, steps=9, difference=3).sample(gaussian, noise(6)).isfinite().all()
+
+
+def test_guidance_without_a_condition_is_refused() -> None:
+    sampler = Sampler(SCHEDULE, steps=4, difference=1, guidance=2.0)
+    with pytest.raises(ValueError, match="needs a network with a condition"):
+        sampler.sample(tiny(), noise(2))
+
+
+def test_a_prefix_longer_than_the_video_is_refused() -> None:
+    sampler = Sampler(SCHEDULE, steps=4, difference=1)
+    with pytest.raises(ValueError, match="prefix has 3 frames, the video only 2"):
+        sampler.sample(tiny(), noise(2), prefix=noise(3))
