@@ -14,12 +14,10 @@ import av
 import numpy as np
 import torch
 from av.buffer import Buffer
-from av.container import InputContainer
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from einops import rearrange
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -36,7 +34,7 @@ __all__ = [
 ]
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-_LARGE = 1280 * 720  # pixels from which decoding on several threads pays
+_LARGE = 1280 * 720  # pixels from which decoding a whole file on several threads pays
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -50,23 +48,20 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(found, key=order)
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    context = stream.codec_context
-    small = context.width * context.height < _LARGE
-    stream.thread_type = "SLICE" if small else "AUTO"
-    if small:
-        context.thread_count = 1
-    yield from container.decode(stream)
-
-
-def _frames(path: Path) -> Iterator[VideoFrame]:
+def _frames(path: Path, threads: bool) -> Iterator[VideoFrame]:
     """Decode a video from its first frame to its last."""
     try:
         # "file:" keeps FFmpeg from reading a protocol out of a name such as "a:b.mp4"
         with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no video stream: remove it from the data folder.")
-            yield from _decoded(container, container.streams.video[0])
+            stream = container.streams.video[0]
+            large = stream.codec_context.width * stream.codec_context.height >= _LARGE
+            if threads and large:
+                stream.thread_type = "AUTO"
+            else:
+                stream.codec_context.thread_count = 1
+            yield from container.decode(stream)
     except FFmpegError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ValueError(f"{path} is broken or not a video ({reason}): replace it.") from error
@@ -110,7 +105,8 @@ def _read_folder(path: Path, wanted: slice) -> list[Tensor]:
 def _read_file(path: Path, wanted: slice) -> list[Tensor]:
     pictures: list[Tensor] = []
     convert, width, height = VideoReformatter(), 0, 0
-    for index, frame in enumerate(_frames(path)):
+    # for a clip the start of FFmpeg's threads costs more than they save
+    for index, frame in enumerate(_frames(path, threads=wanted.stop is None)):
         width, height = width or frame.width, height or frame.height
         if index >= wanted.start and (index - wanted.start) % wanted.step == 0:
             rgb = convert.reformat(frame, width=width, height=height, format="rgb24")
@@ -163,7 +159,9 @@ def count_frames(path: str | Path) -> int:
     """Count the frames a full decode yields, or the pictures of a folder."""
     path = Path(path)
     _check_exists(path)
-    count = len(picture_files(path)) if path.is_dir() else sum(1 for _ in _frames(path))
+    count = (
+        len(picture_files(path)) if path.is_dir() else sum(1 for _ in _frames(path, threads=True))
+    )
     if count == 0:
         raise ValueError(f"{path} holds no frames: remove it from the data folder.")
     return count
