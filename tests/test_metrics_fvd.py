@@ -93,6 +93,7 @@ def test_a_pickled_metric_goes_on_where_it_was() -> None:
     metric = FrechetVideoDistance(Random3D(width=2))
     metric.update(real=videos(0, 5))
     copy = pickle.loads(pickle.dumps(metric))
+    assert copy.counts() == (5, 0)
     for each in (metric, copy):
         each.update(real=videos(1, 3), fake=videos(2, 6))
     assert_close(copy.compute(), metric.compute(), rtol=0, atol=0)
@@ -130,6 +131,7 @@ def merge(rank: int, folder: str) -> None:
     metric.update(real=[videos(0, 12)[:9], videos(0, 12)[9:]][rank])
     if rank == 0:
         metric.update(fake=videos(1, 7, high=200))
+    assert metric.counts() == (12, 7)
     torch.save(metric.compute(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -85,6 +85,11 @@ class FrechetVideoDistance(Metric):
         mean2, cov2 = _gaussian(self.fake_count, self.fake_sum, self.fake_outer)
         return frechet_distance(mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2)
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many real and generated videos all processes have seen."""
+        with self.sync_context():
+            return int(self.real_count), int(self.fake_count)
+
     def reset_fake(self) -> None:
         """Forget the generated videos and keep the real ones, for the next model."""
         real = self.real_count, self.real_sum, self.real_outer
