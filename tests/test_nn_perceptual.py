@@ -92,6 +92,16 @@ def test_gradients_reach_both_images(lpips: LPIPS) -> None:
         assert gradient.isfinite().all() and (gradient != 0).any()
 
 
+def test_a_first_use_in_inference_mode_does_not_spoil_training(trunk: Path) -> None:
+    network = LPIPS(trunk=str(trunk))
+    x, y = images(6)
+    with torch.inference_mode():
+        network(x, y)
+    y.requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x, y).sum(), y)
+    assert (gradient != 0).any()
+
+
 def test_the_network_is_out_of_reach_of_training(lpips: LPIPS) -> None:
     before = lpips(*images(4))
     lpips.train().requires_grad_(True).to(torch.bfloat16)

@@ -56,8 +56,11 @@ class LPIPS(nn.Module):
         Returns:
             Distances, (N,).
         """
-        self.load()
-        return self._loaded[0].to(x.device)(x.float(), y.float())
+        # Weights that a validation made or moved in inference mode would be of no use to training.
+        with torch.inference_mode(False):
+            self.load()
+            network = self._loaded[0].to(x.device)
+        return network(x.float(), y.float())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": []}
