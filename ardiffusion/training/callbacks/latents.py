@@ -1,0 +1,129 @@
+"""Write the latents that `ardiff-vae predict` computes into a latent cache."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from ardiffusion.data.cache import (
+    INDEX,
+    Index,
+    ShardWriter,
+    begin_cache,
+    fingerprint,
+    finish_cache,
+    write_index,
+)
+from ardiffusion.training.data import VideoDataModule
+
+
+class LatentWriter(BasePredictionWriter):
+    """Write predicted latents into a cache; a killed run resumes, a finished one does nothing.
+
+    Args:
+        output: Folder of the latent cache.
+        clips_per_shard: Clips per file; a killed run repeats at most these, per process.
+    """
+
+    def __init__(self, output: str = "latents", clips_per_shard: int = 256) -> None:
+        super().__init__(write_interval="batch")
+        if clips_per_shard < 1:
+            raise ValueError(f"clips_per_shard is {clips_per_shard} and must be at least 1.")
+        self.output, self.clips_per_shard = Path(output), clips_per_shard
+        self.shards: ShardWriter | None = None
+        self.done: set[str] = set()
+        self.index: Index | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict":
+            return
+        data = _data(trainer)
+        # weights are loaded after setup and before the dataloader is asked for
+        data.skip = lambda: self._begin(trainer, pl_module, data)
+
+    def _begin(
+        self, trainer: Trainer, pl_module: LightningModule, data: VideoDataModule
+    ) -> Collection[str]:
+        arvae = pl_module.arvae
+        assert isinstance(arvae, nn.Module)
+        self.index = _describe(data, fingerprint(arvae))
+        self.done = begin_cache(self.output, self.index)
+        trainer.strategy.barrier()  # all ranks have seen the same shards before one adds any
+        left = len(set(data.predict_keys()) - self.done)
+        if left == 0:
+            rank_zero_info(f"Latent cache {self.output} is finished: nothing to encode.")
+        elif self.done:
+            rank_zero_info(f"Latent cache {self.output} is resumed: {left} clips to encode.")
+        if left > 0 and trainer.is_global_zero:
+            write_index(self.output, self.index)
+        self.shards = ShardWriter(
+            self.output, rank=trainer.global_rank, clips=self.clips_per_shard
+        )
+        return self.done
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Mapping[str, Any],
+        batch_indices: Sequence[int] | None,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        assert self.shards is not None
+        # a clip that stands in for a broken one comes twice
+        fresh = {key: i for i, key in enumerate(prediction["key"]) if key not in self.done}
+        self.done.update(fresh)
+        if fresh:
+            self.shards.write(prediction["latents"][list(fresh.values())], list(fresh))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.shards is not None:
+            self.shards.flush()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # not on_predict_end, which a rank without clips never reaches
+        if self.shards is None or self.index is None:
+            return
+        self.shards.flush()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero and trainer.limit_predict_batches == 1.0:
+            index = finish_cache(self.output, self.index, _data(trainer).predict_keys())
+            clips = sum(map(len, index["shards"].values()))
+            rank_zero_info(f"{self.output / INDEX} lists {clips} clips.")
+        self.shards = None
+
+
+def _data(trainer: Trainer) -> VideoDataModule:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, VideoDataModule):
+        raise ValueError(
+            f"LatentWriter writes clips of VideoDataModule and not of {type(data).__name__}: "
+            "pass --data VideoDataModule."
+        )
+    return data
+
+
+def _describe(data: VideoDataModule, arvae: str) -> Index:
+    return {
+        "origin": {
+            "fingerprint": arvae,
+            "resolution": data.resolution,
+            "frames": data.frames,
+            "stride": data.stride,
+        },
+        "complete": False,
+        "classes": data.classes,
+        "labels": {v.path: v.label for videos in data.videos.values() for v in videos},
+        "splits": {name: [v.path for v in videos] for name, videos in data.videos.items()},
+        "missing": [],
+        "shards": {},
+    }
