@@ -49,6 +49,16 @@ def test_list_names_clips_by_path_name_stem_case_label_and_folder(tmp_path: Path
     assert read_list(tmp_path / "list.txt", root="data", clips=CLIPS) == CLIPS[20:40]
 
 
+def test_list_is_found_in_the_root_and_may_be_a_folder_of_it(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "test.txt").write_text("v_005")
+    assert read_list("lists/test.txt", root=tmp_path, clips=CLIPS) == [CLIPS[5]]
+    (tmp_path / "class2").mkdir()
+    assert read_list("class2", root=tmp_path, clips=CLIPS) == CLIPS[40:]
+    with pytest.raises(ValueError, match="lists holds no clip"):
+        read_list("lists", root=tmp_path, clips=CLIPS)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -12,6 +13,7 @@ from ardiffusion.data.synthetic import shapes
 from ardiffusion.data.video import write_video
 from ardiffusion.training.data import VideoDataModule
 
+CONFIGS = Path(__file__).parents[1] / "configs" / "data"
 CLASSES = ("circle", "square")
 
 
@@ -129,6 +131,17 @@ def test_broken_files_are_skipped_and_do_not_move_the_split(
         assert data.videos[name] == kept
     with pytest.raises(ValueError, match=r"1 of the 12 clips .* raise --data\.max_broken"):
         module(tmp_path, cache=str(tmp_path / "index")).setup()
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_data_sets_are_settings_of_the_module(config: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(VideoDataModule, "data")
+    parsed = parser.parse_args([f"--data={config}", "--data.workers=0"])
+    data = VideoDataModule(**vars(parsed.data))
+    assert (data.resolution, data.frames, data.stride) == (256, 16, 1)
+    with pytest.raises(FileNotFoundError, match=r"Data folder data/.* does not exist"):
+        data.prepare_data()
 
 
 class Recorder(LightningModule):

@@ -45,18 +45,23 @@ class _Names:
 
 
 def read_list(path: str | Path, root: str | Path, clips: Sequence[str]) -> list[str]:
-    """Read the clips that a text file names, one per line.
+    """Read which clips a split has: those below a folder, or those a text file names.
 
-    A line is a path below the root, a bare file name, or a folder, whose clips are all meant;
-    suffix and case do not matter, a number at the end (UCF-101's label) is passed over, and so
-    are empty lines and those that start with `# `.
+    A line of the file is a path below the root, a bare file name, or a folder, whose clips are
+    all meant; suffix and case do not matter, a number at the end (UCF-101's label) is passed
+    over, and so are empty lines and those that start with `# `.
 
     Args:
-        path: The text file.
-        root: Folder of the data set, for the error message.
+        path: Text file, from the working directory or from the root, or folder below the root.
+        root: Folder of the data set.
         clips: Paths of all clips below the root.
     """
-    path = Path(path)
+    path = Path(path) if Path(path).is_file() else Path(root) / path
+    if path.is_dir() and path.is_relative_to(root):
+        folder = path.relative_to(root)
+        if below := [clip for clip in clips if Path(clip).is_relative_to(folder)]:
+            return below
+        raise ValueError(f"Folder {path} holds no clip: choose another list or --data.root.")
     if not path.is_file():
         raise FileNotFoundError(f"List {path} does not exist: check its path.")
     names, chosen = _Names(clips), set()

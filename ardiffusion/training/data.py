@@ -32,9 +32,10 @@ class VideoDataModule(LightningDataModule):
         clips_per_video: Random clips of each video in one training epoch.
         val_fraction: Fraction of the videos to validate on, when there is no `val_list`.
         test_fraction: Fraction of the videos to test on, when there is no `test_list`.
-        train_list: Text file with one video per line to train on; all others by default.
-        val_list: Text file with one video per line to validate on.
-        test_list: Text file with one video per line to test on.
+        train_list: Text file with one video per line, or folder of `root`, to train on; without
+            it, all videos that the other lists do not name.
+        val_list: Text file or folder of `root` with the videos to validate on.
+        test_list: Text file or folder of `root` with the videos to test on.
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
         latents: Folder of a latent cache; train and val batches then come from there.
         cache: Folder for the index of frame counts, ~/.cache/ardiffusion by default.
