@@ -52,8 +52,8 @@ def test_published_steps_that_do_not_divide_the_schedule_become_one_more() -> No
         DDIM().grid(NoiseSchedule(), steps=1001)
 
 
-@pytest.mark.parametrize("solver", [DDIM(), PublishedDDIM()])
-def test_a_step_with_an_oracle_follows_add_noise(solver: Solver) -> None:
+@pytest.mark.parametrize(("solver", "tolerance"), [(DDIM(), 1e-9), (PublishedDDIM(), 1e-5)])
+def test_a_step_with_an_oracle_follows_add_noise(solver: Solver, tolerance: float) -> None:
     schedule = NoiseSchedule()
     grid = solver.grid(schedule, steps=10)
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +67,7 @@ def test_a_step_with_an_oracle_follows_add_noise(solver: Solver) -> None:
     stepped = solver.step(
         noisy(before), x, before=before, after=after, grid=grid, target=X0(), noise=no_noise
     )
-    torch.testing.assert_close(stepped, noisy(after), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(stepped, noisy(after), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(("solver", "factor"), [(DDIM(), 1.0), (PublishedDDIM(), 1.0000212)])

@@ -8,7 +8,7 @@ From step index k to k + 1, with abar and abar' the values of the schedule at bo
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -182,7 +182,9 @@ class PublishedDDIM(Solver):
         output = torch.where(moves, output, x)
         before = before.clamp(max=grid.steps - 1)  # a finished frame takes the last step again
         alpha, sigma = grid.alpha_sigma(before, dtype=x.dtype)
-        alpha_s, sigma_s = grid.alpha_sigma(after, dtype=x.dtype)
+        # It holds the levels it steps to in float32, whose 1 - abar lacks digits near the end.
+        reached = replace(grid, alphas_cumprod=grid.alphas_cumprod.float())
+        alpha_s, sigma_s = reached.alpha_sigma(after, dtype=x.dtype)
         x_0, eps = target.split(output, x_t=x, alpha=alpha, sigma=sigma)
         stepped = alpha_s * x_0 + sigma_s * eps
         return torch.where((after == 0)[:, None, None], x, stepped)  # still pure noise
