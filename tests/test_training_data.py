@@ -138,7 +138,8 @@ def test_shipped_data_sets_are_settings_of_the_module(config: Path) -> None:
     parser = ArgumentParser()
     parser.add_class_arguments(VideoDataModule, "data")
     parsed = parser.parse_args([f"--data={config}", "--data.workers=0"])
-    data = VideoDataModule(**vars(parsed.data))
+    settings = {k: v for k, v in vars(parsed.data).items() if k != "__path__"}
+    data = VideoDataModule(**settings)
     assert (data.resolution, data.frames, data.stride) == (256, 16, 1)
     with pytest.raises(FileNotFoundError, match=r"Data folder data/.* does not exist"):
         data.prepare_data()
