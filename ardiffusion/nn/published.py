@@ -1,0 +1,167 @@
+"""PublishedDiT: the transformer of the published AR-Diffusion weights, quirks included.
+
+It differs from ARDiT (dit.py) in its blocks (published_block.py), in context tokens that stand
+before the frames, which by default see every frame and are seen by every frame, so that the
+network is not causal from end to end, and in positions that belong to places in the window.
+"""
+
+from typing import NoReturn
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ardiffusion.nn.embedding import TimestepEmbedding
+from ardiffusion.nn.published_block import Phases, PublishedBlock, normalise
+from ardiffusion.nn.published_context import ClassContext, SharedContext, context_mask
+from ardiffusion.nn.rotary import rotary_phases
+
+
+def sincos_table(positions: int, width: int) -> Tensor:
+    """Return [sin(p w_i) | cos(p w_i)], w_i = 10000^(-2 i / D), shape (positions, D)."""
+    exponent = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * 1e4**-exponent
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+class PublishedDiT(nn.Module):
+    """The published diffusion transformer; take it for its weights, ARDiT for your own models.
+
+    References:
+        AR-Diffusion (Sun et al., CVPR 2025) and the weights its authors published.
+
+    Args:
+        width: Number of channels D.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads; width / heads must be even.
+        tokens: Tokens per frame L.
+        channels: Numbers per token C.
+        classes: Number of classes; 0 for a model without class condition.
+        frames: Frames of the window.
+        causal: Whether a frame sees no later frame.
+        open_context: Whether context tokens see the frames; through them frames then see later
+            ones.
+        rotary: Whether positions rotate queries and keys instead of being added to the tokens.
+        qk_norm: Whether queries and keys are normalised.
+        context: Number of context tokens.
+        context_width: Numbers per context token.
+    """
+
+    strictly_causal = False
+    conditional = True
+    position: Tensor | None
+
+    def __init__(
+        self,
+        width: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        tokens: int = 32,
+        channels: int = 4,
+        classes: int = 0,
+        frames: int = 16,
+        causal: bool = True,
+        open_context: bool = True,
+        rotary: bool = False,
+        qk_norm: bool = False,
+        context: int = 77,
+        context_width: int = 768,
+    ) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}.")
+        self.width, self.depth, self.heads = width, depth, heads
+        self.tokens, self.channels, self.classes = tokens, channels, classes
+        self.frames, self.causal, self.open_context = frames, causal, open_context
+        self.rotary, self.qk_norm = rotary, qk_norm
+        self.context, self.context_width = context, context_width
+        self.condition = (
+            ClassContext(classes=classes, context=context, width=context_width)
+            if classes > 0
+            else SharedContext(context=context, width=context_width)
+        )
+        self.embed_context = nn.Linear(context_width, width)
+        self.embed = nn.Linear(channels, width)
+        self.time = TimestepEmbedding(width)
+        self.blocks = nn.ModuleList(
+            PublishedBlock(width=width, heads=heads, qk_norm=qk_norm) for _ in range(depth)
+        )
+        self.out = nn.Linear(width, channels)
+        table = None if rotary else sincos_table(frames * tokens, width=width)
+        self.register_buffer("position", table)
+        self.reset_parameters()
+
+    @property
+    def window(self) -> int:
+        """Frames that a frame attends to, itself included."""
+        return self.frames
+
+    def reset_parameters(self) -> None:
+        """Initialise as DiT does: gates and output at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time.hidden, self.time.out):
+            nn.init.normal_(layer.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, PublishedBlock):
+                nn.init.zeros_(module.modulation.weight)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        cache: None = None,
+    ) -> Tensor:
+        """Predict the target of every frame.
+
+        Args:
+            x_t: Noisy latents of at most `frames` frames, shape (B, F, L, C).
+            t: Timestep of each frame, shape (B, F).
+            label: Class indices, shape (B,); None or negative for "no class".
+            null: Rows to be evaluated without their condition, bool, shape (B,).
+            cache: Unused; a network that is not strictly causal has none.
+
+        Returns:
+            The prediction, shape (B, F, L, C).
+        """
+        assert x_t.shape[1] <= self.frames, "more frames than the network has positions for"
+        mask, phases, position = self.places(x_t)
+        condition = F.silu(self.time(t))  # (B, F, D)
+        context = self.embed_context(self.condition(len(x_t), label=label, null=null))  # (B, N, D)
+        video = self.embed(x_t)  # (B, F, L, D)
+        if position is not None:
+            video = video + position
+        for block in self.blocks:
+            context, video = block(context, video, condition=condition, mask=mask, phases=phases)
+        return self.out(normalise(video))  # (B, F, L, C)
+
+    def places(self, x_t: Tensor) -> tuple[Tensor | None, Phases | None, Tensor | None]:
+        """Return mask, phases and position table (F, L, D) for as many frames as x_t holds."""
+        frames = x_t.shape[1]
+        size = self.context + frames * self.tokens
+        mask = context_mask(
+            self.context,
+            frames=frames,
+            tokens=self.tokens,
+            causal=self.causal,
+            open_context=self.open_context,
+            device=x_t.device,
+        )
+        if self.position is not None:
+            table = rearrange(self.position, "(f l) d -> f l d", l=self.tokens)
+            return mask, None, table[:frames]
+        cos, sin = rotary_phases(
+            position=0, frames=size, width=self.width // self.heads, device=x_t.device
+        )
+        dtype = self.out.weight.dtype
+        return mask, (cos.to(dtype), sin.to(dtype)), None
+
+    def make_cache(self, batch: int, frames: int, like: Tensor) -> NoReturn:
+        """Raise: a frame's keys and values go on changing with later frames."""
+        raise ValueError("The published transformer is not strictly causal: it has no cache.")
