@@ -80,6 +80,10 @@ class Model(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
+    def sampler(self, steps: int, difference: int, guidance: float) -> Sampler:
+        assert (steps, difference, guidance) == (50, 5, 1.0)
+        return SAMPLER
+
     def generate(
         self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
     ) -> Tensor:
@@ -132,7 +136,7 @@ def test_few_videos_are_warned_of_and_one_video_is_left_out(tmp_path: Path) -> N
 
 
 def test_a_missing_i3d_is_told_before_training(tmp_path: Path) -> None:
-    for callback in (FVDRec, lambda net: FVDGen(net, sampler=SAMPLER)):
+    for callback in (FVDRec, lambda net: FVDGen(net)):
         run = trainer(tmp_path, callback(I3D(path=str(tmp_path / "nowhere.pt"))))
         with pytest.raises(FileNotFoundError, match=r"nowhere\.pt; download https"):
             run.fit(Model(), datamodule=Clips())
@@ -141,7 +145,7 @@ def test_a_missing_i3d_is_told_before_training(tmp_path: Path) -> None:
 
 def test_nothing_of_the_callbacks_enters_a_checkpoint(tmp_path: Path) -> None:
     model = Model()
-    gen = FVDGen(Random3D(), sampler=SAMPLER, frames=3, samples=4)
+    gen = FVDGen(Random3D(), frames=3, samples=4)
     run = trainer(tmp_path, FVDRec(Random3D()), gen)
     run.fit(model, datamodule=Clips())
     run.save_checkpoint(tmp_path / "model.ckpt")
@@ -154,9 +158,7 @@ def test_generated_videos_are_compared_with_as_many_real_clips(
     tmp_path: Path, batch_size: int
 ) -> None:
     model = Model()
-    callback = FVDGen(
-        Random3D(width=2), sampler=SAMPLER, frames=5, samples=8, batch_size=batch_size, seed=3
-    )
+    callback = FVDGen(Random3D(width=2), frames=5, samples=8, batch_size=batch_size, seed=3)
     run = trainer(tmp_path, callback)
     run.fit(model, datamodule=Clips())
     seeds = [seed for seeds, _ in model.calls for seed in seeds]
@@ -167,7 +169,7 @@ def test_generated_videos_are_compared_with_as_many_real_clips(
 
 
 def test_test_generates_too_and_real_clips_come_from_the_named_split(tmp_path: Path) -> None:
-    callback = FVDGen(Random3D(width=2), sampler=SAMPLER, frames=4, samples=20, split="train")
+    callback = FVDGen(Random3D(width=2), frames=4, samples=20, split="train")
     (logged,) = trainer(tmp_path, callback).test(Model(), datamodule=Clips())
     fake = torch.cat([videos(seed, 1, frames=4) for seed in range(20)])
     expected = distance(videos(0, 11, frames=4), fake)
@@ -176,13 +178,13 @@ def test_test_generates_too_and_real_clips_come_from_the_named_split(tmp_path: P
 
 def test_epochs_between_generate_nothing_and_real_clips_are_read_once(tmp_path: Path) -> None:
     model, data = Model(), Clips()
-    callback = FVDGen(Random3D(), sampler=SAMPLER, frames=3, samples=2, every_n_epochs=2)
+    callback = FVDGen(Random3D(), frames=3, samples=2, every_n_epochs=2)
     trainer(tmp_path, callback, epochs=5).fit(model, datamodule=data)
     assert len(model.calls) == 2 and data.reads == 1
 
 
 def test_processes_share_samples_and_labels_by_index() -> None:
-    callback = FVDGen(Random3D(), sampler=SAMPLER, frames=3, samples=7, batch_size=2)
+    callback = FVDGen(Random3D(), frames=3, samples=7, batch_size=2)
     drawn = {}
     for rank in range(3):
         model = Model(classes=4)
@@ -206,14 +208,14 @@ class Averaging(Callback):
 def test_averaged_weights_generate_in_any_order_of_callbacks(tmp_path: Path, first: bool) -> None:
     model = Model()
     model.averaged = False
-    gen = FVDGen(Random3D(), sampler=SAMPLER, frames=3, samples=2)
+    gen = FVDGen(Random3D(), frames=3, samples=2)
     callbacks = [Averaging(), gen] if first else [gen, Averaging()]
     trainer(tmp_path, *callbacks).validate(model, datamodule=Clips())
     assert model.calls
 
 
 def test_without_a_data_module_generation_asks_for_one(tmp_path: Path) -> None:
-    run = trainer(tmp_path, FVDGen(Random3D(), sampler=SAMPLER))
+    run = trainer(tmp_path, FVDGen(Random3D()))
     with pytest.raises(ValueError, match="takes real clips from a VideoDataModule"):
         run.validate(Model(), dataloaders=Clips().val_dataloader())
 
@@ -227,11 +229,7 @@ callbacks:
 - class_path: ardiffusion.training.callbacks.fvd.FVDGen
   init_args:
     extractor: {class_path: Random3D, init_args: {width: 4}}
-    sampler:
-      class_path: ardiffusion.diffusion.sampler.Sampler
-      init_args:
-        schedule: {class_path: ardiffusion.diffusion.schedule.NoiseSchedule}
-        steps: 25
+    steps: 25
     split: train
 """
     (tmp_path / "callbacks.yaml").write_text(text)
@@ -241,5 +239,5 @@ callbacks:
     config = parser.parse_args(["--config", str(tmp_path / "callbacks.yaml")])
     rec, gen = parser.instantiate_classes(config)["callbacks"]
     assert rec.distance.extractor.path == "some.pt"
-    assert gen.distance.extractor.width == 24 and gen.sampler.steps == 25
+    assert gen.distance.extractor.width == 24 and gen.steps == 25
     assert gen.split == "train" and gen.samples == 256

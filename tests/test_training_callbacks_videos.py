@@ -53,6 +53,10 @@ class Generator(AutoEncoder):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         return None
 
+    def sampler(self, steps: int, difference: int, guidance: float) -> Sampler:
+        assert (steps, difference, guidance) == (50, 5, 1.0)
+        return SAMPLER
+
     def generate(
         self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
     ) -> Tensor:
@@ -111,7 +115,7 @@ def test_real_and_reconstructed_clips_of_the_first_batch_are_side_by_side(tmp_pa
 def test_samples_are_below_each_other_with_their_classes_in_turn(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="")
     module = Generator()
-    callback = VideoLogger(sampler=SAMPLER, clips=3, frames=4, every_n_epochs=2, seed=1)
+    callback = VideoLogger(clips=3, frames=4, every_n_epochs=2, seed=1)
     fit(module, callback, folder=tmp_path, logger=logger, epochs=3)
     steps, frames = events(tmp_path, "samples")
     assert len(steps) == 1
@@ -122,7 +126,7 @@ def test_samples_are_below_each_other_with_their_classes_in_turn(tmp_path: Path)
 
 def test_without_tensorboard_nothing_is_generated(tmp_path: Path) -> None:
     module = Generator()
-    fit(module, VideoLogger(sampler=SAMPLER), folder=tmp_path, logger=False)
+    fit(module, VideoLogger(), folder=tmp_path, logger=False)
     assert module.label is None and not list(tmp_path.iterdir())
 
 

@@ -43,11 +43,15 @@ def ad_plan(frames: int, steps: int, difference: int, ready: int = 0) -> Tensor:
     check_difference(difference=difference, steps=steps)
     if not 0 <= ready <= frames:
         raise ValueError(f"ready must lie between 0 and the {frames} frames, got {ready}.")
-    todo = frames - ready
-    iterations = steps + difference * (todo - 1) if todo > 0 else 0
+    iterations = ad_iterations(frames - ready, steps=steps, difference=difference)
     r = torch.arange(iterations)[:, None]  # (R, 1)
     f = torch.arange(frames)[None, :] - ready  # (1, F)
     return torch.where(f < 0, steps, (r + 1 - difference * f).clamp(0, steps))
+
+
+def ad_iterations(frames: int, steps: int, difference: int) -> int:
+    """Return how many iterations the AD schedule takes, S + s (F - 1)."""
+    return steps + difference * (frames - 1) if frames > 0 else 0
 
 
 def ad_rows(frames: int | None, steps: int, difference: int, ready: int = 0) -> Iterator[Row]:

@@ -17,11 +17,7 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
-        half = frequencies // 2
-        exponent = torch.arange(half, dtype=torch.float64) / half
-        self.register_buffer(
-            "frequencies", torch.exp(-math.log(1e4) * exponent).float(), persistent=False
-        )
+        self.frequencies = frequencies
         self.hidden = nn.Linear(frequencies, width)
         self.out = nn.Linear(width, width)
 
@@ -34,7 +30,9 @@ class TimestepEmbedding(nn.Module):
         Returns:
             Embeddings, shape (B, F, D).
         """
-        angles = t[..., None] * self.get_buffer("frequencies")  # (B, F, half)
+        half = self.frequencies // 2
+        exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
+        angles = t[..., None] * torch.exp(-math.log(1e4) * exponent)  # (B, F, half)
         phases = torch.cat([angles.cos(), angles.sin()], dim=-1)  # (B, F, frequencies)
         return self.out(F.silu(self.hidden(phases.to(self.hidden.weight.dtype))))
 

@@ -9,7 +9,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import FramePSNR, FrameSSIM
@@ -74,7 +73,9 @@ class FVDGen(Callback):
 
     Args:
         extractor: Feature network; I3D gives FVD, Random3D needs no download.
-        sampler: How the videos are sampled.
+        steps: Denoising steps per frame.
+        difference: Steps between neighbouring frames.
+        guidance: Classifier-free guidance scale; 1 is off.
         frames: Frames per video, real and generated.
         samples: How many videos are generated, and how many real clips are read at most.
         batch_size: Videos that a process generates at once.
@@ -86,7 +87,9 @@ class FVDGen(Callback):
     def __init__(
         self,
         extractor: VideoFeatures,
-        sampler: Sampler,
+        steps: int = 50,
+        difference: int = 5,
+        guidance: float = 1.0,
         frames: int = 16,
         samples: int = ENOUGH,
         batch_size: int = 16,
@@ -95,7 +98,7 @@ class FVDGen(Callback):
         split: Literal["train", "val", "test"] = "val",
     ) -> None:
         self.distance = FrechetVideoDistance(extractor)
-        self.sampler = sampler
+        self.steps, self.difference, self.guidance = steps, difference, guidance
         self.frames = frames
         self.samples = samples
         self.batch_size = batch_size
@@ -143,10 +146,13 @@ class FVDGen(Callback):
 
     def _fake(self, trainer: Trainer, module: VideoGenerator) -> Iterator[Tensor]:
         mine = self._mine(trainer)
+        sampler = module.sampler(
+            steps=self.steps, difference=self.difference, guidance=self.guidance
+        )
         for start in range(0, len(mine), self.batch_size):
             indices = mine[start : start + self.batch_size]
             yield module.generate(
-                self.sampler,
+                sampler,
                 seeds=sample_seeds(self.seed, indices),
                 frames=self.frames,
                 label=sample_labels(module, indices),

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.sampler import Sampler
-
-SEEDS_APART = 1_000_000
+from ardiffusion.generate import sample_seed
 
 
 class VideoGenerator(Protocol):
@@ -19,6 +18,10 @@ class VideoGenerator(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def sampler(self, steps: int, difference: int, guidance: float) -> Sampler:
+        """Make a sampler for the schedule and the target that the module trains with."""
+        ...
+
     def generate(
         self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
     ) -> Tensor:
@@ -27,11 +30,8 @@ class VideoGenerator(Protocol):
 
 
 def sample_seeds(seed: int, indices: Iterable[int]) -> list[int]:
-    """Seed of each sample, from the run's seed and the sample's index alone.
-
-    Runs whose seeds differ share no sample as long as they draw fewer than a million.
-    """
-    return [seed * SEEDS_APART + index for index in indices]
+    """Seed of each sample, from the run's seed and the sample's index alone."""
+    return [sample_seed(seed, index) for index in indices]
 
 
 def sample_labels(module: VideoGenerator, indices: Sequence[int]) -> Tensor | None:

@@ -16,7 +16,6 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.training.callbacks.fvd import is_due
 from ardiffusion.training.callbacks.sampling import VideoGenerator, sample_labels, sample_seeds
 
@@ -25,28 +24,32 @@ class VideoLogger(Callback):
     """Shows videos under TensorBoard's images at every validation; without TensorBoard it rests.
 
     Where the validation step returns {"real", "fake"}, as the AR-VAE's does, `reconstructions` has
-    real clips of the first batch on the left and their reconstructions on the right. With a
-    sampler, `samples` has videos that stage 2 generates, the same noise every time.
+    real clips of the first batch on the left and their reconstructions on the right. Of a module
+    that generates, as stage 2 does, `samples` has videos from the same noise every time.
 
     Args:
-        sampler: How stage 2 samples; `None` generates nothing.
         clips: How many clips are shown, below each other.
         frames: Frames per generated video.
         fps: Frames per second.
         every_n_epochs: Show videos after every so many epochs only.
         seed: Seed of the samples.
+        steps: Denoising steps per generated frame.
+        difference: Steps between neighbouring generated frames.
+        guidance: Classifier-free guidance scale; 1 is off.
     """
 
     def __init__(
         self,
-        sampler: Sampler | None = None,
         clips: int = 4,
         frames: int = 16,
         fps: int = 8,
         every_n_epochs: int = 1,
         seed: int = 0,
+        steps: int = 50,
+        difference: int = 5,
+        guidance: float = 1.0,
     ) -> None:
-        self.sampler = sampler
+        self.steps, self.difference, self.guidance = steps, difference, guidance
         self.clips = clips
         self.frames = frames
         self.fps = fps
@@ -62,11 +65,13 @@ class VideoLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.sampler is not None and self._has_turn(trainer, batch_idx, dataloader_idx):
+        if hasattr(pl_module, "generate") and self._has_turn(trainer, batch_idx, dataloader_idx):
             module, indices = cast(VideoGenerator, pl_module), range(self.clips)
             # By every process, in case the network is spread over them.
             video = module.generate(
-                self.sampler,
+                module.sampler(
+                    steps=self.steps, difference=self.difference, guidance=self.guidance
+                ),
                 seeds=sample_seeds(self.seed, indices),
                 frames=self.frames,
                 label=sample_labels(module, indices),
@@ -101,7 +106,7 @@ class VideoLogger(Callback):
                 height=height, width=width, colorspace=3, encoded_image_string=gif
             )
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-            # The step that Lightning logs scalars at; global_step counts each optimiser.
+            # The step that Lightning logs scalars at.
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             for logger in _writers(trainer):
                 logger.experiment.file_writer.add_summary(summary, step)

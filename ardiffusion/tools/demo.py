@@ -1,0 +1,102 @@
+"""The whole project in minutes on a CPU: `python -m ardiffusion.tools.demo`, as `make demo` does.
+
+Procedural skies are written as videos, both stages are trained on them by the same commands that a
+user types, four videos of 128 frames are generated, and everything is measured.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.table import Table
+
+from ardiffusion.tools.demo_report import Report, report
+
+BIN = Path(sys.executable).parent
+
+
+def demo(
+    out: str = "demo",
+    videos: int = 240,
+    vae_steps: int = 2000,
+    dit_steps: int = 2000,
+    samples: int = 4,
+    frames: int = 128,
+) -> dict[str, float]:
+    """Train both stages on procedural skies, generate videos and measure them.
+
+    Args:
+        out: Folder for videos, runs, samples, contact sheet and report.
+        videos: Procedural videos to train on; a tenth of them is held out.
+        vae_steps: Batches of stage 1.
+        dit_steps: Batches of stage 2.
+        samples: Videos to generate.
+        frames: Frames per generated video.
+    """
+    folder = Path(out)
+    data, latents = folder / "skies", folder / "latents"
+    vae = f"{BIN}/ardiff-vae"
+    dit = f"{BIN}/ardiff-dit"
+    vae_last, dit_last = (folder / stage / "checkpoints" / "last.ckpt" for stage in ("vae", "dit"))
+    stages = {
+        "clips": f"{sys.executable} -m ardiffusion.tools.demo_videos {data} --videos {videos}",
+        "stage 1": f"{vae} fit --config vae_tiny.yaml --data.root {data} "
+        f"--trainer.max_steps {vae_steps} --trainer.logger.init_args.save_dir {folder / 'vae'}",
+        "cache": f"{vae} predict --config vae_tiny.yaml --data.root {data} --data.frames 16 "
+        f"--ckpt_path {vae_last} --output {latents}",
+        "stage 2": f"{dit} fit --config dit_tiny.yaml --data.root {data} --data.latents {latents} "
+        f"--model.arvae {vae_last} --trainer.max_steps {dit_steps} "
+        f"--trainer.logger.init_args.save_dir {folder / 'dit'}",
+        "samples": f"{dit} predict --ckpt_path {dit_last} --samples {samples} --frames {frames} "
+        f"--output {folder / 'samples'}",
+    }
+    seconds = {}
+    for name, command in stages.items():
+        seconds[name] = run(name, command)
+    start = time.monotonic()
+    result = report(folder, data=data, ckpt_path=dit_last, samples=samples, frames=frames)
+    seconds["report"] = time.monotonic() - start
+    show(result, seconds=seconds)
+    (folder / "report.json").write_text(json.dumps(result._asdict() | {"seconds": seconds}))
+    return {name: round(value, 4) for name, value in result._asdict().items()}
+
+
+def run(name: str, command: str) -> float:
+    """Run a command in a process of its own and return its seconds."""
+    console = Console()
+    console.rule(f"[bold]{name}")
+    console.print(command.replace(f"{BIN}/", ""), style="dim", soft_wrap=True)
+    start = time.monotonic()
+    done = subprocess.run(shlex.split(command), env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return time.monotonic() - start
+
+
+def show(result: Report, seconds: dict[str, float]) -> None:
+    """Print the tables of times and of measurements."""
+    console = Console()
+    times = Table("stage", "seconds", title="Times")
+    for name, value in seconds.items():
+        times.add_row(name, f"{value:.0f}")
+    times.add_row("all", f"{sum(seconds.values()):.0f}")
+    console.print(times)
+    numbers = Table("measure", "value", "what it is", title="Measurements")
+    for name, (value, meaning) in result.explained().items():
+        numbers.add_row(name, f"{value:.3g}", meaning)
+    console.print(numbers)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; the last line of its output is one JSON object."""
+    print(json.dumps(auto_cli(demo, args=args)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Stage 1: the LightningModule that trains an AR-VAE (paper, section 3.1).
+
+    loss = l1 |x - y| + mse (x - y)^2 + perceptual LPIPS(x, y) + kl KL + adversarial w GAN(y)
+
+The terms are means over pixels, w balances the gradients of the last layer as VQGAN does, and
+the discriminator learns by the hinge loss from a start step on.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from ardiffusion.generate import to_bytes, to_unit
+from ardiffusion.nn.adversarial import (
+    Discriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from ardiffusion.nn.arvae import ARVAE, Posterior
+from ardiffusion.nn.perceptual import LPIPS
+from ardiffusion.training.checkpoint import check_stage, load_start, pack
+
+
+class ARVAEModule(LightningModule):
+    """Trains an AR-VAE; steps of trainer, checkpoints and schedules count batches.
+
+    Args:
+        arvae: The network.
+        start: Weights to start from: a file, a folder or hf://user/repo. A network with temporal
+            blocks may start from one without (stage 1b).
+        temporal_only: Whether to train only the temporal blocks of the decoder (stage 1b).
+        l1: Weight of the absolute error.
+        mse: Weight of the squared error; 0 in the paper, small models need it.
+        perceptual: Weight of LPIPS; above 0 it needs the weights of VGG16.
+        kl: Weight of the posterior's divergence from the standard normal, per number.
+        adversarial: Weight of the adversarial loss; 0 trains no discriminator.
+        adversarial_start: Batch from which on the discriminator takes part.
+        sampled: Whether to decode a sample of the posterior in training instead of its mean.
+        lpips: The perceptual distance.
+        discriminator: The discriminator.
+        optimizer: Optimiser of the AR-VAE.
+        discriminator_optimizer: Optimiser of the discriminator.
+        lr_scheduler: Learning rate schedule of both, stepped every batch; constant if not given.
+        grad_clip: Largest norm of the gradients; 0 does not clip.
+        accumulate: Batches that one optimiser step gathers.
+        compile: Whether to compile the network with torch.compile.
+    """
+
+    def __init__(
+        self,
+        arvae: ARVAE,
+        start: str | None = None,
+        temporal_only: bool = False,
+        l1: float = 1.0,
+        mse: float = 0.0,
+        perceptual: float = 1.0,
+        kl: float = 0.0,
+        adversarial: float = 1.0,
+        adversarial_start: int = 50_000,
+        sampled: bool = True,
+        lpips: LPIPS | None = None,
+        discriminator: Discriminator | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        discriminator_optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        grad_clip: float = 1.0,
+        accumulate: int = 1,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1 batch, got {accumulate}.")
+        if temporal_only and not arvae.temporal:
+            raise ValueError("temporal_only needs an AR-VAE with temporal: true.")
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.arvae = arvae
+        self.start = start
+        self.l1, self.mse, self.perceptual, self.kl = l1, mse, perceptual, kl
+        self.adversarial, self.adversarial_start = adversarial, adversarial_start
+        self.sampled = sampled
+        self.lpips = lpips or LPIPS()
+        self.discriminator = (discriminator or Discriminator()) if adversarial > 0 else None
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.lr_scheduler = lr_scheduler
+        self.grad_clip, self.accumulate, self.compiled = grad_clip, accumulate, compile
+        if temporal_only:
+            arvae.requires_grad_(False)
+            for parameter in arvae.temporal_parameters():
+                parameter.requires_grad_(True)
+
+    def setup(self, stage: str) -> None:
+        """Load what is needed before the first batch, so that what is missing shows early."""
+        if self.start and not self.trainer.ckpt_path:
+            load_start(self.arvae, self.start)
+        if stage != "fit":
+            return
+        if str(self.trainer.precision).startswith("16"):
+            raise ValueError(
+                "Stage 1 has two optimisers and no gradient scaling for float16; use "
+                "--trainer.precision bf16-mixed or 32-true."
+            )
+        if self.perceptual > 0:
+            self.lpips.load()
+        if self.compiled:
+            self.arvae.compile()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Update the AR-VAE and, once it takes part, the discriminator."""
+        video = to_unit(batch["video"])  # (B, F, 3, H, W)
+        noise = self.latent_noise(video) if self.sampled else None
+        fake, mean, logvar = self.arvae(video, noise=noise)
+        terms = self.reconstruction_terms(video, fake=fake, posterior=Posterior(mean, logvar))
+        loss = self.weighted(terms)
+        adversarial = self.discriminator is not None and self.global_step >= self.adversarial_start
+        if adversarial:
+            terms["gan"], terms["gan_weight"] = self.adversarial_terms(fake, loss=loss)
+            loss = loss + self.adversarial * terms["gan_weight"] * terms["gan"]
+        self.manual_backward(loss / self.accumulate)
+        if adversarial:
+            terms["discriminator"] = self.discriminator_term(video, fake=fake.detach())
+            self.manual_backward(terms["discriminator"] / self.accumulate)
+        self.take_step(adversarial=adversarial)
+        log = {f"train/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(log | {"train/loss": loss.detach()})
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+
+    def reconstruction_terms(
+        self, real: Tensor, fake: Tensor, posterior: Posterior
+    ) -> dict[str, Tensor]:
+        """Compute the unweighted terms of the loss but the adversarial one."""
+        terms = {"l1": F.l1_loss(fake, real), "mse": F.mse_loss(fake, real)}
+        if self.perceptual > 0:
+            terms["perceptual"] = self.lpips(frames_of(fake), frames_of(real)).mean()
+        if self.kl > 0:
+            terms["kl"] = posterior.kl().mean() / posterior.mean[0, 0].numel()
+        return terms
+
+    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        """Sum the terms with this module's weights of the same names."""
+        return sum((getattr(self, name) * terms[name] for name in terms), torch.zeros(()))
+
+    def adversarial_terms(self, fake: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the adversarial loss of the AR-VAE and the weight that balances it."""
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(False)
+        gan = generator_loss(self.discriminator(frames_of(fake)))
+        last_layer = self.arvae.last_layer
+        if not last_layer.requires_grad:  # stage 1b: nothing to balance at the last layer
+            return gan, torch.ones_like(gan)
+        return gan, adaptive_weight(loss, adversarial=gan, last_layer=last_layer)
+
+    def discriminator_term(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Compute the discriminator's loss."""
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(True)
+        real_scores = self.discriminator(frames_of(real))
+        return discriminator_loss(real_scores, self.discriminator(frames_of(fake)))
+
+    def take_step(self, adversarial: bool) -> None:
+        """Step optimisers when enough batches are gathered, schedules and counter in any case."""
+        raw = self.optimizers(use_pl_optimizer=False)
+        optimizers = raw if isinstance(raw, list) else [raw]
+        if (self.global_step + 1) % self.accumulate == 0:
+            for optimizer in optimizers[: 2 if adversarial else 1]:
+                if self.grad_clip > 0:
+                    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                    norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
+                    name = "grad_norm" if optimizer is optimizers[0] else "grad_norm_d"
+                    self.log(f"train/{name}", norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        schedulers = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            assert not isinstance(scheduler, ReduceLROnPlateau)
+            scheduler.step()
+        # Lightning counts the steps of its wrapped optimisers, two per batch here or none while
+        # gathering. Raw ones are not counted, so that one count per batch is all there is.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def latent_noise(self, video: Tensor) -> Tensor:
+        """Draw noise for sampling the posterior of a video (B, F, 3, H, W)."""
+        size = (*video.shape[:2], self.arvae.tokens, self.arvae.channels)
+        return torch.randn(size, device=video.device)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Reconstruct a batch for the callbacks and log its errors."""
+        real = to_unit(batch["video"])
+        fake = self.arvae.decode(self.arvae.encode(real)).float()
+        name = "test" if self.trainer.testing else "val"
+        errors = {f"{name}/l1": F.l1_loss(fake, real), f"{name}/mse": F.mse_loss(fake, real)}
+        self.log_dict(errors, batch_size=len(real), sync_dist=True)
+        return {"real": batch["video"], "fake": to_bytes(fake)}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Do as in validation."""
+        return self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Encode a batch; the latents are those of the posterior's mean, not normalised."""
+        latents = self.arvae.encode(to_unit(batch["video"])).float()
+        return {"latents": latents, "label": batch["label"], "key": batch["key"]}
+
+    def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
+        """Build one optimiser per network, each with its schedule."""
+        trained = [p for p in self.arvae.parameters() if p.requires_grad]
+        optimizers = [self.optimizer(trained)]
+        if self.discriminator is not None:
+            optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
+        schedule = self.lr_scheduler or constant
+        schedulers = [schedule(optimizer) for optimizer in optimizers]
+        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+            raise ValueError("lr_scheduler steps every batch, which ReduceLROnPlateau cannot.")
+        return optimizers, schedulers
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the network, so that it can be rebuilt without its configuration."""
+        pack(checkpoint, stage="arvae", arvae=self.arvae)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse checkpoints of the other stage."""
+        check_stage(checkpoint, stage="arvae")
+
+
+def constant(optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """Keep the learning rate as it is."""
+    return LambdaLR(optimizer, lr_lambda=lambda _: 1.0)
+
+
+def frames_of(video: Tensor) -> Tensor:
+    """Make a batch of frames (B F, 3, H, W) of a batch of videos (B, F, 3, H, W)."""
+    return rearrange(video, "b f c h w -> (b f) c h w")

@@ -1,0 +1,129 @@
+"""Exponential moving average of the trained network alone.
+
+After n updates the average follows with decay min(decay, (1 + n) / (10 + n)), as the published
+weights were made (PUBLISHED recipe), so that short runs are not dominated by the start.
+"""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class EMA(Callback):
+    """Averages one network's weights in float32; validation, test and checkpoints use the average.
+
+    A checkpoint's `state_dict` holds the averaged weights under their ordinary names, so that
+    whoever loads it gets them; the raw ones lie beside it for resuming.
+
+    Args:
+        decay: Decay of the average per optimiser step.
+        network: Name of the module's attribute that holds the trained network.
+    """
+
+    def __init__(self, decay: float = 0.9999, network: str = "dit") -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"The decay of the moving average must lie in [0, 1), got {decay}.")
+        self.decay = decay
+        self.network = network
+        self.updates = 0
+        self.step = -1
+        self.shadow: dict[str, Tensor] = {}
+        self.raw: dict[str, Tensor] = {}
+
+    def parameters(self, pl_module: LightningModule) -> dict[str, nn.Parameter]:
+        """Return the parameters of the network by name."""
+        network = getattr(pl_module, self.network)
+        assert isinstance(network, nn.Module)
+        return dict(network.named_parameters(prefix=self.network))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the network's weights, or move resumed averages to its device."""
+        parameters = self.parameters(pl_module)
+        source = self.shadow or {name: p.detach().clone() for name, p in parameters.items()}
+        self.shadow = {
+            name: source[name].to(device=p.device, dtype=torch.float32)
+            for name, p in parameters.items()
+        }
+        self.step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Move the average towards the weights if the optimiser took a step."""
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        parameters = self.parameters(pl_module)
+        targets = [parameters[name].detach().float() for name in self.shadow]
+        get_ema_multi_avg_fn(decay)(list(self.shadow.values()), targets, self.updates)
+
+    def swap(self, pl_module: LightningModule) -> None:
+        """Put the average into the network and keep the raw weights, or the reverse."""
+        parameters = self.parameters(pl_module)
+        if self.raw:
+            weights, self.raw = self.raw, {}
+        else:
+            weights = self.shadow
+            self.raw = {name: parameters[name].detach().clone() for name in weights}
+        for name, weight in weights.items():
+            parameters[name].data.copy_(weight)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the average."""
+        if self.shadow:
+            self.swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train on with the raw weights."""
+        if self.raw:
+            self.swap(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Test the average."""
+        self.on_validation_start(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Return to the raw weights."""
+        self.on_validation_end(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the raw weights behind when validation breaks off."""
+        self.on_validation_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the averages into the state dict, the raw weights beside it."""
+        if not self.shadow:
+            return
+        state = checkpoint["state_dict"]
+        raw = self.raw or {name: state[name] for name in self.shadow}
+        checkpoint["ema"] = {"updates": self.updates, "raw": raw}
+        state.update(self.shadow)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Resume: averages from the state dict, raw weights into the network."""
+        if "ema" not in checkpoint or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.updates = checkpoint["ema"]["updates"]
+        raw = checkpoint["ema"]["raw"]
+        self.shadow = {name: checkpoint["state_dict"][name].float().clone() for name in raw}
+        parameters = self.parameters(pl_module)
+        for name, weight in raw.items():
+            parameters[name].data.copy_(weight)

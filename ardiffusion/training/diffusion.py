@@ -1,0 +1,228 @@
+"""Stage 2: the LightningModule that trains AR-Diffusion (paper, section 3.3).
+
+    loss = mean (network(x_t, t) - target)^2,   x_t = alpha_t x + sigma_t eps,
+
+with x the l2-normalised tokens of a clip and one timestep t_f per frame.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from ardiffusion.data.cache import fingerprint
+from ardiffusion.describe import build
+from ardiffusion.diffusion.sampler import Sampler
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import Solver
+from ardiffusion.diffusion.target import X0, Target
+from ardiffusion.diffusion.timesteps import FoPP, Timesteps
+from ardiffusion.generate import generate, to_unit
+from ardiffusion.hub import load_arvae
+from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.training.checkpoint import check_stage, pack
+from ardiffusion.training.data import VideoDataModule
+
+
+class DiffusionModule(LightningModule):
+    """Trains a generator on the latents of a frozen AR-VAE.
+
+    Args:
+        dit: The network.
+        arvae: Where the AR-VAE's weights are: a file, a folder or hf://user/repo. Checkpoints
+            hold the AR-VAE too, so that they need nothing else to generate.
+        schedule: The noise schedule.
+        timesteps: How training timesteps are drawn.
+        target: What the network predicts.
+        class_dropout: Probability of training a clip without its class.
+        optimizer: The optimiser.
+        lr_scheduler: Learning rate schedule, stepped every optimiser step; constant if not given.
+        compile: Whether to compile the network with torch.compile.
+    """
+
+    def __init__(
+        self,
+        dit: nn.Module | None = None,
+        arvae: str | None = None,
+        schedule: NoiseSchedule | None = None,
+        timesteps: Timesteps | None = None,
+        target: Target | None = None,
+        class_dropout: float = 0.1,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if dit is None or arvae is None:
+            missing = "dit, the network" if dit is None else "arvae, the AR-VAE's weights"
+            raise ValueError(f"Stage 2 needs --model.{missing}; start from a config as dit.yaml.")
+        if not 0 <= class_dropout <= 1:
+            raise ValueError(f"class_dropout is a probability, got {class_dropout}.")
+        self.save_hyperparameters()
+        self.dit = dit
+        self.arvae: ARVAE | None = None
+        self.arvae_source = arvae
+        self.schedule = schedule or NoiseSchedule()
+        self.timesteps = timesteps or FoPP(self.schedule.timesteps)
+        self.target = target or X0()
+        self.class_dropout = class_dropout
+        self.optimizer, self.lr_scheduler, self.compiled = optimizer, lr_scheduler, compile
+        self.classes: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        """Load the frozen AR-VAE, unless a checkpoint brings it, and check the data against it."""
+        if self.arvae is None and not self.trainer.ckpt_path:
+            self.adopt(load_arvae(self.arvae_source))
+        if stage == "fit" and self.compiled:
+            self.dit.compile()
+
+    def adopt(self, arvae: ARVAE) -> None:
+        """Adopt an AR-VAE that is not trained."""
+        self.arvae = arvae.requires_grad_(False).eval()
+
+    def on_fit_start(self) -> None:
+        """Check that data and networks fit, before the first batch."""
+        assert self.arvae is not None
+        tokens, channels = self.arvae.tokens, self.arvae.channels
+        if (self.dit.tokens, self.dit.channels) != (tokens, channels):
+            raise ValueError(
+                f"The network takes {self.dit.tokens} x {self.dit.channels} numbers per frame, "
+                f"the AR-VAE makes {tokens} x {channels}; set dit.tokens and dit.channels."
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, VideoDataModule):
+            data.check_latents(fingerprint(self.arvae))
+            self.classes = list(data.classes)
+        if self.dit.classes not in (0, len(self.classes)):
+            raise ValueError(
+                f"The network has {self.dit.classes} classes, the data {len(self.classes)}; "
+                "set dit.classes to the latter, or to 0 to ignore classes."
+            )
+
+    def latents(self, batch: dict[str, Any]) -> Tensor:
+        """Return the unit tokens of a batch, from its cache or its video, shape (B, F, L, C)."""
+        if "latents" in batch:
+            return F.normalize(batch["latents"], dim=-1)
+        assert self.arvae is not None
+        with torch.no_grad():
+            latents = self.arvae.encode(to_unit(batch["video"]))
+        return F.normalize(latents.float(), dim=-1)
+
+    def loss(
+        self, x: Tensor, label: Tensor, t: Tensor, noise: Tensor, null: Tensor | None
+    ) -> Tensor:
+        """Compute the error of every frame.
+
+        Args:
+            x: Unit tokens, shape (B, F, L, C).
+            label: Class indices, shape (B,).
+            t: Timesteps, shape (B, F).
+            noise: Standard normal noise, shape (B, F, L, C).
+            null: Clips to be seen without their class, bool, shape (B,).
+
+        Returns:
+            Mean squared errors, shape (B, F).
+        """
+        alpha, sigma = self.schedule.alpha_sigma(t, dtype=x.dtype)
+        target = self.target.of(x, noise=noise, alpha=alpha, sigma=sigma)
+        output = self.dit(alpha * x + sigma * noise, t, label=label, null=null)
+        return (output.float() - target).square().mean(dim=(-2, -1))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Compute the loss of a batch."""
+        x = self.latents(batch)  # (B, F, L, C)
+        t = self.timesteps(x.shape[0], x.shape[1], device=x.device)
+        null = torch.rand(len(x), device=x.device) < self.class_dropout
+        loss = self.loss(x, label=batch["label"], t=t, noise=torch.randn_like(x), null=null).mean()
+        self.log("train/loss", loss.detach())
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log the loss under noise and timesteps that are the same in every run."""
+        x = self.latents(batch)
+        generator = torch.Generator().manual_seed(batch_idx)
+        t = self.timesteps(x.shape[0], x.shape[1], generator=generator).to(x.device)
+        noise = torch.randn(x.shape, generator=generator).to(x.device)
+        loss = self.loss(x, label=batch["label"], t=t, noise=noise, null=None).mean()
+        name = "test" if self.trainer.testing else "val"
+        self.log(f"{name}/loss", loss, batch_size=len(x), sync_dist=True, prog_bar=True)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Do as in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def sampler(
+        self,
+        steps: int = 50,
+        difference: int = 5,
+        guidance: float = 1.0,
+        solver: Solver | None = None,
+    ) -> Sampler:
+        """Return a sampler for this module's schedule and target."""
+        return Sampler(
+            self.schedule,
+            target=self.target,
+            solver=solver,
+            steps=steps,
+            difference=difference,
+            guidance=guidance,
+        )
+
+    def stream(
+        self,
+        sampler: Sampler,
+        seeds: Sequence[int],
+        frames: int,
+        label: Tensor | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Iterator[Tensor]:
+        """Yield the frames of new videos, uint8 (B, 3, H, W), as they are finished."""
+        assert self.arvae is not None
+        yield from generate(
+            self.dit,  # pyright: ignore[reportArgumentType] any network that is a Denoiser
+            self.arvae,
+            sampler,
+            seeds=seeds,
+            frames=frames,
+            label=label if self.dit.classes else None,
+            progress=progress,
+        )
+
+    def generate(
+        self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
+    ) -> Tensor:
+        """Return new videos, uint8 (B, F, 3, H, W), one per seed."""
+        return torch.stack(list(self.stream(sampler, seeds, frames, label)), dim=1)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 whatever Lightning takes
+        """Build the optimiser of the network; the AR-VAE has none."""
+        optimizer = self.optimizer(self.dit.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the networks, so that they can be rebuilt without their configuration."""
+        assert self.arvae is not None
+        pack(checkpoint, stage="dit", dit=self.dit, arvae=self.arvae)
+        checkpoint["diffusion"] = {
+            "beta_start": self.schedule.beta_start,
+            "beta_end": self.schedule.beta_end,
+            "timesteps": self.schedule.timesteps,
+            "target": type(self.target).__name__,
+            "classes": self.classes,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Rebuild the AR-VAE that the checkpoint brings."""
+        check_stage(checkpoint, stage="dit")
+        arvae = build(checkpoint["networks"]["arvae"])
+        assert isinstance(arvae, ARVAE)
+        self.adopt(arvae)
+        self.classes = checkpoint["diffusion"]["classes"]

@@ -1,0 +1,106 @@
+"""Trainers whose `predict` takes the options of each stage, so that the CLI offers them.
+
+Sampling settings are options of predict and nothing else: they are never part of a checkpoint.
+"""
+
+from typing import Any
+
+from lightning import Trainer
+from torch.utils.data import DataLoader
+
+from ardiffusion.data.cache import fingerprint
+from ardiffusion.training.arvae import ARVAEModule
+from ardiffusion.training.callbacks.latents import LatentWriter
+from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.generation import Generation, SampleFolder, make_requests
+from ardiffusion.training.load import load_generator
+
+
+class EncodingTrainer(Trainer):
+    """Trainer of stage 1; its `predict` writes a latent cache."""
+
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride] its own options
+        self,
+        model: ARVAEModule,
+        datamodule: VideoDataModule,
+        ckpt_path: str | None = None,
+        output: str = "latents",
+    ) -> None:
+        """Encode every clip of the data to a latent cache for stage 2.
+
+        Args:
+            model: The trained AR-VAE.
+            datamodule: The clips.
+            ckpt_path: Checkpoint of stage 1.
+            output: Folder of the latent cache; a run that was cut short goes on where it was.
+        """
+        callbacks: list[Any] = self.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks.append(LatentWriter(output))
+        super().predict(
+            model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False
+        )
+
+
+class SamplingTrainer(Trainer):
+    """Trainer of stage 2; its `predict` writes generated videos."""
+
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride] its own options
+        self,
+        model: DiffusionModule | None = None,
+        ckpt_path: str | None = None,
+        samples: int = 4,
+        frames: int = 128,
+        steps: int = 50,
+        difference: int = 5,
+        guidance: float = 1.0,
+        labels: list[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 4,
+        fps: float = 25,
+        output: str = "samples",
+    ) -> None:
+        """Generate videos.
+
+        Args:
+            model: A trained model, instead of `ckpt_path`.
+            ckpt_path: Checkpoint of stage 2.
+            samples: Number of videos.
+            frames: Frames per video.
+            steps: Denoising steps per frame.
+            difference: Steps between neighbouring frames: 0 denoises all frames together,
+                `steps` one after the other.
+            guidance: Classifier-free guidance scale; 1 is off.
+            labels: Class names, taken in turn; all classes in turn if not given.
+            seed: Seed; sample i depends on it and i alone.
+            batch_size: Videos generated at once; changes no result.
+            fps: Frames per second of the files.
+            output: Folder for the videos; a run that was cut short goes on where it was.
+        """
+        if model is None:
+            if ckpt_path is None:
+                raise ValueError("Nothing to generate with: give --ckpt_path.")
+            model = load_generator(ckpt_path)
+        sampler = model.sampler(steps=steps, difference=difference, guidance=guidance)
+        settings = {
+            "frames": frames,
+            "steps": steps,
+            "difference": difference,
+            "guidance": guidance,
+            "solver": type(sampler.solver).__name__,
+            "fps": fps,
+            "model": fingerprint(model),
+        }
+        folder = SampleFolder(output, settings=settings)
+        requests = make_requests(samples, seed=seed, labels=labels, classes=model.classes)
+        missing = folder.missing(requests)
+        if not missing:
+            print(f"All {samples} samples are in {output} already.")
+            return
+        loader: DataLoader[Any] = DataLoader(
+            missing,  # pyright: ignore[reportArgumentType] a list is a dataset
+            batch_size=batch_size,
+            collate_fn=list,
+        )
+        generation = Generation(model, sampler=sampler, frames=frames, folder=folder, fps=fps)
+        super().predict(generation, dataloaders=loader, return_predictions=False)
