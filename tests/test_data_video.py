@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
-from ardiffusion.data.video import VideoWriter, count_frames, read_frames, write_video
+from ardiffusion.data.video import VideoReader, count_frames, read_frames
 
 COUNT = 24
 Encode = Callable[..., Path]
@@ -84,6 +84,35 @@ def test_frames_are_the_ones_asked_for(name: str, tmp_path: Path) -> None:
     assert indices(read_frames(path, start=COUNT - 1)) == [COUNT - 1]
     red = video[:, :, -4, width // 2].double().mean(0)
     assert red[0] > 200 and red[1:].max() < 60
+
+
+def test_reader_gives_the_same_frames_in_any_order_of_clips(tmp_path: Path) -> None:
+    reader = VideoReader(encode(tmp_path / "clip.mp4", options={"bf": "3"}))
+    for start, frames, stride in [
+        (0, 4, 1),
+        (4, 4, 2),
+        (20, 4, 1),
+        (19, 5, 1),
+        (2, 2, 3),
+        (23, 1, 1),
+    ]:
+        expected = list(range(start, start + frames * stride, stride))
+        assert indices(reader.read(start, frames=frames, stride=stride)) == expected
+    with pytest.raises(ValueError, match=r"5 frames from frame 20 .* 4 are there"):
+        reader.read(20, frames=5)
+    assert indices(reader.read(21)) == [21, 22, 23]
+
+
+def test_clips_that_follow_each_other_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    av_open = av.open
+    reader = VideoReader(encode(tmp_path / "clip.mp4"))
+    monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a[0]), av_open(*a, **k))[1])
+    for start in (0, 8, 16):
+        reader.read(start, frames=8)
+    assert len(opened) == 1
 
 
 def test_relative_name_with_a_colon_is_a_file(
@@ -199,49 +228,3 @@ def test_asking_beyond_the_end_says_how_many_frames_there_are(tmp_path: Path) ->
         read_frames(path, start=20, frames=5)
     with pytest.raises(ValueError, match="stride=0"):
         read_frames(path, stride=0)
-
-
-@pytest.mark.parametrize("size", [(64, 96), (63, 95)])
-def test_written_video_keeps_frames_size_and_rate(size: tuple[int, int], tmp_path: Path) -> None:
-    video = torch.stack([torch.from_numpy(barcode(i, *size)).permute(2, 0, 1) for i in range(9)])
-    write_video(tmp_path / "clip.mp4", frames=video, fps=12.5)
-    read = read_frames(tmp_path / "clip.mp4")
-    assert read.shape == video.shape
-    assert indices(read) == list(range(9))
-    assert (read.double() - video.double()).abs().mean() < 4
-    with av.open(tmp_path / "clip.mp4") as file:
-        assert file.streams.video[0].average_rate == Fraction(25, 2)
-        assert file.streams.video[0].codec_context.colorspace == 1  # BT.709, as players assume
-    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
-
-
-def test_failed_writing_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    noise = torch.randint(256, (40, 3, 64, 64), dtype=torch.uint8)
-    path = tmp_path / "clip.mp4"
-    write_video(path, frames=noise[:1])
-    before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-        with pytest.raises(OSError, match=r"^Cannot write .*clip\.mp4 \(file too large\): "):
-            write_video(path, frames=noise)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with pytest.raises(KeyError), VideoWriter(path) as writer:
-        writer.write(noise[0])
-        raise KeyError
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
-
-
-def test_writer_refuses_no_frames_and_a_change_of_size(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"clip\.mp4: it was given no frames"):
-        write_video(tmp_path / "clip.mp4", frames=torch.zeros(0, 3, 8, 8, dtype=torch.uint8))
-    with (
-        pytest.raises(ValueError, match="a frame of 8x8 follows one of 16x16"),
-        VideoWriter(tmp_path / "clip.mp4") as writer,
-    ):
-        writer.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
-        writer.write(torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert list(tmp_path.iterdir()) == []

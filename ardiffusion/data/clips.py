@@ -1,6 +1,7 @@
 """Datasets of clips: windows of `frames` frames out of videos, scaled and cropped to a square."""
 
 import logging
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from ardiffusion.data.video import read_frames
+from ardiffusion.data.video import VideoReader
 from ardiffusion.data.windows import draw, every_start, fresh_epoch, span
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,11 @@ class ClipDataset(Dataset[Sample]):
             if f"{video.path}:{start}" not in skip
         ]
 
+        self._reader: tuple[int, VideoReader] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_reader": None}
+
     def __len__(self) -> int:
         return len(self.clips)
 
@@ -114,9 +120,11 @@ class ClipDataset(Dataset[Sample]):
             return None
 
     def _read(self, video: Video, start: int) -> Sample:
-        clip = read_frames(
-            self.root / video.path, start=start, frames=self.frames, stride=self.stride
-        )
+        path = self.root / video.path
+        # an open file must not be read by two processes, which a fork would make of one
+        if self._reader is None or (self._reader[0], self._reader[1].path) != (os.getpid(), path):
+            self._reader = (os.getpid(), VideoReader(path))
+        clip = self._reader[1].read(start=start, frames=self.frames, stride=self.stride)
         return {
             "video": resize_crop(clip, self.resolution),
             "label": torch.tensor(video.label),

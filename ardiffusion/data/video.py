@@ -26,6 +26,7 @@ from ardiffusion.data.writer import VideoWriter, write_video
 
 __all__ = [
     "PICTURES",
+    "VideoReader",
     "VideoWriter",
     "count_frames",
     "picture_files",
@@ -102,25 +103,65 @@ def _read_folder(path: Path, wanted: slice) -> list[Tensor]:
     return pictures
 
 
-def _read_file(path: Path, wanted: slice) -> list[Tensor]:
-    pictures: list[Tensor] = []
-    convert, width, height = VideoReformatter(), 0, 0
-    # for a clip the start of FFmpeg's threads costs more than they save
-    for index, frame in enumerate(_frames(path, threads=wanted.stop is None)):
-        width, height = width or frame.width, height or frame.height
-        if index >= wanted.start and (index - wanted.start) % wanted.step == 0:
-            rgb = convert.reformat(frame, width=width, height=height, format="rgb24")
-            pictures.append(_upright(torch.from_numpy(rgb.to_ndarray()), frame=frame))
-        if wanted.stop is not None and index + 1 >= wanted.stop:
-            break
-    return pictures
-
-
 def _check_exists(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path of the video.")
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: replace it.")
+
+
+class VideoReader:
+    """Read clips of a video; those of a file that follow each other are decoded in one go.
+
+    Args:
+        path: Video file, or folder of pictures sorted by the last integer in their names.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._frames: Iterator[VideoFrame] = iter(())
+        self._next: int | None = None  # index of the frame that comes next, None at the end
+        self._size = (0, 0)  # width and height of the first frame
+        self._convert = VideoReformatter()
+
+    def _decode(self, wanted: slice) -> list[Tensor]:
+        if self._next is None or wanted.start < self._next:
+            # for a clip the start of FFmpeg's threads costs more than they save
+            self._frames, self._next = _frames(self.path, threads=wanted.stop is None), 0
+        found: list[Tensor] = []
+        first, self._next = self._next, None  # an error or the end leaves nothing to go on with
+        for index, frame in enumerate(self._frames, start=first):
+            self._size = (frame.width, frame.height) if index == 0 else self._size
+            if index >= wanted.start and (index - wanted.start) % wanted.step == 0:
+                found.append(self._picture(frame))
+            if wanted.stop is not None and index + 1 >= wanted.stop:
+                self._next = index + 1
+                break
+        return found
+
+    def _picture(self, frame: VideoFrame) -> Tensor:
+        width, height = self._size
+        rgb = self._convert.reformat(frame, width=width, height=height, format="rgb24")
+        return _upright(torch.from_numpy(rgb.to_ndarray()), frame=frame)
+
+    def read(self, start: int = 0, frames: int | None = None, stride: int = 1) -> Tensor:
+        """Read a clip as `read_frames` does."""
+        if start < 0 or stride < 1 or (frames is not None and frames < 1):
+            raise ValueError(
+                f"Cannot read start={start}, frames={frames}, stride={stride} of {self.path}: "
+                "start must be at least 0, frames and stride at least 1."
+            )
+        _check_exists(self.path)
+        stop = None if frames is None else start + (frames - 1) * stride + 1
+        wanted = slice(start, stop, stride)
+        folder = self.path.is_dir()
+        pictures = _read_folder(self.path, wanted) if folder else self._decode(wanted)
+        if not pictures or len(pictures) != (frames or len(pictures)):
+            raise ValueError(
+                f"{self.path} is too short: {frames or 'any'} frames from frame {start} on at "
+                f"stride {stride} were asked for, and {len(pictures)} are there."
+            )
+        return rearrange(torch.stack(pictures), "f h w c -> f c h w")  # (F, 3, H, W)
 
 
 def read_frames(
@@ -137,22 +178,7 @@ def read_frames(
     Returns:
         uint8 video (F, 3, H, W), upright; a picture of another size is scaled to the first one's.
     """
-    path = Path(path)
-    if start < 0 or stride < 1 or (frames is not None and frames < 1):
-        raise ValueError(
-            f"Cannot read start={start}, frames={frames}, stride={stride} of {path}: "
-            "start must be at least 0, frames and stride at least 1."
-        )
-    _check_exists(path)
-    stop = None if frames is None else start + (frames - 1) * stride + 1
-    read = _read_folder if path.is_dir() else _read_file
-    pictures = read(path, slice(start, stop, stride))
-    if not pictures or len(pictures) != (frames or len(pictures)):
-        raise ValueError(
-            f"{path} is too short: {frames or 'any'} frames from frame {start} on at stride "
-            f"{stride} were asked for, and {len(pictures)} are there."
-        )
-    return rearrange(torch.stack(pictures), "f h w c -> f c h w")  # (F, 3, H, W)
+    return VideoReader(path).read(start=start, frames=frames, stride=stride)
 
 
 def count_frames(path: str | Path) -> int:

@@ -47,6 +47,10 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float = 25, crf: int = 18) -> None:
+        if fps <= 0 or not 0 <= crf <= 51:
+            raise ValueError(
+                f"Cannot write {path}: fps={fps} must be above 0, crf={crf} from 0 to 51."
+            )
         self.path = Path(path)
         self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self.fps, self.crf = fps, crf
