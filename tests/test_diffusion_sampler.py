@@ -173,8 +173,10 @@ def test_sampler_recovers_gaussian(target: Target, eta: float, difference: int) 
 def test_frames_in_flight_that_outrun_the_window_are_refused() -> None:
     gaussian = Gaussian(X0(), mean=0.0, std=1.0)
     sampler = Sampler(SCHEDULE, solver=PublishedDDIM(), steps=10, difference=3)
+    iterations: list[int] = []
     with pytest.raises(ValueError, match="outrun the network's window of 3 frames"):
-        sampler.sample(gaussian, noise(6))
+        list(sampler.stream(gaussian, noise(6), progress=lambda: iterations.append(0)))
+    assert not iterations
     assert sampler.sample(gaussian, noise(3)).shape == (1, 3, 2, 3)
     assert Sampler(SCHEDULE, steps=9, difference=3).sample(gaussian, noise(6)).isfinite().all()
 

@@ -165,7 +165,9 @@ def run_windowed(run: Run, given: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
     """
     steps, window, ready = run.grid.steps, run.denoiser.window, len(given)
     live, start, told = list(given), 0, ready
-    for row, end in slide(run.rows, frames=run.frames, window=window, ready=ready, steps=steps):
+    rows = slide(run.rows, frames=run.frames, window=window, ready=ready, steps=steps)
+    # With an end in sight, a plan that cannot be run is refused before the first evaluation.
+    for row, end in rows if run.frames is None else list(rows):
         live += [run.noise(f) for f in range(start + len(live), end)]
         leaving = max(end - window - start, 0)
         for f in range(max(told, start), start + leaving):
