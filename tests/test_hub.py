@@ -28,6 +28,7 @@ def test_a_saved_model_reads_back(tmp_path: Path) -> None:
         found = load_dit(source)
         assert_equal(found, net)
         assert describe(found) == describe(net)
+    assert len({path.stat().st_mode for path in (tmp_path / "a").iterdir()}) == 1
     (tmp_path / "a" / "model.safetensors").rename(tmp_path / "moved.safetensors")
     assert_equal(load_dit(tmp_path / "moved.safetensors"), net)
 
