@@ -13,12 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from goldens import Golden, Row, load_golden
+from parity_arvae import temporal_tokenizer, tokenizer
 from parity_dit import dit_forward, sampler, train_loss
 from parity_tables import fopp, schedule, steps
 from rich.console import Console
 from rich.table import Table
 
 KINDS: dict[str, Callable[[Golden], Iterator[Row]]] = {
+    "vae": tokenizer,
+    "vae_temporal": temporal_tokenizer,
     "dit_forward": dit_forward,
     "train_loss": train_loss,
     "sampler": sampler,
