@@ -10,19 +10,21 @@ from torch import nn
 
 from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
 from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.published import PublishedDiT
 
 NETWORKS: dict[str, type[nn.Module]] = {
-    network.__name__: network for network in (ARVAE, PublishedARVAE, ARDiT)
+    network.__name__: network for network in (ARVAE, PublishedARVAE, ARDiT, PublishedDiT)
 }
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """Return class name and constructor arguments, read from attributes of the same names."""
-    arguments = inspect.signature(type(network)).parameters
-    return {
-        "class": type(network).__name__,
-        "arguments": {name: getattr(network, name) for name in arguments},
-    }
+    """Return class name and constructor arguments, read from attributes of the same names.
+
+    Of classes that are not in the table, which nothing builds again, the name is all there is.
+    """
+    name = type(network).__name__
+    arguments = inspect.signature(NETWORKS[name]).parameters if name in NETWORKS else ()
+    return {"class": name, "arguments": {key: getattr(network, key) for key in arguments}}
 
 
 def build(description: dict[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -25,7 +26,9 @@ from ardiffusion.nn.adversarial import (
 )
 from ardiffusion.nn.arvae import ARVAE, Posterior
 from ardiffusion.nn.perceptual import LPIPS
-from ardiffusion.training.checkpoint import check_stage, load_start, pack
+from ardiffusion.training.checkpoint import check_fits, load_start, pack
+from ardiffusion.training.match import check_resolution
+from ardiffusion.training.randomness import step_generator
 
 
 class ARVAEModule(LightningModule):
@@ -97,7 +100,8 @@ class ARVAEModule(LightningModule):
                 parameter.requires_grad_(True)
 
     def setup(self, stage: str) -> None:
-        """Load what is needed before the first batch, so that what is missing shows early."""
+        """Load and check what is needed, so that what is missing shows before the first batch."""
+        check_resolution(getattr(self.trainer, "datamodule", None), arvae=self.arvae)
         if self.start and not self.trainer.ckpt_path:
             load_start(self.arvae, self.start)
         if stage != "fit":
@@ -111,11 +115,14 @@ class ARVAEModule(LightningModule):
             self.lpips.load()
         if self.compiled:
             self.arvae.compile()
+        if self.discriminator is not None and isinstance(self.trainer.strategy, DDPStrategy):
+            # either backward pass leaves the other network out
+            self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Update the AR-VAE and, once it takes part, the discriminator."""
         video = to_unit(batch["video"])  # (B, F, 3, H, W)
-        noise = self.latent_noise(video) if self.sampled else None
+        noise = self.latent_noise(video) if self.sampled else None  # (B, F, L, C)
         fake, mean, logvar = self.arvae(video, noise=noise)
         terms = self.reconstruction_terms(video, fake=fake, posterior=Posterior(mean, logvar))
         loss = self.weighted(terms)
@@ -190,7 +197,8 @@ class ARVAEModule(LightningModule):
     def latent_noise(self, video: Tensor) -> Tensor:
         """Draw noise for sampling the posterior of a video (B, F, 3, H, W)."""
         size = (*video.shape[:2], self.arvae.tokens, self.arvae.channels)
-        return torch.randn(size, device=video.device)
+        generator = step_generator(self.trainer, device=video.device)
+        return torch.randn(size, generator=generator, device=video.device)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Reconstruct a batch for the callbacks and log its errors."""
@@ -227,8 +235,8 @@ class ARVAEModule(LightningModule):
         pack(checkpoint, stage="arvae", arvae=self.arvae)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse checkpoints of the other stage."""
-        check_stage(checkpoint, stage="arvae")
+        """Refuse checkpoints of the other stage, or of other networks."""
+        check_fits(checkpoint, stage="arvae", arvae=self.arvae)
 
 
 def constant(optimizer: torch.optim.Optimizer) -> LambdaLR:

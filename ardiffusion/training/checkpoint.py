@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no checkpoint {path}; check --ckpt_path.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise ValueError(
             f"{path} is not a whole checkpoint of weights and numbers; check --ckpt_path."
         ) from error
@@ -52,15 +52,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_stage(checkpoint: dict[str, Any], stage: str) -> None:
-    """Refuse a checkpoint of the other stage, or of another project."""
+def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The checkpoint") -> None:
+    """Refuse a checkpoint of the other stage, or of another project.
+
+    Args:
+        checkpoint: What the checkpoint holds.
+        stage: The stage it must be of.
+        source: Its name in the sentence.
+    """
     found = checkpoint.get("stage")
     if found != stage:
         made_by = f"was made by {COMMANDS[found]}" if found in COMMANDS else "is not ours"
         raise ValueError(
-            f"The checkpoint {made_by}, but {COMMANDS[stage]} needs one of its own; "
-            "check --ckpt_path."
+            f"{source} {made_by}, but {COMMANDS[stage]} needs one of its own; check --ckpt_path."
         )
+
+
+def check_fits(checkpoint: dict[str, Any], stage: str, **networks: nn.Module) -> None:
+    """Refuse a checkpoint of the other stage, or one whose networks are not these."""
+    check_stage(checkpoint, stage=stage)
+    for name, network in networks.items():
+        theirs, ours = checkpoint["networks"][name], describe(network)
+        pairs = {"class": (theirs["class"], ours["class"])}
+        for argument, value in ours["arguments"].items():
+            pairs[argument] = (theirs["arguments"].get(argument, value), value)
+        for what, (there, here) in pairs.items():
+            if there != here:
+                raise ValueError(
+                    f"The checkpoint's {name} has {what} {there}, the configured one {here}; "
+                    f"correct --model.{name} or --ckpt_path."
+                )
 
 
 def load_start(arvae: ARVAE, source: str) -> None:

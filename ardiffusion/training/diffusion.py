@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.describe import build
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
@@ -24,8 +24,9 @@ from ardiffusion.diffusion.timesteps import FoPP, Timesteps
 from ardiffusion.generate import generate, to_unit
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.training.checkpoint import check_stage, pack
-from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.checkpoint import check_fits, pack
+from ardiffusion.training.match import check_classes, check_latents, check_resolution
+from ardiffusion.training.randomness import step_generator
 
 
 class DiffusionModule(LightningModule):
@@ -85,23 +86,28 @@ class DiffusionModule(LightningModule):
         self.arvae = arvae.requires_grad_(False).eval()
 
     def on_fit_start(self) -> None:
-        """Check that data and networks fit, before the first batch."""
+        """Check that data and networks match, and learn the names of the classes."""
+        self.classes = self.check_data()
+
+    def on_validation_start(self) -> None:
+        """Check the data of `validate`; `fit` has done so."""
+        if self.trainer.state.fn is not TrainerFn.FITTING:
+            self.check_data()
+
+    def on_test_start(self) -> None:
+        """Do as in validation."""
+        self.on_validation_start()
+
+    def check_data(self) -> list[str]:
+        """Raise if data, AR-VAE and network do not match; return the names of the classes."""
         assert self.arvae is not None
-        tokens, channels = self.arvae.tokens, self.arvae.channels
-        if (self.dit.tokens, self.dit.channels) != (tokens, channels):
-            raise ValueError(
-                f"The network takes {self.dit.tokens} x {self.dit.channels} numbers per frame, "
-                f"the AR-VAE makes {tokens} x {channels}; set dit.tokens and dit.channels."
-            )
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, VideoDataModule):
-            data.check_latents(fingerprint(self.arvae))
-            self.classes = list(data.classes)
-        if self.dit.classes not in (0, len(self.classes)):
-            raise ValueError(
-                f"The network has {self.dit.classes} classes, the data {len(self.classes)}; "
-                "set dit.classes to the latter, or to 0 to ignore classes."
-            )
+        numbers = [str(label) for label in range(int(self.dit.classes))]  # pyright: ignore[reportArgumentType]
+        classes = list(getattr(data, "classes", numbers))
+        check_resolution(data, arvae=self.arvae)
+        check_latents(data, arvae=self.arvae, dit=self.dit)
+        check_classes(classes, dit=self.dit)
+        return classes
 
     def latents(self, batch: dict[str, Any]) -> Tensor:
         """Return the unit tokens of a batch, from its cache or its video, shape (B, F, L, C)."""
@@ -135,9 +141,11 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
         x = self.latents(batch)  # (B, F, L, C)
-        t = self.timesteps(x.shape[0], x.shape[1], device=x.device)
-        null = torch.rand(len(x), device=x.device) < self.class_dropout
-        loss = self.loss(x, label=batch["label"], t=t, noise=torch.randn_like(x), null=null).mean()
+        generator = step_generator(self.trainer, device=x.device)
+        t = self.timesteps(x.shape[0], x.shape[1], generator=generator, device=x.device)  # (B, F)
+        null = torch.rand(len(x), generator=generator, device=x.device) < self.class_dropout
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        loss = self.loss(x, label=batch["label"], t=t, noise=noise, null=null).mean()
         self.log("train/loss", loss.detach())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
@@ -221,7 +229,7 @@ class DiffusionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuild the AR-VAE that the checkpoint brings."""
-        check_stage(checkpoint, stage="dit")
+        check_fits(checkpoint, stage="dit", dit=self.dit)
         arvae = build(checkpoint["networks"]["arvae"])
         assert isinstance(arvae, ARVAE)
         self.adopt(arvae)

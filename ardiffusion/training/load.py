@@ -22,11 +22,9 @@ def load_generator(source: str) -> DiffusionModule:
         source: A checkpoint of `ardiff-dit fit`.
     """
     checkpoint = read_checkpoint(source)
-    check_stage(checkpoint, stage="dit")
-    with torch.device("meta"):
+    check_stage(checkpoint, stage="dit", source=source)
+    with torch.device("meta"):  # takes no memory, whoever copies it
         dit, arvae = (build(checkpoint["networks"][name]) for name in ("dit", "arvae"))
-    for prefix, network in (("dit.", dit), ("arvae.", arvae)):
-        network.load_state_dict(part(checkpoint["state_dict"], prefix), strict=True, assign=True)
     settings = checkpoint["diffusion"]
     schedule = {name: settings[name] for name in ("beta_start", "beta_end", "timesteps")}
     module = DiffusionModule(
@@ -35,6 +33,8 @@ def load_generator(source: str) -> DiffusionModule:
         schedule=NoiseSchedule(**schedule),
         target=TARGETS[settings["target"]](),
     )
+    for prefix, network in (("dit.", dit), ("arvae.", arvae)):
+        network.load_state_dict(part(checkpoint["state_dict"], prefix), strict=True, assign=True)
     assert isinstance(arvae, ARVAE)
     module.adopt(arvae)
     module.classes = settings["classes"]

@@ -1,0 +1,38 @@
+"""Whether data and networks match, asked before the first batch."""
+
+from torch import nn
+
+from ardiffusion.data.cache import fingerprint
+from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.training.data import VideoDataModule
+
+
+def check_resolution(data: object, arvae: ARVAE) -> None:
+    """Raise if videos come in another size than the AR-VAE takes."""
+    if not isinstance(data, VideoDataModule) or data.latents is not None:
+        return
+    if data.resolution != arvae.resolution:
+        raise ValueError(
+            f"--data.resolution is {data.resolution}, but the AR-VAE takes {arvae.resolution}; "
+            "set both alike."
+        )
+
+
+def check_latents(data: object, arvae: ARVAE, dit: nn.Module) -> None:
+    """Raise if a generator's latents have other sizes, or come from another AR-VAE."""
+    if (dit.tokens, dit.channels) != (arvae.tokens, arvae.channels):
+        raise ValueError(
+            f"The network takes {dit.tokens} x {dit.channels} numbers per frame, the AR-VAE "
+            f"makes {arvae.tokens} x {arvae.channels}; set dit.tokens and dit.channels."
+        )
+    if isinstance(data, VideoDataModule) and data.latents is not None:
+        data.check_latents(fingerprint(arvae))
+
+
+def check_classes(classes: list[str], dit: nn.Module) -> None:
+    """Raise if a generator has another number of classes than the data; none is fine."""
+    if dit.classes not in (0, len(classes)):
+        raise ValueError(
+            f"The network has {dit.classes} classes, the data {len(classes)}; set dit.classes to "
+            "the latter, or to 0 to ignore classes."
+        )
