@@ -1,7 +1,7 @@
 """Exponential moving average of the trained network alone.
 
 After n updates the average follows with decay min(decay, (1 + n) / (10 + n)), as the published
-weights were made (PUBLISHED recipe), so that short runs are not dominated by the start.
+weights were made, so that short runs are not dominated by the start.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ class EMA(Callback):
     whoever loads it gets them; the raw ones lie beside it for resuming.
 
     Args:
-        decay: Decay of the average per optimiser step.
+        decay: Decay of the average per training step, as the trainer counts them.
         network: Name of the module's attribute that holds the trained network.
     """
 
@@ -48,6 +48,9 @@ class EMA(Callback):
             name: source[name].to(device=p.device, dtype=torch.float32)
             for name, p in parameters.items()
         }
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here, a resumed run too."""
         self.step = trainer.global_step
 
     @torch.no_grad()
