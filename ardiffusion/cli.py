@@ -1,23 +1,31 @@
 """The commands `ardiff-vae` and `ardiff-dit`: one LightningCLI per stage.
 
 Both offer fit, validate, test and predict. Bad input ends with one sentence and exit code 2;
-`--debug` shows the traceback as well.
+`--debug` shows the traceback and all of Lightning's messages.
 """
 
+import os
 import sys
+from argparse import ArgumentError
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
+from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.messages import clear_messages
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 
 PACKAGE = Path(__file__).parent
 SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a source tree
+CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
 
 
 class StageCLI(LightningCLI):
@@ -35,18 +43,56 @@ class StageCLI(LightningCLI):
         self.config = parser.parse_args(find_configs(args))
 
     def _parse_ckpt_path(self) -> None:
-        """Refuse other checkpoints; resuming keeps to the configuration, not the checkpoint's."""
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and Path(path).is_file():
-            check_stage(read_checkpoint(path), stage=self.stage)
-        if self.config.subcommand != "fit":
-            super()._parse_ckpt_path()
+        """Refuse other checkpoints; all but resuming takes the model's settings from them."""
+        settings = self.config[self.config.subcommand]
+        path = settings.get("ckpt_path")
+        if not path or path in CHOSEN_BY_LIGHTNING:
+            return
+        checkpoint = read_checkpoint(path)
+        check_stage(checkpoint, stage=self.stage, source=path)
+        known = checkpoint.get("hyper_parameters", {})
+        model = {name: value for name, value in known.items() if name != "_instantiator"}
+        if model and self.config.subcommand != "fit":
+            given = {self.config.subcommand: {"model": model}}
+            self.config = self.parser.parse_object(given, self.config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 Lightning's signature
+        """Build a trainer that never leaves half a checkpoint."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        return trainer
+
+    def after_validate(self) -> None:
+        """Refuse to have measured nothing."""
+        self.check_measured(self.trainer.num_val_batches, split="val")
+
+    def after_test(self) -> None:
+        """Refuse to have measured nothing."""
+        self.check_measured(self.trainer.num_test_batches, split="test")
+
+    def check_measured(self, batches: list[int | float], split: str) -> None:
+        """Raise if a split turned out to be empty."""
+        if sum(batches) == 0:
+            raise ValueError(
+                f"The {split} split holds no video: set --data.{split}_fraction or "
+                f"--data.{split}_list."
+            )
 
 
 class VAECLI(StageCLI):
     """The command of stage 1."""
 
     stage = "arvae"
+
+    def before_fit(self) -> None:
+        """Say where stage 1 has the options that Lightning refuses to it."""
+        trainer = self.trainer
+        for given, theirs, ours in (
+            (trainer.gradient_clip_val, "gradient_clip_val", "grad_clip"),
+            (trainer.accumulate_grad_batches != 1, "accumulate_grad_batches", "accumulate"),
+        ):
+            if given:
+                raise ValueError(f"Stage 1 takes --model.{ours} instead of --trainer.{theirs}.")
 
 
 class DiTCLI(StageCLI):
@@ -87,20 +133,33 @@ def run(
     given = sys.argv[1:] if args is None else args
     debug = "--debug" in given
     try:
-        cli(
-            model_class=model_class,
-            datamodule_class=VideoDataModule,
-            trainer_class=trainer_class,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            auto_configure_optimizers=False,
-            args=[a for a in given if a != "--debug"],
-        )
-    except (ValueError, OSError, MisconfigurationException) as error:
+        with nullcontext() if debug else clear_messages():
+            cli(
+                model_class=model_class,
+                datamodule_class=VideoDataModule,
+                trainer_class=trainer_class,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                auto_configure_optimizers=False,
+                parser_kwargs={"exit_on_error": False},
+                args=[a for a in given if a != "--debug"],
+            )
+    except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def sentence(error: Exception) -> str:
+    """Say what went wrong; the parser's and the system's errors do not say what to do."""
+    if isinstance(error, ArgumentError):
+        return f"{' '.join(str(error).split())} (--help lists all options)."
+    if isinstance(error, OSError) and str(error).startswith("[Errno"):
+        place = error.filename or "a file"
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        return f"Cannot use {place} ({reason}): check the path, its permissions and the disk."
+    return str(error)
 
 
 def find_configs(args: list[str]) -> list[str]:
@@ -117,7 +176,7 @@ def find_configs(args: list[str]) -> list[str]:
 
 def config_file(name: str) -> str:
     """Return the path of a config: the file itself if it exists, else the shipped one."""
-    if Path(name).exists():
+    if os.path.exists(name):
         return name
     shipped = [folder / name for folder in SHIPPED if (folder / name).is_file()]
     return str(shipped[0]) if shipped else name

@@ -1,0 +1,56 @@
+"""What users of the command line read of Lightning's messages, and how.
+
+Left out are advertisements and warnings about things that are meant to be as they are.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INFOS = ("💡 Tip", "TPU available: False")
+WARNINGS = (
+    ".*LeafSpec",  # PyTorch to Lightning
+    "Attribute '.*' is an instance of `nn.Module`",  # `pack` leaves them out of checkpoints
+    "Found .* module.s. in eval mode at the start of training",  # the frozen AR-VAE
+    "Using ModelCheckpoint with manual optimization",  # weights after the step are what we want
+    "Detected call of `lr_scheduler.step..` before `optimizer.step..`",  # gathering batches
+    "Checkpoint directory .* exists and is not empty",  # runs are resumed in their folder
+    "Total length of `DataLoader` across ranks is zero",  # an error where data is needed
+    "The 'predict_dataloader' does not have many workers",  # requests need no reading
+)
+
+
+@contextmanager
+def clear_messages() -> Iterator[None]:
+    """Show what concerns our users, each warning as one line, while the context lasts."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            for message in WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            before = warnings.formatwarning
+            warnings.formatwarning = one_line
+            try:
+                yield
+            finally:
+                warnings.formatwarning = before
+    finally:
+        logger.removeFilter(wanted)
+
+
+def wanted(record: logging.LogRecord) -> bool:
+    """Say whether a message is none of those left out."""
+    return not record.getMessage().startswith(INFOS)
+
+
+def one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Format a warning without the place in the code that it comes from."""
+    return f"warning: {message}\n"
