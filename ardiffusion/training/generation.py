@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ class SampleFolder:
 
     def lines(self) -> list[dict[str, Any]]:
         """Read the finished samples; a line cut short by a crash does not count."""
-        if not self.log.exists():
-            return []
-        whole = [line for line in self.log.read_text().split("\n")[:-1] if line.endswith("}")]
-        return [json.loads(line) for line in whole]
+        found = []
+        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else ():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def missing(self, requests: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the requested samples that are not there yet.
@@ -63,12 +64,24 @@ class SampleFolder:
         return missing
 
     def add(self, request: dict[str, Any], file: str) -> None:
-        """Append a finished sample; one write, so that processes do not mix their lines."""
+        """Append a finished sample; one write, so that processes do not mix their lines.
+
+        Raises:
+            OSError: If it cannot be written, with a sentence that names the file.
+        """
         line = json.dumps({"file": file} | request | self.settings) + "\n"
-        with open(self.log, "ab") as log:
-            log.write(line.encode())
-            log.flush()
-            os.fsync(log.fileno())
+        try:
+            with open(self.log, "ab+") as log:
+                if log.tell() and os.pread(log.fileno(), 1, log.tell() - 1) != b"\n":
+                    line = "\n" + line  # after one that was cut short
+                log.write(line.encode())
+                log.flush()
+                os.fsync(log.fileno())
+        except OSError as error:
+            raise OSError(
+                f"Cannot write {self.log} ({error.strerror}): free some space or choose another "
+                "--output."
+            ) from error
 
 
 class Generation(LightningModule):
@@ -97,8 +110,8 @@ class Generation(LightningModule):
         self.folder = folder
         self.fps = fps
 
-    def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> None:
-        """Generate the requested videos and write each frame as soon as it is there."""
+    def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> list[str]:
+        """Write the requested videos, each frame as soon as it is there; return their names."""
         files = [f"{request['index']:06d}.mp4" for request in batch]
         steps = ad_iterations(self.frames, self.sampler.grid.steps, self.sampler.difference)
         with ExitStack() as stack:
@@ -119,6 +132,7 @@ class Generation(LightningModule):
                     writer.write(picture)
         for request, file in zip(batch, files, strict=True):
             self.folder.add(request, file=file)
+        return files
 
     def labels(self, batch: Sequence[dict[str, Any]]) -> Tensor | None:
         """Return the class indices of a batch, shape (B,); None for a model without classes."""
@@ -154,8 +168,6 @@ def make_requests(
     Raises:
         ValueError: If a label is not among the classes.
     """
-    if samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {samples}.")
     for name in labels or []:
         if name not in classes:
             known = f"knows {', '.join(classes)}" if classes else "has no classes"

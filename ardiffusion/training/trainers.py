@@ -6,6 +6,8 @@ Sampling settings are options of predict and nothing else: they are never part o
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import fingerprint
@@ -35,11 +37,19 @@ class EncodingTrainer(Trainer):
             ckpt_path: Checkpoint of stage 1.
             output: Folder of the latent cache; a run that was cut short goes on where it was.
         """
+        if ckpt_path is None and model.start is None:
+            raise ValueError("Nothing to encode with: give --ckpt_path or --model.start.")
         callbacks: list[Any] = self.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         callbacks.append(LatentWriter(output))
-        super().predict(
-            model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False
-        )
+        try:
+            super().predict(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"Cannot write to {output} ({error}): free some space "
+                "or choose another --output; the same command goes on where this one stopped."
+            ) from error
 
 
 class SamplingTrainer(Trainer):
@@ -54,7 +64,7 @@ class SamplingTrainer(Trainer):
         steps: int = 50,
         difference: int = 5,
         guidance: float = 1.0,
-        labels: list[str] | None = None,
+        labels: list[str] | str | None = None,
         seed: int = 0,
         batch_size: int = 4,
         fps: float = 25,
@@ -71,12 +81,16 @@ class SamplingTrainer(Trainer):
             difference: Steps between neighbouring frames: 0 denoises all frames together,
                 `steps` one after the other.
             guidance: Classifier-free guidance scale; 1 is off.
-            labels: Class names, taken in turn; all classes in turn if not given.
+            labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
             seed: Seed; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result.
             fps: Frames per second of the files.
             output: Folder for the videos; a run that was cut short goes on where it was.
         """
+        sizes = {"samples": samples, "frames": frames, "batch_size": batch_size, "fps": fps}
+        for name, size in sizes.items():
+            if size <= 0:
+                raise ValueError(f"--{name} is {size} and must be more than 0.")
         if model is None:
             if ckpt_path is None:
                 raise ValueError("Nothing to generate with: give --ckpt_path.")
@@ -92,15 +106,19 @@ class SamplingTrainer(Trainer):
             "model": fingerprint(model),
         }
         folder = SampleFolder(output, settings=settings)
-        requests = make_requests(samples, seed=seed, labels=labels, classes=model.classes)
+        names = [labels] if isinstance(labels, str) else labels
+        requests = make_requests(samples, seed=seed, labels=names, classes=model.classes)
         missing = folder.missing(requests)
         if not missing:
-            print(f"All {samples} samples are in {output} already.")
+            rank_zero_info(f"All {samples} videos are in {output} already.")
             return
         loader: DataLoader[Any] = DataLoader(
             missing,  # pyright: ignore[reportArgumentType] a list is a dataset
             batch_size=batch_size,
             collate_fn=list,
         )
+        if self.progress_bar_callback is not None:
+            self.progress_bar_callback.disable()  # the iterations have one of their own
         generation = Generation(model, sampler=sampler, frames=frames, folder=folder, fps=fps)
         super().predict(generation, dataloaders=loader, return_predictions=False)
+        rank_zero_info(f"{folder.log} lists {len(folder.lines())} videos.")
