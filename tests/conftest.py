@@ -15,3 +15,21 @@ torch.set_num_threads(1)
 def golden() -> dict[str, Tensor]:
     """Tables of the reference implementation: FoPP marginals, step tables, schedules."""
     return load_file(FIXTURES / "tables.safetensors")
+
+
+@pytest.fixture(scope="session")
+def skies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve videos of 20 frames in four class folders."""
+    from ardiffusion.tools.demo_videos import demo_videos
+
+    root = tmp_path_factory.mktemp("videos") / "skies"
+    demo_videos(str(root), kind="skies", videos=12, frames=20, resolution=16)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a tiny AR-VAE."""
+    from stages import save_tokenizer  # imports Lightning, which most tests need not wait for
+
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer") / "vae.ckpt")

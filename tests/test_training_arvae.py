@@ -1,0 +1,275 @@
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from stages import (
+    Crash,
+    Record,
+    make_arvae,
+    make_batches,
+    make_data,
+    make_loader,
+    make_trainer,
+    weights,
+)
+from torch import Tensor
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.testing import assert_close
+
+from ardiffusion.nn.adversarial import Discriminator
+from ardiffusion.nn.perceptual import LPIPS
+from ardiffusion.training.arvae import ARVAEModule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Attribute|Using ModelCheckpoint with manual|Checkpoint directory|Detected call|You def"
+)
+
+
+def make_module(**options: Any) -> ARVAEModule:  # noqa: ANN401
+    torch.manual_seed(1)
+    settings = {
+        "arvae": make_arvae(),
+        "perceptual": 0.0,
+        "adversarial": 0.0,
+        "adversarial_start": 0,
+        "discriminator": Discriminator(width=4, layers=1),
+        "optimizer": partial(SGD, lr=0.1),
+        "discriminator_optimizer": partial(SGD, lr=0.1),
+        "grad_clip": 0.0,
+        "sampled": False,
+    }
+    return ARVAEModule(**{**settings, **options})
+
+
+def fit(module: ARVAEModule, batches: int, **options: Any) -> None:  # noqa: ANN401
+    make_trainer(max_steps=batches, **options).fit(module, make_loader(batches))
+
+
+def gradients(module: ARVAEModule, loss: Tensor) -> dict[str, Tensor]:
+    parameters = dict(module.arvae.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+@pytest.mark.parametrize("adversarial", [0.0, 1.0])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_checkpoints_and_schedules_count_batches(
+    accumulate: int, adversarial: float, tmp_path: Path
+) -> None:
+    schedule = partial(LambdaLR, lr_lambda=lambda step: 1 / (1 + step))
+    module = make_module(adversarial=adversarial, accumulate=accumulate, lr_scheduler=schedule)
+    steps = Record(lambda trainer: trainer.global_step)
+    rates = Record(lambda trainer: [o.param_groups[0]["lr"] for o in trainer.optimizers])
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    trainer = make_trainer(max_steps=4, callbacks=[steps, rates, keep], enable_checkpointing=True)
+    trainer.fit(module, make_loader(10))
+    assert steps.seen == [1, 2, 3, 4]
+    optimizers = 2 if adversarial else 1
+    assert_close(rates.seen, [[0.1 / (1 + step)] * optimizers for step in range(1, 5)])
+    assert {path.name for path in tmp_path.iterdir()} == {"step=2.ckpt", "step=4.ckpt"}
+
+
+def test_accumulated_step_equals_one_on_the_averaged_gradient() -> None:
+    module = make_module(accumulate=2)
+    before, expected = weights(module.arvae), weights(module.arvae)
+    for batch in make_batches(2):
+        video = batch["video"].float() / 255
+        loss = (module.arvae(video)[0] - video).abs().mean()
+        for name, gradient in gradients(module, loss).items():
+            expected[name] -= 0.1 * gradient / 2
+    record = Record(lambda trainer: weights(module.arvae))
+    fit(module, batches=2, callbacks=[record])
+    assert_close(record.seen[0], before, rtol=0, atol=0)
+    assert_close(record.seen[1], expected)
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    def change(clip: float) -> Tensor:
+        module = make_module(grad_clip=clip)
+        before = weights(module.arvae)
+        fit(module, batches=1)
+        after = weights(module.arvae)
+        return torch.stack([(after[n] - before[n]).norm() for n in after]).norm()
+
+    assert_close(change(clip=1e-2), torch.tensor(0.1 * 1e-2), rtol=1e-3, atol=0)
+    assert change(clip=0) > 0.1 * 2e-2
+
+
+def test_discriminator_takes_part_from_its_start_on() -> None:
+    module = make_module(adversarial=1.0, adversarial_start=2)
+    assert module.discriminator is not None
+    record = Record(lambda trainer: weights(module)["discriminator.blocks.0.weight"])
+    before = weights(module)["discriminator.blocks.0.weight"]
+    fit(module, batches=4, callbacks=[record])
+    moved = [
+        not torch.equal(a, b) for a, b in zip([before, *record.seen[:3]], record.seen, strict=True)
+    ]
+    assert moved == [False, False, True, True]
+
+
+def test_adversarial_step_gives_each_network_its_own_gradient() -> None:
+    module = make_module(adversarial=0.7)
+    judge = module.discriminator
+    assert judge is not None
+    video = make_batches(1)[0]["video"].float() / 255
+    fake = module.arvae(video)[0]
+    loss = (fake - video).abs().mean()
+    gan = -judge(fake.flatten(0, 1)).mean()
+    last = "pixels.conv_out.weight"
+    pull, push = (gradients(module, term)[last].norm() for term in (loss, gan))
+    total = loss + 0.7 * (pull / (push + 1e-4)).detach() * gan
+    expected = weights(module.arvae)
+    for name, gradient in gradients(module, total).items():
+        expected[name] -= 0.1 * gradient
+    scores = (judge(video.flatten(0, 1)), judge(fake.detach().flatten(0, 1)))
+    hinge = ((1 - scores[0]).relu().mean() + (1 + scores[1]).relu().mean()) / 2
+    own = dict(judge.named_parameters())
+    steps = torch.autograd.grad(hinge, list(own.values()))
+    judged = {n: p.detach() - 0.1 * g for (n, p), g in zip(own.items(), steps, strict=True)}
+    fit(module, batches=1)
+    assert_close(weights(module.arvae), expected)
+    assert_close({name: p.detach() for name, p in judge.named_parameters()}, judged)
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("adversarial", [0.0, 1.0])
+def test_stage_1b_trains_only_temporal_blocks(adversarial: float) -> None:
+    module = make_module(
+        arvae=make_arvae(temporal=True), temporal_only=True, adversarial=adversarial
+    )
+    before = weights(module.arvae)
+    fit(module, batches=3)
+    changed = {
+        name for name, w in weights(module.arvae).items() if not torch.equal(w, before[name])
+    }
+    assert changed == {n for n in before if n.startswith("decoder.temporal.")}
+
+
+def test_stage_1b_starts_where_stage_1a_ended(tmp_path: Path) -> None:
+    first = make_module()
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(first, make_loader(1))
+    trainer.save_checkpoint(tmp_path / "1a.ckpt")
+    temporal = make_arvae(seed=5, temporal=True)
+    second = make_module(arvae=temporal, start=str(tmp_path / "1a.ckpt"), temporal_only=True)
+    make_trainer().validate(second, make_loader(1, frames=5), verbose=False)
+    video = make_batches(1, frames=5)[0]["video"].float() / 255
+    with torch.no_grad():
+        one, other = (m.arvae.eval()(video) for m in (first, second))
+    assert_close(one, other, rtol=0, atol=0)
+    wider = make_module(arvae=make_arvae(width=32), start=str(tmp_path / "1a.ckpt"))
+    with pytest.raises(ValueError, match=r"weights of .*1a\.ckpt do not fit the AR-VAE"):
+        make_trainer().validate(wider, make_loader(1))
+
+
+def test_missing_perceptual_weights_stop_training_with_a_sentence() -> None:
+    module = make_module(perceptual=1.0, lpips=LPIPS(trunk="nowhere/vgg16.pth"))
+    with pytest.raises(FileNotFoundError, match=r"perceptual loss needs nowhere/vgg16\.pth"):
+        fit(module, batches=1)
+
+
+def test_half_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"use --trainer\.precision bf16-mixed"):
+        fit(make_module(), batches=1, precision="16-true")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"accumulate": 0}, "accumulate must be at least 1 batch, got 0"),
+        ({"temporal_only": True}, "temporal_only needs an AR-VAE with temporal: true"),
+    ],
+)
+def test_bad_settings_are_named(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make_module(**options)
+
+
+@pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
+def test_bfloat16_trains_weights_in_full_precision() -> None:
+    module = make_module(adversarial=1.0, sampled=True, kl=1e-3, mse=1.0)
+    before = weights(module)
+    fit(module, batches=2, precision="bf16-mixed")
+    after = weights(module)
+    assert all(value.dtype == before[name].dtype for name, value in after.items())
+    assert all(value.isfinite().all() for value in after.values())
+    name = "arvae.pixels.conv_out.weight"
+    assert not torch.equal(before[name], after[name])
+
+
+def test_compiled_network_keeps_the_names_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def compile(function: Callable[..., Any], **options: object) -> Callable[..., Any]:
+        return lambda *args, **given: (calls.append(1), function(*args, **given))[1]
+
+    monkeypatch.setattr(torch, "compile", compile)
+    plain, compiled = make_module(), make_module(compile=True)
+    fit(plain, batches=2)
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(compiled, make_loader(2))
+    trainer.save_checkpoint(tmp_path / "compiled.ckpt")
+    saved = torch.load(tmp_path / "compiled.ckpt", weights_only=True)["state_dict"]
+    assert len(calls) == 2
+    assert_close(saved, dict(plain.state_dict()), rtol=0, atol=0)
+
+
+def test_batches_draw_noise_of_their_own() -> None:
+    noises: list[Tensor] = []
+
+    class Listener(ARVAEModule):
+        def latent_noise(self, video: Tensor) -> Tensor:
+            noises.append(super().latent_noise(video))
+            return noises[-1]
+
+    torch.manual_seed(3)
+    module = Listener(make_arvae(), perceptual=0.0, adversarial=0.0)
+    fit(module, batches=2)
+    assert noises[0].shape == (2, 2, 2, 4)
+    assert not torch.equal(noises[0], noises[1])
+
+
+def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(make_module(), make_loader(1))
+    trainer.save_checkpoint(tmp_path / "small.ckpt")
+    wider: LightningModule = make_module(arvae=make_arvae(width=32))
+    with pytest.raises(ValueError, match="checkpoint's arvae has width 16, the configured one 32"):
+        make_trainer().fit(wider, make_loader(1), ckpt_path=tmp_path / "small.ckpt")
+
+
+def run(skies: Path, folder: Path, callbacks: list[Callback], **options: Any) -> ARVAEModule:  # noqa: ANN401
+    torch.manual_seed(0)
+    adam = partial(AdamW, lr=1e-2)
+    module = make_module(
+        adversarial=1.0,
+        adversarial_start=2,
+        sampled=True,
+        accumulate=2,
+        grad_clip=1.0,
+        optimizer=adam,
+        discriminator_optimizer=adam,
+        lr_scheduler=partial(LambdaLR, lr_lambda=lambda step: 1 / (1 + step)),
+    )
+    torch.manual_seed(0)
+    keep = ModelCheckpoint(folder, every_n_train_steps=2, save_last=True, save_top_k=0)
+    trainer = make_trainer(max_steps=8, callbacks=[keep, *callbacks], enable_checkpointing=True)
+    trainer.fit(module, datamodule=make_data(skies), **options)
+    return module
+
+
+@pytest.mark.parametrize("crash", [3, 7])
+def test_crashed_run_resumes_to_the_same_weights(skies: Path, tmp_path: Path, crash: int) -> None:
+    whole = run(skies, tmp_path / "whole", [])
+    with pytest.raises(RuntimeError, match="crash"):
+        run(skies, tmp_path, [Crash(crash)])
+    resumed = run(skies, tmp_path, [], ckpt_path=tmp_path / "last.ckpt")
+    assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
