@@ -8,12 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi
 from torch import nn
 
 from ardiffusion.convert import from_published
-from ardiffusion.describe import build
 from ardiffusion.download import HubPath, fetch, list_files, parse_hub_path
 from ardiffusion.hub_errors import readable_hub_errors
 from ardiffusion.model_card import Card
@@ -25,6 +23,7 @@ from ardiffusion.pretrained import (
     NOTE,
     WEIGHTS,
     assemble,
+    build_empty,
     load_pretrained,
     save_pretrained,
 )
@@ -164,8 +163,7 @@ def from_checkpoint(checkpoint: dict[str, Any], source: str) -> dict[str, nn.Mod
         raise ValueError(f"{source} is no checkpoint of ours: it does not describe its networks.")
     networks: dict[str, nn.Module] = {}
     for kind in KINDS.keys() & described.keys():
-        with torch.device("meta"):
-            network = build(described[kind])
+        network = build_empty(described[kind], source=source)
         weights = {n: v for n, v in state.items() if n.startswith(f"{kind}.")}
         names = {name: f"{kind}.{name}" for name in network.state_dict()}
         networks[kind] = assign_weights(network, weights, names=names, source=source)
