@@ -27,6 +27,7 @@ from ardiffusion.pretrained import (
     load_pretrained,
     save_pretrained,
 )
+from ardiffusion.published_files import published_files
 from ardiffusion.tensor_files import PICKLES, SUFFIXES, read_pickle, read_safetensors
 from ardiffusion.weights import assign_weights
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_arvae",
     "load_dit",
     "load_networks",
+    "published_files",
     "push_to_hub",
     "save_pretrained",
 ]

@@ -12,8 +12,7 @@ from safetensors.torch import save
 from tiny_models import assert_equal, files, tiny
 
 from ardiffusion import download
-from ardiffusion.hub import Card, load_dit, push_to_hub
-from ardiffusion.published_files import published_files
+from ardiffusion.hub import Card, load_dit, published_files, push_to_hub
 
 SOURCE = f"hf://{REPO}"
 
