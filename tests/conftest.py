@@ -33,3 +33,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from stages import save_tokenizer  # imports Lightning, which most tests need not wait for
 
     return save_tokenizer(tmp_path_factory.mktemp("tokenizer") / "vae.ckpt")
+
+
+@pytest.fixture(scope="session")
+def generator(tokenizer: Path, skies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a tiny generator with the classes of the skies."""
+    from stages import save_generator
+
+    path = tmp_path_factory.mktemp("generator") / "dit.ckpt"
+    return save_generator(path, tokenizer=tokenizer, skies=skies)

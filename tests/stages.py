@@ -13,6 +13,7 @@ from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.diffusion import DiffusionModule
 
 ARVAE_SIZES = {
     "resolution": 16,
@@ -31,6 +32,17 @@ DIT_SIZES = {"width": 16, "depth": 1, "heads": 2, "tokens": 2}
 def make_arvae(seed: int = 0, **options: Any) -> ARVAE:  # noqa: ANN401
     torch.manual_seed(seed)
     return ARVAE(**{**ARVAE_SIZES, **options})
+
+
+def make_lively_arvae(seed: int = 0) -> ARVAE:
+    """Make a network whose video depends on its latents, which takes training otherwise."""
+    arvae = make_arvae(seed)
+    for parameter in arvae.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.5)
+    nn.init.normal_(arvae.last_layer, std=0.05)
+    nn.init.constant_(arvae.get_parameter("pixels.conv_out.bias"), 0.5)
+    return arvae
 
 
 def make_dit(seed: int = 0, **options: Any) -> ARDiT:  # noqa: ANN401
@@ -78,9 +90,18 @@ def weights(module: LightningModule | nn.Module) -> dict[str, Tensor]:
 
 def save_tokenizer(path: Path, seed: int = 0) -> Path:
     """Write the checkpoint of an AR-VAE after one batch."""
-    module = ARVAEModule(make_arvae(seed), perceptual=0.0, adversarial=0.0)
+    module = ARVAEModule(make_lively_arvae(seed), perceptual=0.0, adversarial=0.0)
     trainer = make_trainer(max_steps=1)
     trainer.fit(module, make_loader(1))
+    trainer.save_checkpoint(path)
+    return path
+
+
+def save_generator(path: Path, tokenizer: Path, skies: Path) -> Path:
+    """Write the checkpoint of a generator with classes after one batch."""
+    module = DiffusionModule(dit=make_dit(classes=4), arvae=str(tokenizer))
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(module, datamodule=make_data(skies))
     trainer.save_checkpoint(path)
     return path
 

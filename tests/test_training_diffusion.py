@@ -27,7 +27,7 @@ from ardiffusion.training.load import load_generator
 from ardiffusion.training.trainers import EncodingTrainer
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Attribute|You defined a|Checkpoint directory|Found .* in eval mode|Detected call"
+    "ignore:Attribute|You defined a|Checkpoint directory|Found .* in eval mode|Detected|The noise"
 )
 
 
