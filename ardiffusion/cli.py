@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ardiffusion.training.arvae import ARVAEModule
+from ardiffusion.training.callbacks.finish import SaveFinish
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.data import VideoDataModule
@@ -138,6 +139,7 @@ def run(
                 model_class=model_class,
                 datamodule_class=VideoDataModule,
                 trainer_class=trainer_class,
+                trainer_defaults={"callbacks": [SaveFinish()]},
                 seed_everything_default=0,
                 save_config_kwargs={"overwrite": True},
                 auto_configure_optimizers=False,
