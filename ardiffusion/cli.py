@@ -11,9 +11,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.finish import SaveFinish
@@ -27,6 +32,15 @@ from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 PACKAGE = Path(__file__).parent
 SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a source tree
 CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
+
+
+class SaveFitConfig(SaveConfigCallback):
+    """Keeps the configuration of a training run, which later commands must not replace."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml into the run's folder."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
 
 
 class StageCLI(LightningCLI):
@@ -141,6 +155,7 @@ def run(
                 trainer_class=trainer_class,
                 trainer_defaults={"callbacks": [SaveFinish()]},
                 seed_everything_default=0,
+                save_config_callback=SaveFitConfig,
                 save_config_kwargs={"overwrite": True},
                 auto_configure_optimizers=False,
                 parser_kwargs={"exit_on_error": False},
@@ -180,5 +195,5 @@ def config_file(name: str) -> str:
     """Return the path of a config: the file itself if it exists, else the shipped one."""
     if os.path.exists(name):
         return name
-    shipped = [folder / name for folder in SHIPPED if (folder / name).is_file()]
+    shipped = [folder / name for folder in SHIPPED if os.path.isfile(folder / name)]
     return str(shipped[0]) if shipped else name

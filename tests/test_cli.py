@@ -1,0 +1,336 @@
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from cli_runs import COMMANDS, Runs
+from safetensors import SafetensorError
+from stages import save_tokenizer, weights
+from torch.testing import assert_close
+
+from ardiffusion import cli
+from ardiffusion.data import cache
+from ardiffusion.data.video import read_frames
+from ardiffusion.training.arvae import ARVAEModule
+from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.load import load_generator
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore:frechet_random3d|The number of training|The dirpath has changed|Attribute|You defined",
+)
+CONFIGS = Path(__file__).parents[1] / "configs"
+NOISE = (
+    "Tip:|TPU|LeafSpec|an instance of|returned None|in eval mode at|Traceback|Warning|site-pack"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(skies: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Both stages trained, clips encoded and videos generated."""
+    runs = Runs(tmp_path_factory.mktemp("runs"), root=skies)
+    runs.run("vae", "fit")
+    runs.run("vae", "predict")
+    runs.run("dit", "fit")
+    runs.run("dit", "predict")
+    return runs
+
+
+def test_both_stages_leave_what_they_made(runs: Runs) -> None:
+    for stage in ("vae", "dit"):
+        config = yaml.safe_load((runs.folder / stage / "config.yaml").read_text())
+        assert config["trainer"]["max_steps"] == 3
+        assert [path.name for path in (runs.folder / stage).glob("events.out*")]
+    assert json.loads((runs.latents / "index.json").read_text())["complete"]
+    lines = (runs.samples / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["dawn", "day"]
+    for line in lines:
+        assert read_frames(runs.samples / json.loads(line)["file"]).shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_measures_are_shown(
+    runs: Runs, stage: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    runs.run(stage, "validate")
+    names = {"vae": ("val/l1", "psnr", "frechet_random3d_rec"), "dit": ("val/loss",)}[stage]
+    shown = capfd.readouterr()
+    assert all(name in shown.out for name in names)
+    assert not re.search(NOISE, shown.out + shown.err + caplog.text)
+    runs.run(stage, "test", data__test_fraction=0.2, data__latents=None)
+    assert names[0].replace("val", "test") in capfd.readouterr().out
+
+
+def test_checkpoint_brings_the_sizes_of_its_networks(runs: Runs) -> None:
+    sizes = {f"model__arvae__init_args__{name}": 32 for name in ("width", "resolution")}
+    runs.run("vae", "validate", **sizes)
+
+
+def test_resumed_fit_goes_on(runs: Runs, skies: Path, tmp_path: Path) -> None:
+    more = Runs(tmp_path, root=skies)
+    more.vae, more.latents = runs.vae, runs.latents
+    more.run("dit", "fit", trainer__max_steps=5, ckpt_path=runs.dit)
+    checkpoint = torch.load(tmp_path / "dit/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 5
+
+
+def test_modules_load_from_checkpoints_of_the_command_line(runs: Runs) -> None:
+    arvae = ARVAEModule.load_from_checkpoint(runs.vae).arvae
+    dit = DiffusionModule.load_from_checkpoint(runs.dit)
+    loaded = load_generator(str(runs.dit))
+    assert_close(weights(dit), weights(loaded), rtol=0, atol=0)
+    assert dit.arvae is not None
+    assert_close(weights(arvae), weights(dit.arvae), rtol=0, atol=0)
+    sampler = loaded.sampler(steps=2, difference=1)
+    label = torch.tensor([2])
+    video = dit.eval().generate(sampler, [4], frames=3, label=label)
+    assert_close(video, loaded.generate(sampler, [4], frames=3, label=label), rtol=0, atol=0)
+
+
+def test_generating_needs_neither_data_nor_the_arvae_file(
+    runs: Runs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "moved.ckpt").write_bytes(runs.dit.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    hidden = runs.vae.rename(runs.vae.with_suffix(".away"))
+    runs.run("dit", "predict", ckpt_path="moved.ckpt", output="videos", labels="[night,dusk]")
+    hidden.rename(runs.vae)
+    lines = (tmp_path / "videos" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["night", "dusk"]
+    shown = capfd.readouterr()
+    assert not re.search(NOISE, shown.out + shown.err + caplog.text)
+    assert caplog.messages[-1].endswith("samples.jsonl lists 2 videos.")
+
+
+@pytest.fixture(scope="module")
+def bad(skies: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of things that nobody should train on."""
+    bad = tmp_path_factory.mktemp("bad")
+    clip = sorted(skies.rglob("*.mp4"))[0].read_bytes()
+    for name in ("empty", "text", "cut"):
+        (bad / name).mkdir()
+    for name, content in (("text", b"no video"), ("cut", clip[: len(clip) // 2])):
+        (bad / name / "whole.mp4").write_bytes(clip)
+        (bad / name / "wrong.mp4").write_bytes(content)
+    (bad / "garbage.ckpt").write_text("no checkpoint")
+    (bad / "half.ckpt").write_bytes(tokenizer.read_bytes()[:20_000])
+    save_tokenizer(bad / "other.ckpt", seed=9)
+    return bad
+
+
+BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "no folder": ("vae", "fit", {"data__root": "nowhere"}, "Data folder nowhere does not exist"),
+    "empty folder": ("vae", "fit", {"data__root": "BAD/empty"}, "BAD/empty holds no videos"),
+    "text": ("vae", "fit", {"data__root": "BAD/text"}, r"text/wrong\.mp4 is broken or not a vid"),
+    "cut": ("vae", "fit", {"data__root": "BAD/cut"}, r"cut/wrong\.mp4 is broken or not a video"),
+    "short": ("vae", "fit", {"data__frames": 64}, "shorter than the 64 frames needed"),
+    "resolution": ("vae", "fit", {"data__resolution": 32}, "resolution is 32, but the AR-VAE tak"),
+    "other cache": ("dit", "fit", {"model__arvae": "BAD/other.ckpt"}, "comes from another AR-VAE"),
+    "no cache": ("dit", "fit", {"data__latents": "BAD/empty"}, "empty holds no latent cache"),
+    "classes": ("dit", "fit", {"model__dit__init_args__classes": 3}, "3 classes, the data 4"),
+    "no AR-VAE": ("dit", "fit", {"model__arvae": "gone.ckpt"}, r"no file or folder gone\.ckpt"),
+    "bad AR-VAE": ("dit", "fit", {"model__arvae": "BAD/garbage.ckpt"}, r"garbage\.ckpt"),
+    "stage 2 in 1": (
+        "vae",
+        "validate",
+        {"ckpt_path": "DIT"},
+        r"last\.ckpt was made by ardiff-dit",
+    ),
+    "stage 2 in 1, fit": ("vae", "fit", {"ckpt_path": "DIT"}, "was made by ardiff-dit, but ardif"),
+    "stage 1 in 2": ("dit", "predict", {"ckpt_path": "VAE"}, r"last\.ckpt was made by ardiff-vae"),
+    "stage 1 in 2, fit": ("dit", "fit", {"ckpt_path": "VAE"}, "was made by ardiff-vae, but ardif"),
+    "no ckpt": (
+        "dit",
+        "predict",
+        {"ckpt_path": "gone.ckpt"},
+        r"There is no checkpoint gone\.ckpt",
+    ),
+    "no ckpt, 1": ("vae", "predict", {"ckpt_path": "gone.ckpt"}, "There is no checkpoint gone"),
+    "garbage": ("dit", "predict", {"ckpt_path": "BAD/garbage.ckpt"}, "not a whole checkpoint"),
+    "half": ("vae", "validate", {"ckpt_path": "BAD/half.ckpt"}, "not a whole checkpoint"),
+    "nothing given": ("dit", "predict", {"ckpt_path": None}, "Nothing to generate with: give"),
+    "nothing given, 1": ("vae", "predict", {"ckpt_path": None}, "Nothing to encode with: give"),
+    "difference": ("dit", "predict", {"difference": 9}, "between 0 and the 3 steps, got 9"),
+    "label": ("dit", "predict", {"labels": "[noon]"}, "no class 'noon': it knows dawn, day, dusk"),
+    "frames": ("dit", "predict", {"frames": 0}, "--frames is 0 and must be more than 0"),
+    "other samples": ("dit", "predict", {"steps": 2}, "other settings .steps is 3, now 2."),
+    "no test split": ("vae", "test", {"data__test_fraction": 0.0}, "test split holds no video"),
+    "clipping": ("vae", "fit", {"trainer__gradient_clip_val": 1}, "takes --model.grad_clip inste"),
+    "option": ("vae", "fit", {"model__nope": 1}, r"--model.nope=1 \(--help lists all options\)"),
+    "type": ("dit", "fit", {"data__frames": "many"}, r'"data.frames": Expected a .*int.*: many'),
+    "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
+    "no model": ("dit", "fit", {"config": None}, "key|class|--model"),
+    "perceptual": (
+        "vae",
+        "fit",
+        {"model__perceptual": 1, "model__lpips": "LPIPS", "model__lpips__trunk": "gone.pth"},
+        r"perceptual loss needs gone\.pth",
+    ),
+}
+
+
+def spelled(value: object, runs: Runs, bad: Path) -> object:
+    if not isinstance(value, str):
+        return value
+    named = {"VAE": str(runs.vae), "DIT": str(runs.dit)}
+    return named.get(value, value.replace("BAD", str(bad)))
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_ends_with_one_sentence(
+    name: str, runs: Runs, bad: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage, verb, changed, sentence = BAD_INPUT[name]
+    changed = {key: spelled(value, runs, bad) for key, value in changed.items()}
+    with pytest.raises(SystemExit) as ended:
+        runs.run(stage, verb, **changed)
+    assert ended.value.code == 2
+    shown = capfd.readouterr()
+    (error,) = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert re.search(sentence.replace("BAD", str(bad)), error), error
+    assert shown.err.rstrip().endswith(error)
+    assert not re.search(NOISE, shown.out + shown.err)
+
+
+def test_debug_shows_the_traceback(runs: Runs) -> None:
+    with pytest.raises(FileNotFoundError, match="Data folder nowhere"):
+        runs.run("vae", "fit", "--debug", data__root="nowhere")
+
+
+def full_disk(*args: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("stage", "verb", "sentence"),
+    [
+        ("vae", "fit", r"Cannot write checkpoint .*last\.ckpt \(no space left on device\): free"),
+        ("dit", "predict", r"Cannot write .*samples\.jsonl \(No space left on device\): free"),
+    ],
+)
+def test_full_disk_ends_with_one_sentence(
+    stage: str,
+    verb: str,
+    sentence: str,
+    runs: Runs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "fsync", full_disk)
+    before = runs.vae.read_bytes()
+    output = {"output": tmp_path / "new"} if verb == "predict" else {}
+    with pytest.raises(SystemExit, match="2"):
+        runs.run(stage, verb, **output)
+    assert re.search(sentence, capfd.readouterr().err)
+    assert runs.vae.read_bytes() == before
+    assert not [path for path in runs.vae.parent.iterdir() if path.suffix != ".ckpt"]
+
+
+def test_full_disk_while_encoding_ends_with_one_sentence(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(cache, "save_file", full)
+    with pytest.raises(SystemExit, match="2"):
+        runs.run("vae", "predict", output=tmp_path / "new")
+    assert re.search(r"error: Cannot write to .*new \(.*No space left", capfd.readouterr().err)
+    monkeypatch.undo()
+    runs.run("vae", "predict", output=tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "index.json").read_text())["complete"]
+
+
+def parsed(stage: str, *args: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as ended:
+        COMMANDS[stage](["fit", *args, "--print_config"])
+    shown = capsys.readouterr()
+    assert ended.value.code in (0, None), shown.err
+    return yaml.safe_load(shown.out)
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_experiments_parse_from_any_folder(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = config.stem.split("_")[0]
+    found = parsed(stage, "--config", config.name, capsys=capsys)
+    given = yaml.safe_load(config.read_text())
+    assert found["trainer"]["max_steps"] == given["trainer"]["max_steps"]
+    network = "arvae" if stage == "vae" else "dit"
+    assert found["model"][network]["class_path"] == given["model"][network]["class_path"]
+
+
+def test_own_config_wins_over_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dit_tiny.yaml").write_text("trainer: {max_steps: 77}")
+    for args in (["--config=dit_tiny.yaml"], ["-c", "dit_tiny.yaml"]):
+        assert parsed("dit", *args, capsys=capsys)["trainer"]["max_steps"] == 77
+    shipped = parsed("vae", "--config=vae_tiny.yaml", capsys=capsys)
+    assert shipped["trainer"]["max_steps"] != 77
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (CONFIGS / "data").glob("*.yaml")))
+def test_shipped_data_sets_join_an_experiment(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = yaml.safe_load((CONFIGS / "data" / name).read_text())
+    found = parsed("vae", "--config", "vae_tiny.yaml", "--data", f"data/{name}", capsys=capsys)
+    assert found["data"]["root"] == given["root"]
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_help_lists_the_options(stage: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        COMMANDS[stage]([verb, "--help"])
+    assert ended.value.code in (0, None)
+    listed = set(re.findall(r"--([\w.]+)", capsys.readouterr().out))
+    assert {"ckpt_path", "config", "seed_everything", "trainer.precision"} <= listed
+    own = {"samples", "frames", "steps", "difference", "guidance", "labels", "output", "seed"}
+    if verb == "predict":
+        assert (own if stage == "dit" else {"output"}) <= listed
+    else:
+        assert {"model.optimizer", "model.compile", "data.root"} <= listed
+
+
+def test_help_of_the_commands_lists_their_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS.values():
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        shown = capsys.readouterr().out
+        assert all(verb in shown for verb in ("fit", "validate", "test", "predict"))
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (["--config", "vae_tiny.yaml"], ["--config", "SHIPPED/vae_tiny.yaml"]),
+        (["--data=data/ucf101.yaml"], ["--data=SHIPPED/data/ucf101.yaml"]),
+        (["--config", "unknown.yaml"], ["--config", "unknown.yaml"]),
+        (["--data", "x" * 500], ["--data", "x" * 500]),
+        (["--model", "vae_tiny.yaml"], ["--model", "vae_tiny.yaml"]),
+    ],
+)
+def test_names_of_shipped_configs_are_found(
+    args: list[str], found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.find_configs(args) == [arg.replace("SHIPPED", str(CONFIGS)) for arg in found]
