@@ -1,0 +1,177 @@
+import json
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from stages import make_arvae, make_data, make_dit, make_trainer, weights
+from torch import Tensor
+from torch.optim import SGD
+from torch.testing import assert_close
+
+from ardiffusion.data.cache import read_index
+from ardiffusion.data.latents import LatentDataset
+from ardiffusion.nn.adversarial import Discriminator
+from ardiffusion.training.arvae import ARVAEModule
+from ardiffusion.training.callbacks.ema import EMA
+from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Attribute|You defined a|Found .* in eval mode|.*fork|Using ModelCheckpoint|Detected"
+)
+ONE: dict[str, Any] = {"devices": 1}
+TWO: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork"}
+
+
+class Tell(Callback):
+    """Write what each process has in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        told = {"weights": weights(pl_module), "noise": getattr(pl_module, "noise", [])}
+        averages = [c.shadow for c in trainer.callbacks if isinstance(c, EMA)]  # pyright: ignore[reportAttributeAccessIssue]
+        torch.save({**told, "averages": averages}, self.folder / f"{trainer.global_rank}.pt")
+
+
+def fit(
+    module: LightningModule,
+    skies: Path,
+    folder: Path,
+    **options: Any,  # noqa: ANN401
+) -> list[dict[str, Any]]:
+    folder.mkdir()
+    data = make_data(skies, batch_size=4 // options.get("devices", 1))
+    callbacks = [Tell(folder), *options.pop("callbacks", [])]
+    make_trainer(max_steps=4, callbacks=callbacks, **options).fit(module, datamodule=data)
+    return [torch.load(path) for path in sorted(folder.glob("*.pt"))]
+
+
+class Fixed(DiffusionModule):
+    """Draws timesteps and noise from the names of the clips, in whatever process they are."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        x = self.latents(batch)
+        seeds = [zlib.crc32(key.encode()) for key in batch["key"]]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+        t = torch.cat([self.timesteps(1, x.shape[1], generator=g) for g in generators])
+        return self.loss(x, label=batch["label"], t=t, noise=noise, null=None).mean()
+
+
+class Listener(DiffusionModule):
+    """Keeps the timesteps and the noise that it draws."""
+
+    noise: list[Tensor]
+
+    def loss(self, x: Tensor, **given: Any) -> Tensor:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.training:
+            drawn = [given[name].flatten() for name in ("noise", "t")]
+            self.noise = [*getattr(self, "noise", []), *drawn]
+        return super().loss(x, **given)
+
+
+def test_two_processes_train_stage_2_as_one_does(
+    tokenizer: Path, skies: Path, tmp_path: Path
+) -> None:
+    told = []
+    for name, options in {"one": ONE, "two": TWO}.items():
+        module = Fixed(dit=make_dit(), arvae=str(tokenizer), optimizer=partial(SGD, lr=0.02))
+        told.append(fit(module, skies, tmp_path / name, callbacks=[EMA(decay=0.5)], **options))
+    (one,), (first, second) = told
+    assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    assert_close(first["averages"], second["averages"], rtol=0, atol=0)
+    assert_close(first["weights"], one["weights"], rtol=1e-4, atol=1e-6)
+    start = make_dit().state_dict()
+    assert all(not torch.equal(first["weights"][f"dit.{name}"], start[name]) for name in start)
+
+
+def test_processes_draw_noise_and_timesteps_of_their_own(
+    tokenizer: Path, skies: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = Listener(dit=make_dit(), arvae=str(tokenizer))
+    first, second = fit(module, skies, tmp_path / "told", **TWO)
+    assert len(first["noise"]) == len(second["noise"]) == 8
+    assert len({tuple(drawn.tolist()) for drawn in first["noise"] + second["noise"]}) == 16
+
+
+def make_first_stage(adversarial: float, sampled: bool) -> ARVAEModule:
+    torch.manual_seed(1)
+    return ARVAEModule(
+        make_arvae(),
+        perceptual=0.0,
+        adversarial=adversarial,
+        adversarial_start=1,
+        discriminator=Discriminator(width=4, layers=1),
+        optimizer=partial(SGD, lr=0.1),
+        discriminator_optimizer=partial(SGD, lr=0.1),
+        sampled=sampled,
+        accumulate=2,
+    )
+
+
+def test_two_processes_train_stage_1_as_one_does(skies: Path, tmp_path: Path) -> None:
+    (one,) = fit(make_first_stage(0.0, sampled=False), skies, tmp_path / "one")
+    first, second = fit(make_first_stage(0.0, sampled=False), skies, tmp_path / "two", **TWO)
+    assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    assert_close(first["weights"], one["weights"], rtol=1e-4, atol=1e-6)
+
+
+def test_processes_agree_on_autoencoder_and_discriminator(skies: Path, tmp_path: Path) -> None:
+    module = make_first_stage(1.0, sampled=True)
+    before = weights(module)
+    first, second = fit(module, skies, tmp_path / "told", **TWO)
+    names = [name for name, _ in module.named_parameters()]
+    for name in names:
+        assert_close(first["weights"][name], second["weights"][name], rtol=0, atol=0)
+    changed = {n.split(".")[0] for n in names if not torch.equal(first["weights"][n], before[n])}
+    assert changed == {"arvae", "discriminator"}
+
+
+def videos(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.mp4"))}
+
+
+def test_two_processes_generate_what_one_does(generator: Path, tmp_path: Path) -> None:
+    lines = []
+    for name, options in {"one": ONE, "two": TWO}.items():
+        trainer = SamplingTrainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, **options
+        )
+        given: dict[str, Any] = {
+            "samples": 5,
+            "frames": 4,
+            "steps": 3,
+            "difference": 1,
+            "batch_size": 2,
+        }
+        trainer.predict(ckpt_path=str(generator), output=str(tmp_path / name), **given)
+        text = (tmp_path / name / "samples.jsonl").read_text()
+        lines.append(sorted(map(json.loads, text.splitlines()), key=lambda line: line["index"]))
+    assert [line["index"] for line in lines[1]] == [0, 1, 2, 3, 4]
+    assert lines[0] == lines[1]
+    assert videos(tmp_path / "one") == videos(tmp_path / "two")
+
+
+def test_two_processes_encode_what_one_does(tokenizer: Path, skies: Path, tmp_path: Path) -> None:
+    found = []
+    for name, options in {"one": ONE, "two": TWO}.items():
+        module = ARVAEModule(make_arvae(), perceptual=0.0, adversarial=0.0)
+        trainer = EncodingTrainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, **options
+        )
+        output = tmp_path / name
+        trainer.predict(module, make_data(skies), ckpt_path=str(tokenizer), output=str(output))
+        clips = LatentDataset(output, frames=4, split="train")
+        found.append({clips[i]["key"]: clips[i]["latents"] for i in range(len(clips))})
+    assert len(found[0]) == 10 * 5
+    assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    indices = [read_index(tmp_path / name) for name in ("one", "two")]
+    assert [len(index.pop("shards")) for index in indices] == [1, 2]  # pyright: ignore[reportArgumentType]
+    assert indices[0] == indices[1]
