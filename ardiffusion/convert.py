@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
+from ardiffusion.convert_arvae import convert_arvae, from_titok, holds_arvae, holds_titok
 from ardiffusion.convert_dit import convert_dit, holds_dit
 from ardiffusion.convert_schedule import published_schedule
 from ardiffusion.model_card import Card
@@ -35,7 +36,8 @@ def from_published(
 
     Args:
         state_dict: The file's tensors.
-        heads: Number of the transformer's attention heads, where the file does not tell.
+        heads: Number of attention heads, where the file does not tell: of the transformer, or of
+            a tokenizer that comes alone.
         tokens: Tokens per frame.
         frames: Frames of the window.
         causal: Whether a frame of the transformer sees no later frame.
@@ -48,8 +50,15 @@ def from_published(
         ValueError: If there is neither, or what there is does not fit; it names each fault.
     """
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    nested = {n.removeprefix(TOKENIZER): v for n, v in state.items() if n.startswith(TOKENIZER)}
     rest = {name: value for name, value in state.items() if not name.startswith(TOKENIZER)}
+    tokenizer = nested or (rest if holds_arvae(rest) else {})
     networks: dict[str, nn.Module] = {}
+    if holds_titok(tokenizer):
+        networks["arvae"] = from_titok(tokenizer, tokens=tokens)
+    elif tokenizer:
+        own = None if nested else heads
+        networks["arvae"] = convert_arvae(tokenizer, heads=own, frames=frames)
     if holds_dit(rest):
         networks["dit"] = convert_dit(
             rest,
@@ -58,6 +67,10 @@ def from_published(
             frames=frames,
             causal=causal,
             open_context=open_context,
+        )
+    elif nested and rest:
+        raise ValueError(
+            f"The file has in surplus beside its tokenizer: {', '.join(sorted(rest))}."
         )
     if not networks:
         raise ValueError(
@@ -81,7 +94,8 @@ def convert(
     Args:
         src: The published file, .safetensors or of torch.save.
         dst: The folder to write; DST/arvae and DST/dit where the file holds both stages.
-        heads: Number of the transformer's attention heads, where the file does not tell.
+        heads: Number of attention heads, where the file does not tell: of the transformer, or of
+            a tokenizer that comes alone.
         tokens: Tokens per frame.
         frames: Frames of the window.
         causal: Whether a frame of the transformer sees no later frame.
