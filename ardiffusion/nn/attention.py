@@ -8,19 +8,23 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ardiffusion.nn.linear import linear
+
+SHARPNESS = 1.5  # of queries and keys at first; blander attention takes much longer to train
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attend from each query to the keys that the mask allows.
 
     Args:
-        q: The queries (..., h, N, d).
-        k: The keys (..., h, M, d).
-        v: The values (..., h, M, d).
-        mask: Which query may see which key, bool, broadcastable to (..., h, N, M); `None` is all.
+        q: The queries (B, h, N, d).
+        k: The keys (B, h, M, d).
+        v: The values (B, h, M, d).
+        mask: Which query may see which key, bool, broadcastable to (B, h, N, M); `None` is all.
             Every query must see at least one key.
 
     Returns:
-        The attended values (..., h, N, d).
+        The attended values (B, h, N, d).
     """
     # Asked of v because autocast leaves q and k in float32 behind a norm. The fused kernel takes
     # 2-6 times as long as two products for bfloat16 on a CPU, most of all in the backward pass.
@@ -31,10 +35,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Do what `attend` does by two matrix products, holding all scores in memory."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (..., h, N, M)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, h, N, M)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1) @ v  # (..., h, N, d)
+    return scores.softmax(dim=-1) @ v  # (B, h, N, d)
 
 
 class Attention(nn.Module):
@@ -43,41 +47,43 @@ class Attention(nn.Module):
     Args:
         width: The number of channels of inputs and outputs.
         heads: The number of heads; must divide `width`.
+        gain: How large the outputs are at first.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, gain: float = 1.0) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}; change either.")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = linear(width, 3 * width)
+        self.out = linear(width, width, gain=gain)
+        nn.init.normal_(self.qkv.weight[: 2 * width], std=SHARPNESS * width**-0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
-            q: What the queries are made of (..., N, D).
-            k: What the keys are made of (..., M, D).
-            v: What the values are made of (..., M, D).
-            mask: Which query may see which key, bool, broadcastable to (..., h, N, M).
+            q: What the queries are made of (B, N, D).
+            k: What the keys are made of (B, M, D).
+            v: What the values are made of (B, M, D).
+            mask: Which query may see which key, bool, broadcastable to (B, h, N, M).
 
         Returns:
-            The outputs (..., N, D).
+            The outputs (B, N, D).
         """
         return self.merge(attend(*self.project(q, k, v), mask=mask))
 
     def project(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Make the queries, keys and values of every head (..., h, N, d)."""
+        """Make the queries, keys and values of every head (B, h, N, d)."""
         if q is k and k is v:
             q, k, v = self.qkv(q).chunk(3, dim=-1)
         else:
             weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
             q, k, v = (F.linear(*a) for a in zip((q, k, v), weights, biases, strict=True))
-        pattern = "... n (h d) -> ... h n d"
-        q, k, v = (rearrange(x, pattern, h=self.heads) for x in (q, k, v))  # (..., h, N, d)
+        pattern = "b n (h d) -> b h n d"
+        q, k, v = (rearrange(x, pattern, h=self.heads) for x in (q, k, v))  # (B, h, N, d)
         return q, k, v
 
     def merge(self, heads: Tensor) -> Tensor:
-        """Mix what the heads found (..., h, N, d) into the outputs (..., N, D)."""
-        return self.out(rearrange(heads, "... h n d -> ... n (h d)"))  # (..., N, D)
+        """Mix what the heads found (B, h, N, d) into the outputs (B, N, D)."""
+        return self.out(rearrange(heads, "b h n d -> b n (h d)"))  # (B, N, D)
