@@ -1,0 +1,176 @@
+"""The AR-VAE: frames to a few Gaussian tokens each, and l2-normalised tokens back to video.
+
+Stage 1a trains it on single frames; stage 1b adds the temporal attention of the decoder, which
+starts as the identity, and trains only that (AR-Diffusion, https://arxiv.org/abs/2503.07418).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ardiffusion.nn.decoder import Decoder, Past, SoftCodebook
+from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
+from ardiffusion.nn.linear import linear
+from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock
+
+
+class Posterior(NamedTuple):
+    """The diagonal Gaussian of the latent tokens, mean and log-variance (B, F, L, C)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Map standard normal noise (B, F, L, C) to a sample (B, F, L, C)."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """Compute the divergence from the standard normal in nats, summed per frame (B, F)."""
+        terms = 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+        return terms.sum(dim=(-2, -1))
+
+
+class ARVAE(nn.Module):
+    """Auto-encoder of video: each frame becomes a few tokens, decoded causally in time.
+
+    Args:
+        resolution: The height and width of a frame in pixels, a multiple of `patch`.
+        patch: The height and width of a patch in pixels, a power of two.
+        width: The number of channels of both transformers.
+        depth: The number of blocks of each transformer.
+        heads: The number of attention heads.
+        tokens: The number of latent tokens per frame.
+        channels: The number of latent channels per token.
+        temporal: Whether the decoder sees earlier frames (stage 1b) or each frame alone (1a).
+        window: How many frames a frame then sees, itself included.
+        pixel_width: The number of channels of the convolutional decoder at full resolution.
+        codebook: The number of embeddings in the soft codebook; 0 projects patches directly, which
+            small models trained from scratch learn much faster with.
+        embedding: The number of channels of such an embedding.
+    """
+
+    head: type[TokenHead] = TokenHead
+    residual: type[ResidualBlock] = ResidualBlock
+
+    def __init__(
+        self,
+        resolution: int = 256,
+        patch: int = 16,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        tokens: int = 32,
+        channels: int = 4,
+        temporal: bool = False,
+        window: int = 16,
+        pixel_width: int = 128,
+        codebook: int = 1024,
+        embedding: int = 256,
+    ) -> None:
+        super().__init__()
+        if resolution % patch:
+            raise ValueError(
+                f"resolution {resolution} is not a multiple of patch {patch}; change either."
+            )
+        self.resolution, self.patch, self.width, self.depth = resolution, patch, width, depth
+        self.heads, self.tokens, self.channels = heads, tokens, channels
+        self.temporal, self.window = temporal, window
+        self.pixel_width, self.codebook, self.embedding = pixel_width, codebook, embedding
+        self.encoder = Encoder(
+            resolution=resolution,
+            patch=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            tokens=tokens,
+            channels=channels,
+            head=self.head,
+        )
+        self.decoder = Decoder(
+            resolution=resolution,
+            patch=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            tokens=tokens,
+            channels=channels,
+            temporal=temporal,
+            window=window,
+        )
+        self.lookup = (
+            SoftCodebook(width=width, codebook=codebook, embedding=embedding)
+            if codebook > 0
+            else linear(width, embedding)
+        )
+        self.pixels = PixelDecoder(
+            patch=patch, width=pixel_width, embedding=embedding, block=self.residual
+        )
+
+    def forward(self, video: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode and decode.
+
+        Args:
+            video: The video (B, F, 3, H, W) in [0, 1].
+            noise: Standard normal numbers (B, F, L, C) to sample with; `None` decodes the mean.
+
+        Returns:
+            The reconstruction (B, F, 3, H, W), unclamped, and the posterior's mean and
+            log-variance (B, F, L, C).
+        """
+        posterior = self.posterior(video)
+        latents = posterior.mean if noise is None else posterior.sample(noise)
+        return self.decode(latents), posterior.mean, posterior.logvar
+
+    def posterior(self, video: Tensor) -> Posterior:
+        """Encode video (B, F, 3, H, W) in [0, 1] to the Gaussian of its tokens (B, F, L, C)."""
+        moments = self.encoder(rearrange(video, "b f c h w -> (b f) c h w"))
+        moments = rearrange(moments, "(b f) l c -> b f l c", f=video.shape[1])
+        mean, logvar = moments.chunk(2, dim=-1)
+        return Posterior(mean=mean, logvar=logvar.clamp(-30, 20))
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode video (B, F, 3, H, W) in [0, 1] to mean tokens (B, F, L, C), not normalised."""
+        return self.posterior(video).mean
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode tokens (B, F, L, C) of any length to video (B, F, 3, H, W), unclamped.
+
+        Frames are decoded `window` at a time, so memory for a long video is that of its pixels.
+        """
+        past = self.decoder.past()
+        parts = latents.split(self.window, dim=1)
+        return torch.cat([self.decode_next(part, past) for part in parts], dim=1)
+
+    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end."""
+        past = self.decoder.past()
+        for frame in latents:
+            yield self.decode_next(rearrange(frame, "b l c -> b 1 l c"), past)[:, 0]
+
+    def decode_next(self, latents: Tensor, past: Past) -> Tensor:
+        """Decode the frames (B, F, L, C) that follow `past`, and add them to it."""
+        normalised = F.normalize(latents, dim=-1, eps=1e-12)
+        embeddings = self.lookup(self.decoder(normalised, past=past))
+        side = self.resolution // self.patch
+        frames = self.pixels(rearrange(embeddings, "n (p q) e -> n e p q", p=side))
+        return rearrange(frames, "(b f) c h w -> b f c h w", f=latents.shape[1])
+
+    def temporal_parameters(self) -> Iterator[nn.Parameter]:
+        """List what stage 1b trains."""
+        return self.decoder.temporal.parameters()
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients balance the adversarial loss."""
+        return self.pixels.conv_out.weight
+
+
+class PublishedARVAE(ARVAE):
+    """AR-VAE with the published tokenizer's quirks, for models that start from its weights."""
+
+    head = ScrambledHead
+    residual = DetachedResidualBlock

@@ -1,0 +1,169 @@
+"""The transformer blocks of the AR-VAE: within a frame, and between frames.
+
+`Block` is the pre-norm transformer block x + attention(norm x), x + mlp(norm x). `TemporalPair`
+stands before such a block in a temporal decoder: every frame looks at itself and at earlier ones.
+"""
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from ardiffusion.nn.attention import Attention, attend
+from ardiffusion.nn.linear import linear
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: full self-attention, then an MLP with exact GELU.
+
+    Args:
+        width: The number of channels.
+        heads: The number of attention heads.
+        depth: The number of blocks in a row; the more, the less each adds at first.
+        ratio: How much wider than `width` the MLP is inside.
+    """
+
+    def __init__(self, width: int, heads: int, depth: int, ratio: int = 4) -> None:
+        super().__init__()
+        gain = (2 * depth) ** -0.5
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width=width, heads=heads, gain=gain)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            linear(width, ratio * width), nn.GELU(), linear(ratio * width, width, gain=gain)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens (N, tokens, D)."""
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y)
+        return x + self.mlp(self.norm2(x))
+
+
+class PastFrames:
+    """The keys and values of the frames that one temporal attention can still see.
+
+    Args:
+        window: How many frames a frame sees, itself included.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.frames = 0
+        self.keys_values: tuple[Tensor, Tensor] | None = None
+
+    def join(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the past before new keys and values, frames in dimension 2, and remember the end."""
+        if self.keys_values is not None:
+            k, v = (torch.cat(x, dim=2) for x in zip(self.keys_values, (k, v), strict=True))
+        forgotten = max(k.shape[2] - self.window + 1, 0)
+        self.keys_values = k[:, :, forgotten:], v[:, :, forgotten:]
+        self.frames = k.shape[2] - forgotten
+        return k, v
+
+
+def causal_window(frames: int, past: int, window: int, device: torch.device) -> Tensor | None:
+    """Say which of past + new frames each new frame sees: itself and `window` - 1 before it.
+
+    Args:
+        frames: The number of new frames.
+        past: The number of frames before them.
+        window: How many frames a frame sees, itself included.
+        device: Where the mask is wanted.
+
+    Returns:
+        A mask (frames, past + frames), True where seen, or `None` if everything is seen.
+    """
+    if frames == 1 and past < window:
+        return None
+    age = past + torch.arange(frames, device=device)[:, None]
+    age = age - torch.arange(past + frames, device=device)  # (frames, past + frames)
+    return (age >= 0) & (age < window)
+
+
+class FineTemporal(nn.Module):
+    """Attention of each patch to the same patch of its own and earlier frames.
+
+    Args:
+        width: The number of channels.
+        heads: The number of attention heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width=width, heads=heads, gain=0.0)
+
+    def forward(self, patches: Tensor, mask: Tensor | None, past: PastFrames) -> Tensor:
+        """Let patches (B, F, P, D) see those of earlier frames; the mask is (F, past + F)."""
+        x = rearrange(self.norm(patches), "b f p d -> (b p) f d")
+        q, k, v = self.attention.project(x, x, x)  # (B P, h, F, d)
+        k, v = past.join(k, v)  # (B P, h, past + F, d)
+        x = self.attention.merge(attend(q, k, v, mask=mask))  # (B P, F, D)
+        return patches + rearrange(x, "(b p) f d -> b f p d", p=patches.shape[2])
+
+
+class CoarseTemporal(nn.Module):
+    """Attention of all tokens of a frame to the latent tokens of its own and earlier frames.
+
+    Args:
+        width: The number of channels.
+        heads: The number of attention heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_q = nn.LayerNorm(width)
+        self.norm_k = nn.LayerNorm(width)
+        self.norm_v = nn.LayerNorm(width)
+        self.attention = Attention(width=width, heads=heads, gain=0.0)
+
+    def forward(
+        self, tokens: Tensor, latents: Tensor, mask: Tensor | None, past: PastFrames
+    ) -> Tensor:
+        """Let tokens (B, F, N, D) see latents (B, F, L, D); the mask is (F, past + F)."""
+        count, frames = tokens.shape[2], tokens.shape[1]
+        q = rearrange(self.norm_q(tokens), "b f n d -> b (f n) d")
+        k, v = (
+            rearrange(norm(latents), "b f l d -> b (f l) d") for norm in (self.norm_k, self.norm_v)
+        )
+        q, k, v = self.attention.project(q, k, v)  # (B, h, F N, d), (B, h, F L, d) twice
+        k, v = (rearrange(x, "b h (f l) d -> b h f l d", f=frames) for x in (k, v))
+        k, v = (rearrange(x, "b h f l d -> b h (f l) d") for x in past.join(k, v))
+        if mask is not None:
+            mask = repeat(mask, "q k -> (q n) (k l)", n=count, l=latents.shape[2])
+        x = self.attention.merge(attend(q, k, v, mask=mask))  # (B, F N, D)
+        return tokens + rearrange(x, "b (f n) d -> b f n d", f=frames)
+
+
+class TemporalPair(nn.Module):
+    """Fine, then coarse temporal attention; the class token passes by. It starts as the identity.
+
+    Args:
+        width: The number of channels.
+        heads: The number of attention heads.
+        tokens: The number of latent tokens per frame, which come last in the sequence.
+        window: How many frames a frame sees, itself included.
+    """
+
+    def __init__(self, width: int, heads: int, tokens: int, window: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.window = window
+        self.fine = FineTemporal(width=width, heads=heads)
+        self.coarse = CoarseTemporal(width=width, heads=heads)
+
+    def past(self) -> tuple[PastFrames, PastFrames]:
+        """Make the memory that a new video begins with."""
+        return PastFrames(self.window), PastFrames(self.window)
+
+    def forward(self, x: Tensor, past: tuple[PastFrames, PastFrames]) -> Tensor:
+        """Mix [class, patches, latents] (B, F, 1 + P + L, D) over time, and extend `past`."""
+        patches = x.shape[2] - 1 - self.tokens
+        head, patches, latents = x.split([1, patches, self.tokens], dim=2)
+        mask = causal_window(
+            frames=x.shape[1], past=past[0].frames, window=self.window, device=x.device
+        )
+        patches = self.fine(patches, mask=mask, past=past[0])
+        tokens = torch.cat([patches, latents], dim=2)  # (B, F, P + L, D)
+        tokens = self.coarse(tokens, latents=latents, mask=mask, past=past[1])
+        return torch.cat([head, tokens], dim=2)  # (B, F, 1 + P + L, D)
