@@ -58,8 +58,8 @@ def _clouds(time: Tensor, resolution: int, generator: torch.Generator) -> Tensor
         Values of about zero mean and unit variance, (F, H, W).
     """
     waves = 10
-    across = 2 * math.pi * _uniform(0.3, 1.1, waves, generator)
-    down = 2 * math.pi * _uniform(-2.6, 2.6, waves, generator)
+    across = 2 * math.pi * _uniform(0.3, 0.9, waves, generator)
+    down = 2 * math.pi * _uniform(-1.6, 1.6, waves, generator)
     phase = 2 * math.pi * torch.rand(waves, generator=generator)
     drift = _uniform(0.010, 0.022, 1, generator)
     change = _uniform(-0.05, 0.05, waves, generator)
@@ -115,12 +115,12 @@ def skies(label: int, frames: int, resolution: int, generator: torch.Generator) 
     sky = _mix(upper, low, _smoothstep((y - 0.3) / 0.5))  # (3, H, 1)
     halo = torch.exp(-distance / 0.16)
     sky = _mix(sky, glow, 0.75 * halo)  # (F, 3, H, W)
-    sky = _mix(sky, disc, torch.sigmoid((0.075 - distance) * 90))
-    density = _smoothstep((noise - cover + 0.5) / 1.9)
+    sky = _mix(sky, disc, torch.sigmoid((0.08 - distance) * 60))
+    density = _smoothstep((noise - cover + 0.8) / 2.6)
     slope = torch.gradient(noise, spacing=1 / resolution, dim=2)[0]  # undersides are darker
     cloud = _mix(lit, shade, _smoothstep(0.35 - 0.06 * slope + 0.25 * (y - 0.3)))
     cloud = _mix(cloud, glow, 0.45 * halo)
-    sky = _mix(sky, cloud, (0.9 - 0.35 * halo) * density)
+    sky = _mix(sky, cloud, (0.7 - 0.25 * halo) * density)
     ground = torch.sigmoid((y - rearrange(outline, "w -> 1 1 w")) * 1.5 * resolution)
     depth = _mix(hills, low, 0.35 * (1 - _smoothstep((y - 0.7) / 0.25)))
     return _bytes(_mix(sky, depth, ground))
