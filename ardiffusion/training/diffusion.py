@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ardiffusion.describe import build
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.diffusion.solver import Solver
+from ardiffusion.diffusion.solver import DDIM, Solver
 from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.diffusion.timesteps import FoPP, Timesteps
 from ardiffusion.generate import generate, to_unit
@@ -70,6 +70,7 @@ class DiffusionModule(LightningModule):
         self.schedule = schedule or NoiseSchedule()
         self.timesteps = timesteps or FoPP(self.schedule.timesteps)
         self.target = target or X0()
+        self.solver: Solver = DDIM()
         self.class_dropout = class_dropout
         self.optimizer, self.lr_scheduler, self.compiled = optimizer, lr_scheduler, compile
         self.classes: list[str] = []
@@ -175,7 +176,7 @@ class DiffusionModule(LightningModule):
         return Sampler(
             self.schedule,
             target=self.target,
-            solver=solver,
+            solver=solver or self.solver,
             steps=steps,
             difference=difference,
             guidance=guidance,

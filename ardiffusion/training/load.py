@@ -1,14 +1,16 @@
-"""Loading a trained model of stage 2 for generation, from one of our checkpoints."""
+"""Loading a trained model of stage 2 for generation: ours from a checkpoint, or published ones."""
 
-from typing import Any
+from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import nn
 
-from ardiffusion.describe import build
 from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
+from ardiffusion.hub import from_checkpoint, load_networks, published_files
 from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.presets import preset
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
 from ardiffusion.training.diffusion import DiffusionModule
 
@@ -19,28 +21,59 @@ def load_generator(source: str) -> DiffusionModule:
     """Load a model with its AR-VAE, ready to generate; memory-mapped, without a second copy.
 
     Args:
-        source: A checkpoint of `ardiff-dit fit`.
+        source: A checkpoint of `ardiff-dit fit`, or a file, folder or hf://user/repo of weights
+            that hold both networks.
     """
+    if not source.endswith(".ckpt") and (Path(source).exists() or source.startswith("hf://")):
+        networks = load_networks(source)
+        return assemble(networks, source=source)
     checkpoint = read_checkpoint(source)
     check_stage(checkpoint, stage="dit", source=source)
-    with torch.device("meta"):  # takes no memory, whoever copies it
-        dit, arvae = (build(checkpoint["networks"][name]) for name in ("dit", "arvae"))
     settings = checkpoint["diffusion"]
     schedule = {name: settings[name] for name in ("beta_start", "beta_end", "timesteps")}
-    module = DiffusionModule(
-        dit=dit,
-        arvae=source,
+    return assemble(
+        from_checkpoint(checkpoint, source=source),
+        source=source,
         schedule=NoiseSchedule(**schedule),
         target=TARGETS[settings["target"]](),
+        classes=settings["classes"],
     )
-    for prefix, network in (("dit.", dit), ("arvae.", arvae)):
-        network.load_state_dict(part(checkpoint["state_dict"], prefix), strict=True, assign=True)
+
+
+def load_preset(dataset: str) -> DiffusionModule:
+    """Load the weights that were published for a data set, from the Hub or its cache.
+
+    Args:
+        dataset: One of sky, taichi, ucf101 and ffs.
+    """
+    chosen = preset(dataset)
+    networks: dict[str, nn.Module] = {}
+    for kind, source in published_files(chosen.repository, dataset).items():
+        networks[kind] = load_networks(source)[kind]
+    return assemble(networks, source=chosen.repository, classes=list(chosen.classes))
+
+
+def assemble(
+    networks: dict[str, nn.Module],
+    source: str,
+    schedule: NoiseSchedule | None = None,
+    target: Target | None = None,
+    classes: list[str] | None = None,
+) -> DiffusionModule:
+    """Put loaded networks together; published ones are sampled by the published solver.
+
+    Raises:
+        ValueError: If one of the two networks is missing.
+    """
+    missing = [name for name in ("dit", "arvae") if name not in networks]
+    if missing:
+        raise ValueError(f"{source} holds no {missing[0]}; both dit and arvae are needed.")
+    dit, arvae = networks["dit"], networks["arvae"]
     assert isinstance(arvae, ARVAE)
+    module = DiffusionModule(dit=dit, arvae=source, schedule=schedule, target=target)
     module.adopt(arvae)
-    module.classes = settings["classes"]
+    if isinstance(dit, PublishedDiT):
+        module.solver = PublishedDDIM()
+    numbers = [str(label) for label in range(int(dit.classes))]  # pyright: ignore[reportArgumentType]
+    module.classes = (classes or numbers) if numbers else []
     return module.eval()
-
-
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Return the entries whose names begin with a prefix, without it."""
-    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

@@ -3,7 +3,7 @@
 Sampling settings are options of predict and nothing else: they are never part of a checkpoint.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -11,12 +11,16 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import fingerprint
+from ardiffusion.diffusion.solver import Solver
+from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.generation import Generation, SampleFolder, make_requests
-from ardiffusion.training.load import load_generator
+from ardiffusion.training.load import load_generator, load_preset
+
+PUBLISHED_FRAMES = 16  # beyond them the published scripts sample without guidance
 
 
 class EncodingTrainer(Trainer):
@@ -59,11 +63,13 @@ class SamplingTrainer(Trainer):
         self,
         model: DiffusionModule | None = None,
         ckpt_path: str | None = None,
+        dataset: Literal["sky", "taichi", "ucf101", "ffs"] = "sky",
         samples: int = 4,
         frames: int = 128,
         steps: int = 50,
         difference: int = 5,
-        guidance: float = 1.0,
+        guidance: float | None = None,
+        solver: Solver | None = None,
         labels: list[str] | str | None = None,
         seed: int = 0,
         batch_size: int = 4,
@@ -74,13 +80,17 @@ class SamplingTrainer(Trainer):
 
         Args:
             model: A trained model, instead of `ckpt_path`.
-            ckpt_path: Checkpoint of stage 2.
+            ckpt_path: Checkpoint of stage 2, or a file, folder or hf://user/repo of weights.
+                Without one, the published weights of `dataset` are taken from the Hub.
+            dataset: Whose published weights to use where there is no `ckpt_path`.
             samples: Number of videos.
             frames: Frames per video.
             steps: Denoising steps per frame.
             difference: Steps between neighbouring frames: 0 denoises all frames together,
                 `steps` one after the other.
-            guidance: Classifier-free guidance scale; 1 is off.
+            guidance: Classifier-free guidance scale; 1 is off. By default 2 for published weights
+                and up to 16 frames, as they were published, else 1.
+            solver: How one step is taken: by default DDIM, for published weights PublishedDDIM.
             labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
             seed: Seed; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result.
@@ -91,11 +101,16 @@ class SamplingTrainer(Trainer):
         for name, size in sizes.items():
             if size <= 0:
                 raise ValueError(f"--{name} is {size} and must be more than 0.")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"--seed is {seed} and must lie between 0 and {2**32 - 1}.")
         if model is None:
-            if ckpt_path is None:
-                raise ValueError("Nothing to generate with: give --ckpt_path.")
-            model = load_generator(ckpt_path)
-        sampler = model.sampler(steps=steps, difference=difference, guidance=guidance)
+            model = load_generator(ckpt_path) if ckpt_path else load_preset(dataset)
+        if guidance is None:
+            published = isinstance(model.dit, PublishedDiT)
+            guidance = 2.0 if published and frames <= PUBLISHED_FRAMES else 1.0
+        sampler = model.sampler(
+            steps=steps, difference=difference, guidance=guidance, solver=solver
+        )
         settings = {
             "frames": frames,
             "steps": steps,
@@ -121,4 +136,4 @@ class SamplingTrainer(Trainer):
             self.progress_bar_callback.disable()  # the iterations have one of their own
         generation = Generation(model, sampler=sampler, frames=frames, folder=folder, fps=fps)
         super().predict(generation, dataloaders=loader, return_predictions=False)
-        rank_zero_info(f"{folder.log} lists {len(folder.lines())} videos.")
+        rank_zero_info(f"{folder.log} lists all finished videos: {len(folder.lines())}.")
