@@ -1,0 +1,155 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from ardiffusion.nn.arvae import ARVAE, Posterior, PublishedARVAE
+from ardiffusion.nn.encoder import ScrambledHead
+from ardiffusion.nn.pixels import DetachedResidualBlock
+
+SIZES: dict[str, Any] = {
+    "resolution": 8,
+    "patch": 4,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "tokens": 3,
+    "pixel_width": 4,
+    "codebook": 8,
+    "embedding": 6,
+}
+
+
+def make(kind: type[ARVAE] = ARVAE, **options: Any) -> ARVAE:  # noqa: ANN401
+    torch.manual_seed(0)
+    return kind(**{**SIZES, **options})
+
+
+def lively(arvae: ARVAE) -> ARVAE:
+    for parameter in arvae.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return arvae.double()
+
+
+@pytest.mark.parametrize("kind", [ARVAE, PublishedARVAE])
+def test_every_frame_is_encoded_by_itself(kind: type[ARVAE]) -> None:
+    arvae = lively(make(kind, temporal=True))
+    video = torch.rand(2, 3, 3, 8, 8, dtype=torch.float64)
+    whole = arvae.encode(video)
+    assert whole.shape == (2, 3, 3, 4)
+    for frame in range(3):
+        torch.testing.assert_close(arvae.encode(video[:, [frame]]), whole[:, [frame]])
+
+
+def test_variants_differ_by_their_parts_alone() -> None:
+    new, published = make(), make(PublishedARVAE)
+    assert isinstance(published.encoder.head, ScrambledHead)
+    assert not isinstance(new.encoder.head, ScrambledHead)
+    detached = [isinstance(m, DetachedResidualBlock) for m in published.pixels.middle]
+    assert all(detached)
+    assert not any(isinstance(m, DetachedResidualBlock) for m in new.modules())
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+@pytest.mark.parametrize("window", [1, 3, 16])
+def test_stream_equals_whole(temporal: bool, window: int) -> None:
+    arvae = lively(make(temporal=temporal, window=window))
+    latents = torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    whole = arvae.decode(latents)
+    assert whole.shape == (2, 8, 3, 8, 8)
+    streamed = torch.stack(list(arvae.stream_decode(iter(latents.unbind(1)))), dim=1)
+    torch.testing.assert_close(streamed, whole)
+    at_once = arvae.decode_next(latents, past=arvae.decoder.past())
+    torch.testing.assert_close(at_once, whole)
+
+
+@torch.no_grad()
+def test_the_memory_of_a_stream_stops_growing() -> None:
+    arvae = make(temporal=True, window=3)
+    past = arvae.decoder.past()
+    for frame in range(6):
+        arvae.decode_next(torch.randn(1, 1, 3, 4), past=past)
+        assert [memory.frames for pair in past for memory in pair] == 4 * [min(frame + 1, 2)]
+        kept = [x.shape[2] for pair in past for m in pair for x in m.keys_values or ()]
+        assert kept == 8 * [min(frame + 1, 2)]
+
+
+def test_decoding_normalises_tokens() -> None:
+    arvae = lively(make(temporal=True)).float()
+    latents = torch.randn(2, 3, 3, 4)
+    assert torch.equal(arvae.decode(2 * latents), arvae.decode(latents))
+    assert not torch.equal(arvae.decode(-latents), arvae.decode(latents))
+
+
+def test_stage_1b_starts_from_stage_1a_exactly() -> None:
+    before, after = make(), make(temporal=True)
+    missing, surplus = after.load_state_dict(before.state_dict(), strict=False)
+    assert not surplus and missing
+    assert {id(after.get_parameter(n)) for n in missing} == {
+        id(p) for p in after.temporal_parameters()
+    }
+    video = torch.rand(2, 5, 3, 8, 8)
+    for new, old in zip(after(video), before(video), strict=True):
+        assert torch.equal(new, old)
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_all_parameters_get_finite_gradients(temporal: bool) -> None:
+    arvae = lively(make(temporal=temporal))
+    video = torch.rand(2, 3, 3, 8, 8, dtype=torch.float64)
+    noise = torch.randn(2, 3, 3, 4, dtype=torch.float64)
+    fake, mean, logvar = arvae(video, noise=noise)
+    loss = (fake - video).square().mean() + Posterior(mean, logvar).kl().mean()
+    loss.backward()
+    for name, parameter in arvae.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_posterior_matches_the_normal_distribution() -> None:
+    posterior = Posterior(torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5))
+    normal = torch.distributions.Normal(posterior.mean, (posterior.logvar / 2).exp())
+    kl = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(posterior.kl(), kl.sum(dim=(2, 3)))
+    noise = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(posterior.sample(noise), normal.mean + normal.stddev * noise)
+
+
+def test_log_variances_are_clamped() -> None:
+    arvae = make()
+    for bias, expected in ((1e3, 20.0), (-1e3, -30.0)):
+        nn.init.constant_(arvae.encoder.head.bias, bias)
+        logvar = arvae.posterior(torch.rand(1, 1, 3, 8, 8)).logvar
+        torch.testing.assert_close(logvar, torch.full_like(logvar, expected))
+
+
+def test_the_last_layer_makes_the_pixels() -> None:
+    arvae = make()
+    assert arvae.last_layer is arvae.pixels.conv_out.weight and arvae.last_layer.shape[0] == 3
+
+
+def test_small_models_may_do_without_codebook() -> None:
+    arvae = make(codebook=0)
+    assert arvae.decode(torch.randn(1, 2, 3, 4)).shape == (1, 2, 3, 8, 8)
+
+
+def test_a_resolution_that_patches_do_not_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match="resolution 10 is not a multiple of patch 4"):
+        make(resolution=10)
+
+
+def test_training_learns_to_tell_frames_apart() -> None:
+    arvae = make(width=32, pixel_width=8, codebook=16)
+    optimizer = torch.optim.Adam(arvae.parameters(), lr=1e-3)
+    coarse = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    video = rearrange(F.interpolate(coarse, size=(8, 8), mode="bilinear"), "b c h w -> b 1 c h w")
+    loss = torch.ones(())
+    for _ in range(60):
+        loss = (arvae(video)[0] - video).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5 * video.var(dim=0).mean()  # the mean of all frames would reach 1

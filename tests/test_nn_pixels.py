@@ -1,0 +1,62 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock, group_norm
+
+
+def naive_norm(x: Tensor, groups: int) -> Tensor:
+    parts = [(g - g.mean()) / (g.var(correction=0) + 1e-6).sqrt() for g in x[0].chunk(groups)]
+    return torch.cat(parts)[None]
+
+
+@pytest.mark.parametrize("kind", [ResidualBlock, DetachedResidualBlock])
+@pytest.mark.parametrize("outputs", [8, 12])
+def test_residual_adds_the_input_or_its_published_substitute(
+    kind: type[ResidualBlock], outputs: int
+) -> None:
+    torch.manual_seed(0)
+    block = kind(8, outputs).double()
+    torch.nn.init.normal_(block.conv2.weight)
+    x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
+    h = F.conv2d(F.silu(naive_norm(x, groups=2)), block.conv1.weight, padding=1)
+    h = F.silu(naive_norm(h, groups=block.norm2.num_groups))
+    h = F.conv2d(h, block.conv2.weight, padding=1)
+    if block.shortcut is None:
+        expected = h + x
+    else:
+        source = h if kind is DetachedResidualBlock else x
+        expected = h + torch.einsum("oi,nihw->nohw", block.shortcut.weight[..., 0, 0], source)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_levels_have_the_published_widths() -> None:
+    with torch.device("meta"):
+        decoder = PixelDecoder(patch=16, width=128, embedding=256)
+    levels = [level.get_parameter("blocks.0.conv1.weight").shape for level in decoder.levels]
+    assert [(s[1], s[0]) for s in levels] == [
+        (128, 128),
+        (256, 128),
+        (256, 256),
+        (512, 256),
+        (512, 512),
+    ]
+
+
+@pytest.mark.parametrize("patch", [1, 2, 8])
+def test_resolution_grows_by_the_patch(patch: int) -> None:
+    frames = PixelDecoder(patch=patch, width=4, embedding=3)(torch.randn(2, 3, 2, 5))
+    assert frames.shape == (2, 3, 2 * patch, 5 * patch)
+
+
+def test_a_patch_that_is_no_power_of_two_is_refused() -> None:
+    with pytest.raises(ValueError, match="patch 12 is not a power of two"):
+        PixelDecoder(patch=12, width=4, embedding=3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 34, 128, 256])
+def test_every_width_has_a_group_count(channels: int) -> None:
+    groups = group_norm(channels).num_groups
+    assert channels % groups == 0 and groups <= 32
+    assert groups == 32 or channels < 128
