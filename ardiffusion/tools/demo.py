@@ -24,8 +24,8 @@ BIN = Path(sys.executable).parent
 def demo(
     out: str = "demo",
     videos: int = 240,
-    vae_steps: int = 2000,
-    dit_steps: int = 2000,
+    vae_steps: int = 1200,
+    dit_steps: int = 1500,
     samples: int = 4,
     frames: int = 128,
 ) -> dict[str, float]:
@@ -47,11 +47,11 @@ def demo(
     stages = {
         "clips": f"{sys.executable} -m ardiffusion.tools.demo_videos {data} --videos {videos}",
         "stage 1": f"{vae} fit --config vae_tiny.yaml --data.root {data} "
-        f"--trainer.max_steps {vae_steps} --trainer.logger.init_args.save_dir {folder / 'vae'}",
+        f"{steps(vae_steps)} --trainer.logger.init_args.save_dir {folder / 'vae'}",
         "cache": f"{vae} predict --config vae_tiny.yaml --data.root {data} --data.frames 16 "
         f"--ckpt_path {vae_last} --output {latents}",
         "stage 2": f"{dit} fit --config dit_tiny.yaml --data.root {data} --data.latents {latents} "
-        f"--model.arvae {vae_last} --trainer.max_steps {dit_steps} "
+        f"--model.arvae {vae_last} {steps(dit_steps)} "
         f"--trainer.logger.init_args.save_dir {folder / 'dit'}",
         "samples": f"{dit} predict --ckpt_path {dit_last} --samples {samples} --frames {frames} "
         f"--output {folder / 'samples'}",
@@ -65,6 +65,13 @@ def demo(
     show(result, seconds=seconds)
     (folder / "report.json").write_text(json.dumps(result._asdict() | {"seconds": seconds}))
     return {name: round(value, 4) for name, value in result._asdict().items()}
+
+
+def steps(count: int) -> str:
+    """Return the options that make a run of so many batches."""
+    schedule = {"steps": count, "warm_up": min(100, count // 10)}
+    options = [f"--model.lr_scheduler.init_args.{name} {n}" for name, n in schedule.items()]
+    return " ".join([f"--trainer.max_steps {count}", *options])
 
 
 def run(name: str, command: str) -> float:
