@@ -117,6 +117,7 @@ def list_files(folder: HubPath) -> tuple[str, list[str]]:
             info = HfApi().model_info(folder.repo, revision=folder.revision)
         commit, names = info.sha, [file.rfilename for file in info.siblings or []]
         assert commit is not None
+        note_revision(folder, commit=commit)
     except (ConnectionError, FileNotFoundError):
         snapshot = cached_snapshot(folder)
         if snapshot is None:
@@ -124,6 +125,18 @@ def list_files(folder: HubPath) -> tuple[str, list[str]]:
         paths = [path for path in snapshot.rglob("*") if path.is_file()]
         commit, names = snapshot.name, [p.relative_to(snapshot).as_posix() for p in paths]
     return commit, sorted(name for name in names if name.startswith(inside))
+
+
+def note_revision(folder: HubPath, commit: str) -> None:
+    """Note in the cache which commit a revision stands for, as huggingface_hub does."""
+    if folder.revision == commit:
+        return
+    root = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=folder.repo, repo_type="model"))
+    ref = root / "refs" / folder.revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    partial = ref.with_name(f".{ref.name}.{os.getpid()}")
+    partial.write_text(commit)
+    os.replace(partial, ref)
 
 
 def cached_snapshot(folder: HubPath) -> Path | None:

@@ -1,9 +1,14 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hub_server import Hub, serve_hub
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor
+
+from ardiffusion import download
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -42,3 +47,16 @@ def generator(tokenizer: Path, skies: Path, tmp_path_factory: pytest.TempPathFac
 
     path = tmp_path_factory.mktemp("generator") / "dit.ckpt"
     return save_generator(path, tokenizer=tokenizer, skies=skies)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A Hub on this machine, with an empty cache."""
+    with serve_hub() as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(download, "PAUSE", 0.01)
+        monkeypatch.setenv("HF_TOKEN", "")
+        yield server

@@ -1,12 +1,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import REPO, Hub, serve_hub
+from hub_server import REPO, Hub
 from huggingface_hub import constants
 from safetensors.torch import save
 from tiny_models import assert_equal, files, tiny
@@ -15,18 +14,6 @@ from ardiffusion import download
 from ardiffusion.hub import Card, load_dit, published_files, push_to_hub
 
 SOURCE = f"hf://{REPO}"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with serve_hub() as server:
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(download, "PAUSE", 0.01)
-        monkeypatch.setenv("HF_TOKEN", "")
-        yield server
 
 
 def test_download_then_cache_hit_without_body(hub: Hub, tmp_path: Path) -> None:

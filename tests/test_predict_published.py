@@ -1,0 +1,91 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_runs import spell
+from hub_server import REPO, Hub
+from huggingface_hub import constants
+from published_models import TOKENIZER, TRANSFORMER, publish_here, published_repository
+
+from ardiffusion import cli
+from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.training.load import load_preset
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Attribute")
+FAST = {"trainer.accelerator": "cpu", "samples": 1, "frames": 2, "steps": 2, "difference": 1}
+
+
+@pytest.fixture
+def published(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    """A Hub with small published weights, and an empty working directory."""
+    hub.add(published_repository())
+    publish_here(monkeypatch)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return hub
+
+
+def predict(**options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    cli.dit(["predict", *spell(FAST, options)])
+    lines = Path(options.get("output", "samples"), "samples.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def refusal(capfd: pytest.CaptureFixture[str], **options: Any) -> str:  # noqa: ANN401
+    with pytest.raises(SystemExit) as ended:
+        predict(**options)
+    assert ended.value.code == 2
+    return capfd.readouterr().err.rstrip().splitlines()[-1]
+
+
+def test_without_a_checkpoint_published_weights_generate(published: Hub) -> None:
+    (line,) = predict(dataset="sky")
+    assert (line["solver"], line["label"], line["guidance"]) == ("PublishedDDIM", None, 2.0)
+    assert read_frames(Path("samples", line["file"])).shape == (2, 3, 32, 32)
+    asked = [path.split("/resolve/")[1].split("/", 1)[1] for path in published.bodies()]
+    assert set(asked) == {TOKENIZER, TRANSFORMER}
+
+
+def test_classes_of_ucf101_go_by_name(published: Hub) -> None:
+    lines = predict(dataset="ucf101", labels="[Archery,YoYo]", samples=3)
+    assert [line["label"] for line in lines] == ["Archery", "YoYo", "Archery"]
+    model = load_preset("ucf101")
+    sampler = model.sampler(steps=2, difference=1, guidance=2.0)
+    ours = model.generate(sampler, [0, 1, 2], frames=2, label=torch.tensor([2, 100, 2]))
+    for line, video in zip(lines, ours, strict=True):
+        write_video("ours.mp4", video, fps=25)
+        assert torch.equal(read_frames(Path("samples", line["file"])), read_frames("ours.mp4"))
+    other = model.generate(sampler, [0, 1, 2], frames=2, label=torch.tensor([3, 100, 2]))
+    assert [torch.equal(a, b) for a, b in zip(ours, other, strict=True)] == [False, True, True]
+
+
+def test_guidance_is_off_beyond_the_published_sixteen_frames(published: Hub) -> None:
+    (line,) = predict(frames=17, difference=2)
+    assert line["guidance"] == 1.0
+    (line,) = predict(frames=17, difference=2, guidance=1.5, output="guided")
+    assert line["guidance"] == 1.5
+
+
+def test_offline_the_cache_generates_and_a_miss_is_one_sentence(
+    published: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    online = predict()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    published.requests.clear()
+    assert predict(output="offline") == online
+    assert not published.requests
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "elsewhere")
+    said = refusal(capfd, output="missed")
+    assert re.fullmatch(rf"error: hf://{REPO} is not in the cache elsewhere, .* instead\.", said)
+    assert not Path("missed").exists()
+
+
+def test_frames_that_outrun_the_window_are_refused(
+    published: Hub, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capfd, frames=20, steps=20, difference=1)
+    assert "outrun the network's window of 16 frames" in said
+    assert not list(Path("samples").iterdir())
