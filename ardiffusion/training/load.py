@@ -70,7 +70,9 @@ def assemble(
         raise ValueError(f"{source} holds no {missing[0]}; both dit and arvae are needed.")
     dit, arvae = networks["dit"], networks["arvae"]
     assert isinstance(arvae, ARVAE)
-    module = DiffusionModule(dit=dit, arvae=source, schedule=schedule, target=target)
+    # Lightning keeps a copy of all arguments, so the network itself comes after them.
+    module = DiffusionModule(dit=nn.Module(), arvae=source, schedule=schedule, target=target)
+    module.dit = dit
     module.adopt(arvae)
     if isinstance(dit, PublishedDiT):
         module.solver = PublishedDDIM()
