@@ -77,6 +77,13 @@ class StageCLI(LightningCLI):
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Name the checkpoint to the trainer beforehand, so that modules know of it in `setup`."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if self.model is not None and kwargs.get("ckpt_path") not in (None, *CHOSEN_BY_LIGHTNING):
+            self.trainer.ckpt_path = kwargs.pop("ckpt_path")
+        return kwargs
+
     def after_validate(self) -> None:
         """Refuse to have measured nothing."""
         self.check_measured(self.trainer.num_val_batches, split="val")

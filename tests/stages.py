@@ -39,7 +39,7 @@ def make_lively_arvae(seed: int = 0) -> ARVAE:
     arvae = make_arvae(seed)
     for parameter in arvae.parameters():
         if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.5)
+            nn.init.normal_(parameter, std=1.0)
     nn.init.normal_(arvae.last_layer, std=0.05)
     nn.init.constant_(arvae.get_parameter("pixels.conv_out.bias"), 0.5)
     return arvae

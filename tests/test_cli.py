@@ -71,12 +71,25 @@ def test_checkpoint_brings_the_sizes_of_its_networks(runs: Runs) -> None:
     runs.run("vae", "validate", **sizes)
 
 
-def test_resumed_fit_goes_on(runs: Runs, skies: Path, tmp_path: Path) -> None:
+def test_resumed_fit_goes_on_without_the_arvae_file(
+    runs: Runs, skies: Path, tmp_path: Path
+) -> None:
     more = Runs(tmp_path, root=skies)
-    more.vae, more.latents = runs.vae, runs.latents
-    more.run("dit", "fit", trainer__max_steps=5, ckpt_path=runs.dit)
+    more.latents = runs.latents
+    more.run("dit", "fit", trainer__max_steps=5, ckpt_path=runs.dit, model__arvae="gone.ckpt")
     checkpoint = torch.load(tmp_path / "dit/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 5
+
+
+def test_checkpoint_of_stage_1b_needs_no_stage_1a(runs: Runs, skies: Path, tmp_path: Path) -> None:
+    temporal = {"model__arvae__init_args__temporal": True, "model__temporal_only": True}
+    start = tmp_path / "1a.ckpt"
+    start.write_bytes(runs.vae.read_bytes())
+    more = Runs(tmp_path, root=skies)
+    more.run("vae", "fit", model__start=start, data__frames=4, **temporal)
+    start.unlink()
+    more.run("vae", "predict")
+    more.run("vae", "fit", model__start=start, ckpt_path=more.vae, **temporal)
 
 
 def test_modules_load_from_checkpoints_of_the_command_line(runs: Runs) -> None:
@@ -108,7 +121,7 @@ def test_generating_needs_neither_data_nor_the_arvae_file(
     assert [json.loads(line)["label"] for line in lines] == ["night", "dusk"]
     shown = capfd.readouterr()
     assert not re.search(NOISE, shown.out + shown.err + caplog.text)
-    assert caplog.messages[-1].endswith("samples.jsonl lists 2 videos.")
+    assert caplog.messages[-1].endswith("samples.jsonl lists all finished videos: 2.")
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +170,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no ckpt, 1": ("vae", "predict", {"ckpt_path": "gone.ckpt"}, "There is no checkpoint gone"),
     "garbage": ("dit", "predict", {"ckpt_path": "BAD/garbage.ckpt"}, "not a whole checkpoint"),
     "half": ("vae", "validate", {"ckpt_path": "BAD/half.ckpt"}, "not a whole checkpoint"),
-    "nothing given": ("dit", "predict", {"ckpt_path": None}, "Nothing to generate with: give"),
-    "nothing given, 1": ("vae", "predict", {"ckpt_path": None}, "Nothing to encode with: give"),
+    "nothing given": ("vae", "predict", {"ckpt_path": None}, "Nothing to encode with: give"),
     "difference": ("dit", "predict", {"difference": 9}, "between 0 and the 3 steps, got 9"),
     "label": ("dit", "predict", {"labels": "[noon]"}, "no class 'noon': it knows dawn, day, dusk"),
     "frames": ("dit", "predict", {"frames": 0}, "--frames is 0 and must be more than 0"),

@@ -191,6 +191,7 @@ def test_labels_are_taken_in_turn_by_name(generator: Path, tmp_path: Path) -> No
         ({"frames": 0}, "--frames is 0 and must be more than 0"),
         ({"samples": -1}, "--samples is -1 and must be more than 0"),
         ({"batch_size": 0}, "--batch_size is 0 and must be more than 0"),
+        ({"seed": -1}, "--seed is -1 and must lie between 0 and 4294967295"),
         ({"fps": 0.0}, r"--fps is 0\.0 and must be more than 0"),
     ],
 )
@@ -205,8 +206,3 @@ def test_labels_of_a_model_without_classes_are_refused() -> None:
     assert make_requests(1, seed=2, labels=None, classes=[])[0]["label"] is None
     with pytest.raises(ValueError, match="no class 'day': it has no classes"):
         make_requests(1, seed=2, labels=["day"], classes=[])
-
-
-def test_nothing_to_generate_with_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Nothing to generate with: give --ckpt_path"):
-        SamplingTrainer(accelerator="cpu", logger=False).predict(output=str(tmp_path))

@@ -76,7 +76,7 @@ class DiffusionModule(LightningModule):
         self.classes: list[str] = []
 
     def setup(self, stage: str) -> None:
-        """Load the frozen AR-VAE, unless a checkpoint brings it, and check the data against it."""
+        """Load the frozen AR-VAE, unless a checkpoint that the trainer knows of brings it."""
         if self.arvae is None and not self.trainer.ckpt_path:
             self.adopt(load_arvae(self.arvae_source))
         if stage == "fit" and self.compiled:

@@ -14,8 +14,10 @@ WARNINGS = (
     "Attribute '.*' is an instance of `nn.Module`",  # `pack` leaves them out of checkpoints
     "Found .* module.s. in eval mode at the start of training",  # the frozen AR-VAE
     "Using ModelCheckpoint with manual optimization",  # weights after the step are what we want
+    "Mismatch dtype between input and weight",  # layer norms under autocast
     "Detected call of `lr_scheduler.step..` before `optimizer.step..`",  # gathering batches
     "Checkpoint directory .* exists and is not empty",  # runs are resumed in their folder
+    "The dirpath has changed from",  # the best model so far is no measure of ours
     "Total length of `DataLoader` across ranks is zero",  # an error where data is needed
     "The 'predict_dataloader' does not have many workers",  # requests need no reading
 )

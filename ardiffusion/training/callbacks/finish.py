@@ -36,5 +36,5 @@ class SaveFinish(Callback):
         path = callback.last_model_path or str(Path(str(callback.dirpath), name))
         if callback.last_model_path or not Path(path).exists():
             callback.last_model_path = path
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=callback.save_weights_only)
             callback._last_checkpoint_saved = path  # or Lightning writes it again, too late
