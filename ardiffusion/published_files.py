@@ -80,8 +80,10 @@ def entry_names(file: HubPath) -> list[str]:
 
 
 def choose(files: list[HubPath], kinds: dict[HubPath, frozenset[str]], dataset: str) -> HubPath:
-    """Choose the file of one network alone, in its latest checkpoint."""
+    """Choose the file of one network alone, with classes if it may, in its latest checkpoint."""
     alone = [file for file in files if len(kinds[file]) == 1] or files
+    if preset(dataset).classes:
+        alone = [file for file in alone if "class" in file.path.lower()] or alone
     steps = {file: re.findall(r"checkpoint[-_](\d+)", file.path) for file in alone}
     latest = max(int((found or ["0"])[-1]) for found in steps.values())
     best = [file for file, found in steps.items() if int((found or ["0"])[-1]) == latest]

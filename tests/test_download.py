@@ -147,8 +147,10 @@ def published_listing() -> dict[str, bytes]:
         "SkyTimelapse/nvae_midt/checkpoint-100000/model.safetensors": dit,
         "SkyTimelapse/vae_4ch/model.safetensors": vae,
         "SkyTimelapse/vae_4ch/model_1.safetensors": loss,
-        "ucf101/midt/checkpoint-1/model.safetensors": dit,
+        "ucf101/midt/checkpoint-2/model.safetensors": dit,
         "ucf101/midt_class/checkpoint-1/model.safetensors": dit,
+        "taichi/a/model.safetensors": dit,
+        "taichi/b/model.safetensors": dit,
         "face/dit.bin": b"",
         "face/optimizer.bin": b"",
         "tokenizer_titok_l32.bin": b"",
@@ -162,10 +164,14 @@ def test_published_files_are_found_by_data_set_and_content(hub: Hub) -> None:
         "dit": f"{SOURCE}/SkyTimelapse/nvae_midt/checkpoint-100000/model.safetensors@{commit}",
     }
     assert published_files(REPO, "ffs") == {"dit": f"{SOURCE}/face/dit.bin@{commit}"}
-    with pytest.raises(ValueError, match=r"several published files for ucf101.*midt_class"):
-        published_files(REPO, "ucf101")
-    with pytest.raises(ValueError, match="no published weights for taichi"):
+    classes = f"{SOURCE}/ucf101/midt_class/checkpoint-1/model.safetensors@{commit}"
+    assert published_files(REPO, "ucf101") == {"dit": classes}
+    with pytest.raises(ValueError, match=r"several published files for taichi.*a/.*taichi/b/"):
         published_files(REPO, "taichi")
+    hub.commits.clear()
+    hub.add({"notes.txt": b"none"})
+    with pytest.raises(ValueError, match=r"no published weights for ffs; it holds: notes\.txt"):
+        published_files(REPO, "ffs")
     with pytest.raises(ValueError, match="only for sky, taichi, ucf101, ffs"):
         published_files(REPO, "cats")
 
