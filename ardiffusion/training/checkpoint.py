@@ -86,7 +86,13 @@ def check_fits(checkpoint: dict[str, Any], stage: str, **networks: nn.Module) ->
 
 def load_start(arvae: ARVAE, source: str) -> None:
     """Start an AR-VAE from other weights; only its temporal blocks may be missing there."""
-    given = load_arvae(source).state_dict()
+    start = load_arvae(source)
+    if type(start) is not type(arvae):
+        raise ValueError(
+            f"The weights of {source} are made for {type(start).__name__}; set --model.arvae to "
+            f"{type(start).__module__}.{type(start).__name__}."
+        )
+    given = start.state_dict()
     own = {name: tuple(value.shape) for name, value in arvae.state_dict().items()}
     wrong = [name for name, value in given.items() if tuple(value.shape) != own.get(name)]
     missing = [n for n in own if n not in given and not n.startswith("decoder.temporal.")]
