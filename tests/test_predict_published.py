@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from published_models import TOKENIZER, TRANSFORMER, publish_here, published_repository
 
 from ardiffusion import cli
+from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.training.load import load_preset
 
@@ -89,3 +90,55 @@ def test_frames_that_outrun_the_window_are_refused(
     said = refusal(capfd, frames=20, steps=20, difference=1)
     assert "outrun the network's window of 16 frames" in said
     assert not list(Path("samples").iterdir())
+
+
+def test_two_files_generate_together(published: Hub, tmp_path: Path, skies: Path) -> None:
+    for name, content in published_repository().items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(content)
+    chosen = {"ckpt_path": tmp_path / TRANSFORMER, "arvae": f"hf://{REPO}/{TOKENIZER}"}
+    assert predict(output="together", **chosen) == predict(dataset="sky")
+    (line,) = predict(
+        ckpt_path=f"hf://{REPO}/ucf101/midt_class",
+        arvae=tmp_path / TOKENIZER,
+        dataset="ucf101",
+        labels="YoYo",
+        output="classes",
+    )
+    assert line["label"] == "YoYo"
+
+
+def test_a_network_that_is_missing_is_named(
+    published: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capfd, ckpt_path=f"hf://{REPO}/{TRANSFORMER}")
+    assert said.endswith(f"{TRANSFORMER} holds no AR-VAE; name one with --arvae.")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = refusal(capfd, dataset="sky")
+    assert said.endswith("(or what the cache has of it) holds no AR-VAE; name one with --arvae.")
+    said = refusal(capfd, ckpt_path=f"hf://{REPO}/{TRANSFORMER}", arvae=f"hf://{REPO}/{TOKENIZER}")
+    assert f"{TOKENIZER} is not in the cache" in said
+
+
+def test_stage_1_starts_from_published_weights(
+    published: Hub, skies: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"resolution": 32, "width": 64, "heads": 1, "depth": 1, "tokens": 32}
+    sizes |= {"pixel_width": 16, "codebook": 8, "embedding": 8}
+    options = {f"model.arvae.init_args.{name}": size for name, size in sizes.items()}
+    options |= {"trainer.accelerator": "cpu", "data.root": skies, "data.resolution": 32}
+    options |= {
+        "data.workers": 0,
+        "model.start": f"hf://{REPO}/{TOKENIZER}",
+        "data.cache": "index",
+    }
+    with pytest.raises(SystemExit, match="2"):
+        cli.vae(["predict", "--config=vae_tiny.yaml", *spell(options)])
+    name = "ardiffusion.nn.arvae.PublishedARVAE"
+    assert f"made for PublishedARVAE; set --model.arvae to {name}." in capfd.readouterr().err
+    given = ["--config=vae_tiny.yaml", f"--model.arvae={name}", *spell(options)]
+    cli.vae(["predict", *given])
+    index = json.loads(Path("latents", "index.json").read_text())
+    model = load_preset("sky")
+    assert model.arvae is not None
+    assert index["origin"]["fingerprint"] == fingerprint(model.arvae)

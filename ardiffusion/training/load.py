@@ -7,26 +7,30 @@ from torch import nn
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
-from ardiffusion.hub import from_checkpoint, load_networks, published_files
+from ardiffusion.hub import from_checkpoint, load_arvae, load_networks, published_files
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.presets import preset
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
 from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.match import check_latents
 
 TARGETS: dict[str, type[Target]] = {t.__name__: t for t in (X0, Epsilon, Velocity)}
 
 
-def load_generator(source: str) -> DiffusionModule:
+def load_generator(source: str, arvae: str | None = None, dataset: str = "sky") -> DiffusionModule:
     """Load a model with its AR-VAE, ready to generate; memory-mapped, without a second copy.
 
     Args:
-        source: A checkpoint of `ardiff-dit fit`, or a file, folder or hf://user/repo of weights
-            that hold both networks.
+        source: A checkpoint of `ardiff-dit fit`, or a file, folder or hf://user/repo of weights.
+        arvae: Where to take the AR-VAE from, instead of the one in `source`.
+        dataset: Whose class names published weights have.
     """
     if not source.endswith(".ckpt") and (Path(source).exists() or source.startswith("hf://")):
         networks = load_networks(source)
-        return assemble(networks, source=source)
+        published = isinstance(networks.get("dit"), PublishedDiT)
+        names = list(preset(dataset).classes) if published else None
+        return assemble(networks, source=source, arvae=arvae, classes=names)
     checkpoint = read_checkpoint(source)
     check_stage(checkpoint, stage="dit", source=source)
     settings = checkpoint["diffusion"]
@@ -34,28 +38,35 @@ def load_generator(source: str) -> DiffusionModule:
     return assemble(
         from_checkpoint(checkpoint, source=source),
         source=source,
+        arvae=arvae,
         schedule=NoiseSchedule(**schedule),
         target=TARGETS[settings["target"]](),
         classes=settings["classes"],
     )
 
 
-def load_preset(dataset: str) -> DiffusionModule:
+def load_preset(dataset: str, arvae: str | None = None) -> DiffusionModule:
     """Load the weights that were published for a data set, from the Hub or its cache.
 
     Args:
         dataset: One of sky, taichi, ucf101 and ffs.
+        arvae: Where to take the AR-VAE from, instead of the published one.
     """
     chosen = preset(dataset)
-    networks: dict[str, nn.Module] = {}
-    for kind, source in published_files(chosen.repository, dataset).items():
-        networks[kind] = load_networks(source)[kind]
-    return assemble(networks, source=chosen.repository, classes=list(chosen.classes))
+    found = published_files(chosen.repository, dataset)
+    wanted = {kind: source for kind, source in found.items() if kind == "dit" or arvae is None}
+    return assemble(
+        {kind: load_networks(source)[kind] for kind, source in wanted.items()},
+        source=f"hf://{chosen.repository} (or what the cache has of it)",
+        arvae=arvae,
+        classes=list(chosen.classes),
+    )
 
 
 def assemble(
     networks: dict[str, nn.Module],
     source: str,
+    arvae: str | None = None,
     schedule: NoiseSchedule | None = None,
     target: Target | None = None,
     classes: list[str] | None = None,
@@ -63,19 +74,23 @@ def assemble(
     """Put loaded networks together; published ones are sampled by the published solver.
 
     Raises:
-        ValueError: If one of the two networks is missing.
+        ValueError: If one of the two networks is missing, or they do not fit each other.
     """
-    missing = [name for name in ("dit", "arvae") if name not in networks]
-    if missing:
-        raise ValueError(f"{source} holds no {missing[0]}; both dit and arvae are needed.")
-    dit, arvae = networks["dit"], networks["arvae"]
-    assert isinstance(arvae, ARVAE)
+    if "dit" not in networks:
+        raise ValueError(f"{source} holds no transformer of stage 2; correct --ckpt_path.")
+    if arvae is None and "arvae" not in networks:
+        raise ValueError(f"{source} holds no AR-VAE; name one with --arvae.")
+    dit, decoder = networks["dit"], load_arvae(arvae) if arvae else networks["arvae"]
+    assert isinstance(decoder, ARVAE)
+    check_latents(None, arvae=decoder, dit=dit)
     # Lightning keeps a copy of all arguments, so the network itself comes after them.
-    module = DiffusionModule(dit=nn.Module(), arvae=source, schedule=schedule, target=target)
+    module = DiffusionModule(
+        dit=nn.Module(), arvae=arvae or source, schedule=schedule, target=target
+    )
     module.dit = dit
-    module.adopt(arvae)
+    module.adopt(decoder)
     if isinstance(dit, PublishedDiT):
         module.solver = PublishedDDIM()
     numbers = [str(label) for label in range(int(dit.classes))]  # pyright: ignore[reportArgumentType]
-    module.classes = (classes or numbers) if numbers else []
+    module.classes = classes if classes and len(classes) == len(numbers) else numbers
     return module.eval()

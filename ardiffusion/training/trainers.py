@@ -63,6 +63,7 @@ class SamplingTrainer(Trainer):
         self,
         model: DiffusionModule | None = None,
         ckpt_path: str | None = None,
+        arvae: str | None = None,
         dataset: Literal["sky", "taichi", "ucf101", "ffs"] = "sky",
         samples: int = 4,
         frames: int = 128,
@@ -82,7 +83,9 @@ class SamplingTrainer(Trainer):
             model: A trained model, instead of `ckpt_path`.
             ckpt_path: Checkpoint of stage 2, or a file, folder or hf://user/repo of weights.
                 Without one, the published weights of `dataset` are taken from the Hub.
-            dataset: Whose published weights to use where there is no `ckpt_path`.
+            arvae: Where to take the AR-VAE from, if not from there.
+            dataset: Whose published weights to use where there is no `ckpt_path`, and whose class
+                names published weights have that are given by it.
             samples: Number of videos.
             frames: Frames per video.
             steps: Denoising steps per frame.
@@ -104,10 +107,9 @@ class SamplingTrainer(Trainer):
         if not 0 <= seed < 2**32:
             raise ValueError(f"--seed is {seed} and must lie between 0 and {2**32 - 1}.")
         if model is None:
-            model = load_generator(ckpt_path) if ckpt_path else load_preset(dataset)
+            model = load_model(ckpt_path, arvae=arvae, dataset=dataset)
         if guidance is None:
-            published = isinstance(model.dit, PublishedDiT)
-            guidance = 2.0 if published and frames <= PUBLISHED_FRAMES else 1.0
+            guidance = usual_guidance(model, frames=frames)
         sampler = model.sampler(
             steps=steps, difference=difference, guidance=guidance, solver=solver
         )
@@ -137,3 +139,16 @@ class SamplingTrainer(Trainer):
         generation = Generation(model, sampler=sampler, frames=frames, folder=folder, fps=fps)
         super().predict(generation, dataloaders=loader, return_predictions=False)
         rank_zero_info(f"{folder.log} lists all finished videos: {len(folder.lines())}.")
+
+
+def load_model(ckpt_path: str | None, arvae: str | None, dataset: str) -> DiffusionModule:
+    """Load what `predict` generates with: what is named, or the published weights."""
+    if ckpt_path:
+        return load_generator(ckpt_path, arvae=arvae, dataset=dataset)
+    return load_preset(dataset, arvae=arvae)
+
+
+def usual_guidance(model: DiffusionModule, frames: int) -> float:
+    """Return the guidance scale of the published scripts for published weights, else 1."""
+    published = isinstance(model.dit, PublishedDiT)
+    return 2.0 if published and frames <= PUBLISHED_FRAMES else 1.0
