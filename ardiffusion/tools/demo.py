@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 def demo(
     out: str = "demo",
     videos: int = 240,
-    vae_steps: int = 1200,
+    vae_steps: int = 1000,
     dit_steps: int = 1500,
     samples: int = 4,
     frames: int = 128,
