@@ -6,7 +6,7 @@ their paths and by the names of the tensors in their headers.
 
 import re
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from safetensors import safe_open
 
 from ardiffusion.download import HubPath, list_files
@@ -44,7 +44,8 @@ def published_files(repo: str, dataset: str, revision: str = "main") -> dict[str
     found = {kind: [f for f in files if kind in kinds[f]] for kind in ("arvae", "dit")}
     if not any(found.values()):
         listed = ", ".join(names) or "nothing"
-        raise ValueError(f"{repo} holds no published weights for {dataset}; it holds: {listed}.")
+        place = f"The cached part of {repo}" if constants.HF_HUB_OFFLINE else repo
+        raise ValueError(f"{place} holds no published weights for {dataset}; it holds: {listed}.")
     return {
         kind: str(choose(fitting, kinds=kinds, dataset=dataset))
         for kind, fitting in found.items()

@@ -78,6 +78,8 @@ def test_offline_the_cache_generates_and_a_miss_is_one_sentence(
     published.requests.clear()
     assert predict(output="offline") == online
     assert not published.requests
+    said = refusal(capfd, dataset="ucf101", output="missed")
+    assert f"The cached part of {REPO} holds no published weights for ucf101" in said
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "elsewhere")
     said = refusal(capfd, output="missed")
     assert re.fullmatch(rf"error: hf://{REPO} is not in the cache elsewhere, .* instead\.", said)
