@@ -79,7 +79,7 @@ def make_trainer(**options: Any) -> Trainer:  # noqa: ANN401
     quiet = dict.fromkeys(
         ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
     )
-    settings = {"accelerator": "cpu", "devices": 1, "max_epochs": -1, "num_sanity_val_steps": 0}
+    settings = {"accelerator": "cpu", "devices": 1, "max_steps": 1, "num_sanity_val_steps": 0}
     return Trainer(**{**quiet, **settings, **options})
 
 

@@ -59,5 +59,5 @@ def test_run_of_any_length_can_be_made_longer(
 
 
 def test_last_epoch_is_kept_to_its_end(tokenizer: Path, skies: Path, tmp_path: Path) -> None:
-    run(tokenizer, skies, tmp_path, max_epochs=1)
+    run(tokenizer, skies, tmp_path, max_epochs=1, max_steps=-1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
