@@ -83,9 +83,10 @@ class SamplingTrainer(Trainer):
             model: A trained model, instead of `ckpt_path`.
             ckpt_path: Checkpoint of stage 2, or a file, folder or hf://user/repo of weights.
                 Without one, the published weights of `dataset` are taken from the Hub.
-            arvae: Where to take the AR-VAE from, if not from there.
-            dataset: Whose published weights to use where there is no `ckpt_path`, and whose class
-                names published weights have that are given by it.
+            arvae: File, folder or hf://user/repo of the AR-VAE, where there is none in `ckpt_path`
+                or another one is wanted.
+            dataset: Whose published weights to use where there is no `ckpt_path`. If published
+                weights are given there, ucf101 gives them the names of its classes.
             samples: Number of videos.
             frames: Frames per video.
             steps: Denoising steps per frame.
