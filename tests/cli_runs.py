@@ -11,6 +11,7 @@ SAMPLES = {"samples": 2, "frames": 4, "steps": 3, "difference": 1}
 VAE = {
     "config": "vae_tiny.yaml",
     "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
     "model.arvae.init_args.resolution": 16,
     "model.arvae.init_args.width": 16,
     "model.arvae.init_args.depth": 1,
@@ -24,6 +25,7 @@ VAE = {
 DIT = {
     "config": "dit_tiny.yaml",
     "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
     "model.dit.init_args.width": 16,
     "model.dit.init_args.depth": 1,
     "model.dit.init_args.heads": 2,

@@ -15,6 +15,7 @@ WARNINGS = (
     "Found .* module.s. in eval mode at the start of training",  # the frozen AR-VAE
     "Using ModelCheckpoint with manual optimization",  # weights after the step are what we want
     "Mismatch dtype between input and weight",  # layer norms under autocast
+    "Precision .* is not supported by the model summary",  # which counts in 32 bits
     "Detected call of `lr_scheduler.step..` before `optimizer.step..`",  # gathering batches
     "Checkpoint directory .* exists and is not empty",  # runs are resumed in their folder
     "The dirpath has changed from",  # the best model so far is no measure of ours
