@@ -6,6 +6,9 @@ from typing import Any
 from ardiffusion import cli
 
 COMMANDS = {"vae": cli.vae, "dit": cli.dit}
+NOISE = (  # what nobody wants to read
+    "Tip:|TPU|LeafSpec|an instance of|returned None|in eval mode at|Traceback|Warning|site-pack"
+)
 FIT = {"trainer.max_steps": 3, "trainer.val_check_interval": 2}
 SAMPLES = {"samples": 2, "frames": 4, "steps": 3, "difference": 1}
 VAE = {

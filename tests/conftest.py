@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ardiffusion import download
+
+if TYPE_CHECKING:
+    from cli_runs import Runs
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -47,6 +51,19 @@ def generator(tokenizer: Path, skies: Path, tmp_path_factory: pytest.TempPathFac
 
     path = tmp_path_factory.mktemp("generator") / "dit.ckpt"
     return save_generator(path, tokenizer=tokenizer, skies=skies)
+
+
+@pytest.fixture(scope="session")
+def runs(skies: Path, tmp_path_factory: pytest.TempPathFactory) -> "Runs":
+    """Both stages trained, clips encoded and videos generated from the command line."""
+    from cli_runs import Runs
+
+    runs = Runs(tmp_path_factory.mktemp("runs"), root=skies)
+    runs.run("vae", "fit")
+    runs.run("vae", "predict")
+    runs.run("dit", "fit")
+    runs.run("dit", "predict")
+    return runs
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 """The smallest networks, batches, data and trainers with which both stages can be trained."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.utils.data import DataLoader
 
+from ardiffusion.nn.adversarial import Discriminator
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.training.arvae import ARVAEModule
@@ -86,6 +89,22 @@ def make_trainer(**options: Any) -> Trainer:  # noqa: ANN401
 def weights(module: LightningModule | nn.Module) -> dict[str, Tensor]:
     """Copy all weights and buffers."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def make_first_stage(**options: Any) -> ARVAEModule:  # noqa: ANN401
+    torch.manual_seed(1)
+    settings = {
+        "arvae": make_arvae(),
+        "perceptual": 0.0,
+        "adversarial": 0.0,
+        "adversarial_start": 0,
+        "discriminator": Discriminator(width=4, layers=1),
+        "optimizer": partial(SGD, lr=0.1),
+        "discriminator_optimizer": partial(SGD, lr=0.1),
+        "grad_clip": 0.0,
+        "sampled": False,
+    }
+    return ARVAEModule(**{**settings, **options})
 
 
 def save_tokenizer(path: Path, seed: int = 0) -> Path:

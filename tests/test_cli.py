@@ -1,6 +1,4 @@
-import errno
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,13 +6,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cli_runs import COMMANDS, Runs
-from safetensors import SafetensorError
-from stages import save_tokenizer, weights
+from cli_runs import COMMANDS, NOISE, Runs
+from stages import weights
 from torch.testing import assert_close
 
 from ardiffusion import cli
-from ardiffusion.data import cache
 from ardiffusion.data.video import read_frames
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.diffusion import DiffusionModule
@@ -25,20 +21,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:frechet_random3d|The number of training|The dirpath has changed|Attribute|You defined",
 )
 CONFIGS = Path(__file__).parents[1] / "configs"
-NOISE = (
-    "Tip:|TPU|LeafSpec|an instance of|returned None|in eval mode at|Traceback|Warning|site-pack"
-)
-
-
-@pytest.fixture(scope="module")
-def runs(skies: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Both stages trained, clips encoded and videos generated."""
-    runs = Runs(tmp_path_factory.mktemp("runs"), root=skies)
-    runs.run("vae", "fit")
-    runs.run("vae", "predict")
-    runs.run("dit", "fit")
-    runs.run("dit", "predict")
-    return runs
 
 
 def test_both_stages_leave_what_they_made(runs: Runs) -> None:
@@ -122,140 +104,6 @@ def test_generating_needs_neither_data_nor_the_arvae_file(
     shown = capfd.readouterr()
     assert not re.search(NOISE, shown.out + shown.err + caplog.text)
     assert caplog.messages[-1].endswith("samples.jsonl lists all finished videos: 2.")
-
-
-@pytest.fixture(scope="module")
-def bad(skies: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of things that nobody should train on."""
-    bad = tmp_path_factory.mktemp("bad")
-    clip = sorted(skies.rglob("*.mp4"))[0].read_bytes()
-    for name in ("empty", "text", "cut"):
-        (bad / name).mkdir()
-    for name, content in (("text", b"no video"), ("cut", clip[: len(clip) // 2])):
-        (bad / name / "whole.mp4").write_bytes(clip)
-        (bad / name / "wrong.mp4").write_bytes(content)
-    (bad / "garbage.ckpt").write_text("no checkpoint")
-    (bad / "half.ckpt").write_bytes(tokenizer.read_bytes()[:20_000])
-    save_tokenizer(bad / "other.ckpt", seed=9)
-    return bad
-
-
-BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
-    "no folder": ("vae", "fit", {"data__root": "nowhere"}, "Data folder nowhere does not exist"),
-    "empty folder": ("vae", "fit", {"data__root": "BAD/empty"}, "BAD/empty holds no videos"),
-    "text": ("vae", "fit", {"data__root": "BAD/text"}, r"text/wrong\.mp4 is broken or not a vid"),
-    "cut": ("vae", "fit", {"data__root": "BAD/cut"}, r"cut/wrong\.mp4 is broken or not a video"),
-    "short": ("vae", "fit", {"data__frames": 64}, "shorter than the 64 frames needed"),
-    "other cache": ("dit", "fit", {"model__arvae": "BAD/other.ckpt"}, "comes from another AR-VAE"),
-    "no cache": ("dit", "fit", {"data__latents": "BAD/empty"}, "empty holds no latent cache"),
-    "no AR-VAE": ("dit", "fit", {"model__arvae": "gone.ckpt"}, r"no file or folder gone\.ckpt"),
-    "stage 2 in 1": (
-        "vae",
-        "validate",
-        {"ckpt_path": "DIT"},
-        r"last\.ckpt was made by ardiff-dit",
-    ),
-    "stage 2 in 1, fit": ("vae", "fit", {"ckpt_path": "DIT"}, "was made by ardiff-dit, but ardif"),
-    "stage 1 in 2": ("dit", "predict", {"ckpt_path": "VAE"}, r"last\.ckpt was made by ardiff-vae"),
-    "stage 1 in 2, fit": ("dit", "fit", {"ckpt_path": "VAE"}, "was made by ardiff-vae, but ardif"),
-    "no ckpt": (
-        "dit",
-        "predict",
-        {"ckpt_path": "gone.ckpt"},
-        r"There is no checkpoint gone\.ckpt",
-    ),
-    "no ckpt, 1": ("vae", "predict", {"ckpt_path": "gone.ckpt"}, "There is no checkpoint gone"),
-    "garbage": ("dit", "predict", {"ckpt_path": "BAD/garbage.ckpt"}, "not a whole checkpoint"),
-    "half": ("vae", "validate", {"ckpt_path": "BAD/half.ckpt"}, "not a whole checkpoint"),
-    "nothing given": ("vae", "predict", {"ckpt_path": None}, "Nothing to encode with: give"),
-    "difference": ("dit", "predict", {"difference": 9}, "between 0 and the 3 steps, got 9"),
-    "label": ("dit", "predict", {"labels": "[noon]"}, "no class 'noon': it knows dawn, day, dusk"),
-    "no test split": ("vae", "test", {"data__test_fraction": 0.0}, "test split holds no video"),
-    "clipping": ("vae", "fit", {"trainer__gradient_clip_val": 1}, "takes --model.grad_clip inste"),
-    "option": ("vae", "fit", {"model__nope": 1}, r"--model.nope=1 \(--help lists all options\)"),
-    "type": ("dit", "fit", {"data__frames": "many"}, r'"data.frames": Expected a .*int.*: many'),
-    "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
-    "no model": ("dit", "fit", {"config": None}, "key|class|--model"),
-    "perceptual": (
-        "vae",
-        "fit",
-        {"model__perceptual": 1, "model__lpips": "LPIPS", "model__lpips__trunk": "gone.pth"},
-        r"perceptual loss needs gone\.pth",
-    ),
-}
-
-
-def spelled(value: object, runs: Runs, bad: Path) -> object:
-    if not isinstance(value, str):
-        return value
-    named = {"VAE": str(runs.vae), "DIT": str(runs.dit)}
-    return named.get(value, value.replace("BAD", str(bad)))
-
-
-@pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_ends_with_one_sentence(
-    name: str, runs: Runs, bad: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    stage, verb, changed, sentence = BAD_INPUT[name]
-    changed = {key: spelled(value, runs, bad) for key, value in changed.items()}
-    with pytest.raises(SystemExit) as ended:
-        runs.run(stage, verb, **changed)
-    assert ended.value.code == 2
-    shown = capfd.readouterr()
-    (error,) = [line for line in shown.err.splitlines() if line.startswith("error: ")]
-    assert re.search(sentence.replace("BAD", str(bad)), error), error
-    assert shown.err.rstrip().endswith(error)
-    assert not re.search(NOISE, shown.out + shown.err)
-
-
-def test_debug_shows_the_traceback(runs: Runs) -> None:
-    with pytest.raises(FileNotFoundError, match="Data folder nowhere"):
-        runs.run("vae", "fit", "--debug", data__root="nowhere")
-
-
-def full_disk(*args: object, **options: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize(
-    ("stage", "verb", "sentence"),
-    [
-        ("vae", "fit", r"Cannot write checkpoint .*last\.ckpt \(no space left on device\): free"),
-        ("dit", "predict", r"Cannot write .*samples\.jsonl \(No space left on device\): free"),
-    ],
-)
-def test_full_disk_ends_with_one_sentence(
-    stage: str,
-    verb: str,
-    sentence: str,
-    runs: Runs,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(os, "fsync", full_disk)
-    before = runs.vae.read_bytes()
-    output = {"output": tmp_path / "new"} if verb == "predict" else {}
-    with pytest.raises(SystemExit, match="2"):
-        runs.run(stage, verb, **output)
-    assert re.search(sentence, capfd.readouterr().err)
-    assert runs.vae.read_bytes() == before
-    assert not [path for path in runs.vae.parent.iterdir() if path.suffix != ".ckpt"]
-
-
-def test_full_disk_while_encoding_ends_with_one_sentence(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def full(*args: object, **options: object) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(cache, "save_file", full)
-    with pytest.raises(SystemExit, match="2"):
-        runs.run("vae", "predict", output=tmp_path / "new")
-    assert re.search(r"error: Cannot write to .*new \(.*No space left", capfd.readouterr().err)
-    monkeypatch.undo()
-    runs.run("vae", "predict", output=tmp_path / "new")
-    assert json.loads((tmp_path / "new" / "index.json").read_text())["complete"]
 
 
 def parsed(stage: str, *args: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

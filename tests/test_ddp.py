@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from stages import make_arvae, make_data, make_dit, make_trainer, weights
+from stages import make_arvae, make_data, make_dit, make_first_stage, make_trainer, weights
 from torch import Tensor
 from torch.optim import SGD
 from torch.testing import assert_close
 
 from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentDataset
-from ardiffusion.nn.adversarial import Discriminator
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.diffusion import DiffusionModule
@@ -101,30 +100,15 @@ def test_processes_draw_noise_and_timesteps_of_their_own(
     assert len({tuple(drawn.tolist()) for drawn in first["noise"] + second["noise"]}) == 16
 
 
-def make_first_stage(adversarial: float, sampled: bool) -> ARVAEModule:
-    torch.manual_seed(1)
-    return ARVAEModule(
-        make_arvae(),
-        perceptual=0.0,
-        adversarial=adversarial,
-        adversarial_start=1,
-        discriminator=Discriminator(width=4, layers=1),
-        optimizer=partial(SGD, lr=0.1),
-        discriminator_optimizer=partial(SGD, lr=0.1),
-        sampled=sampled,
-        accumulate=2,
-    )
-
-
 def test_two_processes_train_stage_1_as_one_does(skies: Path, tmp_path: Path) -> None:
-    (one,) = fit(make_first_stage(0.0, sampled=False), skies, tmp_path / "one")
-    first, second = fit(make_first_stage(0.0, sampled=False), skies, tmp_path / "two", **TWO)
+    (one,) = fit(make_first_stage(accumulate=2), skies, tmp_path / "one")
+    first, second = fit(make_first_stage(accumulate=2), skies, tmp_path / "two", **TWO)
     assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     assert_close(first["weights"], one["weights"], rtol=1e-4, atol=1e-6)
 
 
 def test_processes_agree_on_autoencoder_and_discriminator(skies: Path, tmp_path: Path) -> None:
-    module = make_first_stage(1.0, sampled=True)
+    module = make_first_stage(adversarial=1.0, adversarial_start=1, sampled=True)
     before = weights(module)
     first, second = fit(module, skies, tmp_path / "told", **TWO)
     names = [name for name, _ in module.named_parameters()]

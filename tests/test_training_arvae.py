@@ -5,46 +5,26 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from stages import (
-    Crash,
     Record,
     make_arvae,
     make_batches,
-    make_data,
+    make_first_stage,
     make_loader,
     make_trainer,
     weights,
 )
 from torch import Tensor
-from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.testing import assert_close
 
-from ardiffusion.nn.adversarial import Discriminator
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.arvae import ARVAEModule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Attribute|Using ModelCheckpoint with manual|Checkpoint directory|Detected call|You def"
 )
-
-
-def make_module(**options: Any) -> ARVAEModule:  # noqa: ANN401
-    torch.manual_seed(1)
-    settings = {
-        "arvae": make_arvae(),
-        "perceptual": 0.0,
-        "adversarial": 0.0,
-        "adversarial_start": 0,
-        "discriminator": Discriminator(width=4, layers=1),
-        "optimizer": partial(SGD, lr=0.1),
-        "discriminator_optimizer": partial(SGD, lr=0.1),
-        "grad_clip": 0.0,
-        "sampled": False,
-    }
-    return ARVAEModule(**{**settings, **options})
 
 
 def fit(module: ARVAEModule, batches: int, **options: Any) -> None:  # noqa: ANN401
@@ -63,7 +43,9 @@ def test_steps_checkpoints_and_schedules_count_batches(
     accumulate: int, adversarial: float, tmp_path: Path
 ) -> None:
     schedule = partial(LambdaLR, lr_lambda=lambda step: 1 / (1 + step))
-    module = make_module(adversarial=adversarial, accumulate=accumulate, lr_scheduler=schedule)
+    module = make_first_stage(
+        adversarial=adversarial, accumulate=accumulate, lr_scheduler=schedule
+    )
     steps = Record(lambda trainer: trainer.global_step)
     rates = Record(lambda trainer: [o.param_groups[0]["lr"] for o in trainer.optimizers])
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
@@ -76,7 +58,7 @@ def test_steps_checkpoints_and_schedules_count_batches(
 
 
 def test_accumulated_step_equals_one_on_the_averaged_gradient() -> None:
-    module = make_module(accumulate=2)
+    module = make_first_stage(accumulate=2)
     before, expected = weights(module.arvae), weights(module.arvae)
     for batch in make_batches(2):
         video = batch["video"].float() / 255
@@ -91,7 +73,7 @@ def test_accumulated_step_equals_one_on_the_averaged_gradient() -> None:
 
 def test_gradients_are_clipped_to_their_norm() -> None:
     def change(clip: float) -> Tensor:
-        module = make_module(grad_clip=clip)
+        module = make_first_stage(grad_clip=clip)
         before = weights(module.arvae)
         fit(module, batches=1)
         after = weights(module.arvae)
@@ -102,7 +84,7 @@ def test_gradients_are_clipped_to_their_norm() -> None:
 
 
 def test_discriminator_takes_part_from_its_start_on() -> None:
-    module = make_module(adversarial=1.0, adversarial_start=2)
+    module = make_first_stage(adversarial=1.0, adversarial_start=2)
     assert module.discriminator is not None
     record = Record(lambda trainer: weights(module)["discriminator.blocks.0.weight"])
     before = weights(module)["discriminator.blocks.0.weight"]
@@ -114,7 +96,7 @@ def test_discriminator_takes_part_from_its_start_on() -> None:
 
 
 def test_adversarial_step_gives_each_network_its_own_gradient() -> None:
-    module = make_module(adversarial=0.7)
+    module = make_first_stage(adversarial=0.7)
     judge = module.discriminator
     assert judge is not None
     video = make_batches(1)[0]["video"].float() / 255
@@ -140,7 +122,7 @@ def test_adversarial_step_gives_each_network_its_own_gradient() -> None:
 
 @pytest.mark.parametrize("adversarial", [0.0, 1.0])
 def test_stage_1b_trains_only_temporal_blocks(adversarial: float) -> None:
-    module = make_module(
+    module = make_first_stage(
         arvae=make_arvae(temporal=True), temporal_only=True, adversarial=adversarial
     )
     before = weights(module.arvae)
@@ -151,32 +133,15 @@ def test_stage_1b_trains_only_temporal_blocks(adversarial: float) -> None:
     assert changed == {n for n in before if n.startswith("decoder.temporal.")}
 
 
-def test_stage_1b_starts_where_stage_1a_ended(tmp_path: Path) -> None:
-    first = make_module()
-    trainer = make_trainer(max_steps=1)
-    trainer.fit(first, make_loader(1))
-    trainer.save_checkpoint(tmp_path / "1a.ckpt")
-    temporal = make_arvae(seed=5, temporal=True)
-    second = make_module(arvae=temporal, start=str(tmp_path / "1a.ckpt"), temporal_only=True)
-    make_trainer().validate(second, make_loader(1, frames=5), verbose=False)
-    video = make_batches(1, frames=5)[0]["video"].float() / 255
-    with torch.no_grad():
-        one, other = (m.arvae.eval()(video) for m in (first, second))
-    assert_close(one, other, rtol=0, atol=0)
-    wider = make_module(arvae=make_arvae(width=32), start=str(tmp_path / "1a.ckpt"))
-    with pytest.raises(ValueError, match=r"weights of .*1a\.ckpt do not fit the AR-VAE"):
-        make_trainer().validate(wider, make_loader(1))
-
-
 def test_missing_perceptual_weights_stop_training_with_a_sentence() -> None:
-    module = make_module(perceptual=1.0, lpips=LPIPS(trunk="nowhere/vgg16.pth"))
+    module = make_first_stage(perceptual=1.0, lpips=LPIPS(trunk="nowhere/vgg16.pth"))
     with pytest.raises(FileNotFoundError, match=r"perceptual loss needs nowhere/vgg16\.pth"):
         fit(module, batches=1)
 
 
 def test_half_precision_is_refused() -> None:
     with pytest.raises(ValueError, match=r"use --trainer\.precision bf16-mixed"):
-        fit(make_module(), batches=1, precision="16-true")
+        fit(make_first_stage(), batches=1, precision="16-true")
 
 
 @pytest.mark.parametrize(
@@ -188,12 +153,12 @@ def test_half_precision_is_refused() -> None:
 )
 def test_bad_settings_are_named(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        make_module(**options)
+        make_first_stage(**options)
 
 
 @pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
 def test_bfloat16_trains_weights_in_full_precision() -> None:
-    module = make_module(adversarial=1.0, sampled=True, kl=1e-3, mse=1.0)
+    module = make_first_stage(adversarial=1.0, sampled=True, kl=1e-3, mse=1.0)
     before = weights(module)
     fit(module, batches=2, precision="bf16-mixed")
     after = weights(module)
@@ -212,7 +177,7 @@ def test_compiled_network_keeps_the_names_of_its_weights(
         return lambda *args, **given: (calls.append(1), function(*args, **given))[1]
 
     monkeypatch.setattr(torch, "compile", compile)
-    plain, compiled = make_module(), make_module(compile=True)
+    plain, compiled = make_first_stage(), make_first_stage(compile=True)
     fit(plain, batches=2)
     trainer = make_trainer(max_steps=2)
     trainer.fit(compiled, make_loader(2))
@@ -235,41 +200,3 @@ def test_batches_draw_noise_of_their_own() -> None:
     fit(module, batches=2)
     assert noises[0].shape == (2, 2, 2, 4)
     assert not torch.equal(noises[0], noises[1])
-
-
-def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
-    trainer = make_trainer(max_steps=1)
-    trainer.fit(make_module(), make_loader(1))
-    trainer.save_checkpoint(tmp_path / "small.ckpt")
-    wider: LightningModule = make_module(arvae=make_arvae(width=32))
-    with pytest.raises(ValueError, match="checkpoint's arvae has width 16, the configured one 32"):
-        make_trainer().fit(wider, make_loader(1), ckpt_path=tmp_path / "small.ckpt")
-
-
-def run(skies: Path, folder: Path, callbacks: list[Callback], **options: Any) -> ARVAEModule:  # noqa: ANN401
-    torch.manual_seed(0)
-    adam = partial(AdamW, lr=1e-2)
-    module = make_module(
-        adversarial=1.0,
-        adversarial_start=2,
-        sampled=True,
-        accumulate=2,
-        grad_clip=1.0,
-        optimizer=adam,
-        discriminator_optimizer=adam,
-        lr_scheduler=partial(LambdaLR, lr_lambda=lambda step: 1 / (1 + step)),
-    )
-    torch.manual_seed(0)
-    keep = ModelCheckpoint(folder, every_n_train_steps=2, save_last=True, save_top_k=0)
-    trainer = make_trainer(max_steps=8, callbacks=[keep, *callbacks], enable_checkpointing=True)
-    trainer.fit(module, datamodule=make_data(skies), **options)
-    return module
-
-
-@pytest.mark.parametrize("crash", [3, 7])
-def test_crashed_run_resumes_to_the_same_weights(skies: Path, tmp_path: Path, crash: int) -> None:
-    whole = run(skies, tmp_path / "whole", [])
-    with pytest.raises(RuntimeError, match="crash"):
-        run(skies, tmp_path, [Crash(crash)])
-    resumed = run(skies, tmp_path, [], ckpt_path=tmp_path / "last.ckpt")
-    assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
