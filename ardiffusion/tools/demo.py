@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.tools.demo_report import Report, report
+from ardiffusion.training.messages import clear_messages
 
 BIN = Path(sys.executable).parent
 
@@ -60,7 +61,8 @@ def demo(
     for name, command in stages.items():
         seconds[name] = run(name, command)
     start = time.monotonic()
-    result = report(folder, data=data, ckpt_path=dit_last, samples=samples, frames=frames)
+    with clear_messages():
+        result = report(folder, data=data, ckpt_path=dit_last, samples=samples, frames=frames)
     seconds["report"] = time.monotonic() - start
     show(result, seconds=seconds)
     (folder / "report.json").write_text(json.dumps(result._asdict() | {"seconds": seconds}))
@@ -82,8 +84,7 @@ def run(name: str, command: str) -> float:
     start = time.monotonic()
     # One core is for the process that reads clips: threads that wait for each other lose more.
     threads = str(max((os.cpu_count() or 1) - 1, 1))
-    quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": threads}
-    done = subprocess.run(shlex.split(command), env=quiet | os.environ)
+    done = subprocess.run(shlex.split(command), env={"OMP_NUM_THREADS": threads} | os.environ)
     if done.returncode:
         raise SystemExit(done.returncode)
     return time.monotonic() - start
