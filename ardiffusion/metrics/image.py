@@ -6,6 +6,8 @@ with moments under an 11 x 11 Gaussian window of deviation 1.5, averaged over co
 window's places inside the frame.
 """
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -76,9 +78,9 @@ class FrameMean(Metric):
         self.add_state("total", total, dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    @abstractmethod
     def score(self, real: Tensor, fake: Tensor) -> Tensor:
         """Compare two clips (F, 3, H, W), giving (F,)."""
-        raise NotImplementedError
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         """Add videos.
