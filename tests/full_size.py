@@ -116,6 +116,8 @@ def measure(folder: Path) -> dict[str, float]:
 
 def main(goldens: str, folder: str | None = None) -> None:
     """Write the weights and measure in a fresh process."""
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write(Path(goldens), Path(place))
         command = [sys.executable, __file__, "--measure", place]
