@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from recorder import Recorder, assert_same_videos
 from stages import make_arvae, make_data, make_dit, make_first_stage, make_trainer, weights
 from torch import Tensor
 from torch.optim import SGD
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 
 from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentDataset
+from ardiffusion.training import generation
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.diffusion import DiffusionModule
@@ -118,11 +120,10 @@ def test_processes_agree_on_autoencoder_and_discriminator(skies: Path, tmp_path:
     assert changed == {"arvae", "discriminator"}
 
 
-def videos(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.mp4"))}
-
-
-def test_two_processes_generate_what_one_does(generator: Path, tmp_path: Path) -> None:
+def test_two_processes_generate_what_one_does(
+    generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "VideoWriter", Recorder)
     lines = []
     for name, options in {"one": ONE, "two": TWO}.items():
         trainer = SamplingTrainer(
@@ -140,7 +141,7 @@ def test_two_processes_generate_what_one_does(generator: Path, tmp_path: Path) -
         lines.append(sorted(map(json.loads, text.splitlines()), key=lambda line: line["index"]))
     assert [line["index"] for line in lines[1]] == [0, 1, 2, 3, 4]
     assert lines[0] == lines[1]
-    assert videos(tmp_path / "one") == videos(tmp_path / "two")
+    assert_same_videos(tmp_path / "one", tmp_path / "two")
 
 
 def test_two_processes_encode_what_one_does(tokenizer: Path, skies: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class VideoReader:
 
     def _picture(self, frame: VideoFrame) -> Tensor:
         width, height = self._size
-        rgb = self._convert.reformat(frame, width=width, height=height, format="rgb24")
+        rgb = self._convert.reformat(frame, width=width, height=height, format="rgb24", threads=1)
         return _upright(torch.from_numpy(rgb.to_ndarray()), frame=frame)
 
     def read(self, start: int = 0, frames: int | None = None, stride: int = 1) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Self
 import av
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, Interpolation
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
@@ -58,6 +58,7 @@ class VideoWriter:
         self._file: _Target | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
+        self._convert = VideoReformatter()
 
     def __enter__(self) -> Self:
         return self
@@ -129,8 +130,12 @@ class VideoWriter:
                     f"Cannot write {self.path}: a frame of {picture.width}x{picture.height} "
                     f"follows one of {stream.width}x{stream.height}."
                 )
-            picture = picture.reformat(
-                format=stream.pix_fmt, dst_colorspace=Colorspace.ITU709, interpolation=_ACCURATE
+            picture = self._convert.reformat(
+                picture,
+                format=stream.pix_fmt,
+                dst_colorspace=Colorspace.ITU709,
+                interpolation=_ACCURATE,
+                threads=1,  # more cost more than they save
             )
         container.mux(stream.encode(picture))
 

@@ -97,7 +97,7 @@ class SamplingTrainer(Trainer):
             solver: How one step is taken: by default DDIM, for published weights PublishedDDIM.
             labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
             seed: Seed; sample i depends on it and i alone.
-            batch_size: Videos generated at once; changes no result.
+            batch_size: Videos generated at once; changes no result beyond rounding.
             fps: Frames per second of the files.
             output: Folder for the videos; a run that was cut short goes on where it was.
         """
