@@ -1,14 +1,34 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.diffusion.solver import DDIM, PublishedDDIM, Solver
-from ardiffusion.diffusion.target import X0
+from ardiffusion.diffusion.solver import DDIM, DPMSolver2M, Grid, PublishedDDIM, Solver
+from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 
 
-def no_noise() -> Tensor:
-    raise AssertionError("a deterministic solver asked for noise")
+def take(
+    solver: Solver,
+    x: Tensor,
+    output: Tensor,
+    before: Tensor,
+    after: Tensor,
+    grid: Grid,
+    target: Target | None = None,
+    past: Tensor | None = None,
+    prior: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Take one step of frames x (B, F, L, C)."""
+    prior = torch.full_like(before, -1) if prior is None else prior
+    factors = solver.factors(before, after, prior, grid=grid, target=target or X0())
+    assert noise is not None or not factors.noise.any()
+    terms = [(factors.x, x), (factors.output, output), (factors.past, past)]
+    terms.append((factors.noise, noise))
+    return sum((f[:, None, None] * v for f, v in terms if v is not None), 0 * x)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 50, 333, 1000])
@@ -52,7 +72,9 @@ def test_published_steps_that_do_not_divide_the_schedule_become_one_more() -> No
         DDIM().grid(NoiseSchedule(), steps=1001)
 
 
-@pytest.mark.parametrize(("solver", "tolerance"), [(DDIM(), 1e-9), (PublishedDDIM(), 1e-5)])
+@pytest.mark.parametrize(
+    ("solver", "tolerance"), [(DDIM(), 1e-9), (DPMSolver2M(), 1e-9), (PublishedDDIM(), 1e-5)]
+)
 def test_a_step_with_an_oracle_follows_add_noise(solver: Solver, tolerance: float) -> None:
     schedule = NoiseSchedule()
     grid = solver.grid(schedule, steps=10)
@@ -64,18 +86,18 @@ def test_a_step_with_an_oracle_follows_add_noise(solver: Solver, tolerance: floa
         abar = grid.alphas_cumprod[index][:, None, None]
         return abar.sqrt() * x + (1 - abar).sqrt() * noise
 
-    stepped = solver.step(
-        noisy(before), x, before=before, after=after, grid=grid, target=X0(), noise=no_noise
-    )
+    stepped = take(solver, noisy(before), x, before=before, after=after, grid=grid)
     torch.testing.assert_close(stepped, noisy(after), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("solver", "factor"), [(DDIM(), 1.0), (PublishedDDIM(), 1.0000212)])
+@pytest.mark.parametrize(
+    ("solver", "factor"), [(DDIM(), 1.0), (DPMSolver2M(), 1.0), (PublishedDDIM(), 1.0000212)]
+)
 def test_idle_frames_keep_or_drift(solver: Solver, factor: float) -> None:
     grid = solver.grid(NoiseSchedule(), steps=50)
     x = torch.full((1, 2, 1, 1), 2.0, dtype=torch.float64)
     k = torch.tensor([50, 0])
-    stepped = solver.step(x, x * 9, before=k, after=k, grid=grid, target=X0(), noise=no_noise)
+    stepped = take(solver, x, x * 9, before=k, after=k, grid=grid)
     torch.testing.assert_close(stepped.flatten() / 2, torch.tensor([factor, 1.0]).double())
 
 
@@ -85,9 +107,79 @@ def test_ancestral_steps_keep_the_variance_of_the_schedule() -> None:
     z = torch.randn(2, 200, 1, 50, 4, generator=generator, dtype=torch.float64)
     k = torch.tensor([4])
     x_t = (1 - grid.alphas_cumprod[4]).sqrt() * z[0]  # of x_0 = 0
-    stepped = DDIM(eta=1.0).step(
-        x_t, 0 * x_t, before=k, after=k + 1, grid=grid, target=X0(), noise=lambda: z[1]
-    )
+    stepped = take(DDIM(eta=1.0), x_t, 0 * x_t, before=k, after=k + 1, grid=grid, noise=z[1])
     assert abs(stepped.var() / (1 - grid.alphas_cumprod[5]) - 1) < 0.02
     with pytest.raises(ValueError, match="eta must lie in 0 to 1"):
         DDIM(eta=2.0)
+
+
+@pytest.mark.parametrize("target", [X0(), Epsilon(), Velocity()])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_matches_the_equation_of_its_paper(target: Target, eta: float) -> None:
+    grid = DDIM().grid(NoiseSchedule(), steps=10)
+    generator = torch.Generator().manual_seed(0)
+    x, output, z = torch.randn(3, 2, 10, 3, 4, generator=generator, dtype=torch.float64)
+    k = torch.arange(10)
+    stepped = take(
+        DDIM(eta=eta), x, output, before=k, after=k + 1, grid=grid, target=target, noise=z
+    )
+    for f in range(10):
+        a, s = grid.alphas_cumprod[f], grid.alphas_cumprod[f + 1]
+        x_0, eps = target.split(output[:, f], x_t=x[:, f], alpha=a.sqrt(), sigma=(1 - a).sqrt())
+        std = eta * ((1 - s) / (1 - a)).sqrt() * (1 - a / s).sqrt()  # equation 16
+        expected = s.sqrt() * x_0 + (1 - s - std**2).clamp(min=0).sqrt() * eps + std * z[:, f]
+        torch.testing.assert_close(stepped[:, f], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("target", [X0(), Epsilon(), Velocity()])
+@pytest.mark.parametrize("jump", [1, 2])
+def test_multistep_matches_algorithm_2_of_its_paper(target: Target, jump: int) -> None:
+    solver = DPMSolver2M()
+    grid = solver.grid(NoiseSchedule(), steps=12)
+    generator = torch.Generator().manual_seed(0)
+    x, output, past = torch.randn(3, 2, 8, 3, 4, generator=generator, dtype=torch.float64)
+    k = torch.arange(2, 10)
+    told = {"past": past, "prior": k - jump}
+    stepped = take(solver, x, output, before=k, after=k + 1, grid=grid, target=target, **told)
+    alpha, sigma = grid.alphas_cumprod.sqrt(), (1 - grid.alphas_cumprod).sqrt()
+    for f in range(8):
+        p, i, j = f + 2 - jump, f + 2, f + 3
+        lam = [float((alpha[m] / sigma[m]).log()) for m in (p, i, j)]
+        h, r = lam[2] - lam[1], (lam[1] - lam[0]) / (lam[2] - lam[1])
+        x_0, _ = target.split(output[:, f], x_t=x[:, f], alpha=alpha[i], sigma=sigma[i])
+        d = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * past[:, f]
+        expected = sigma[j] / sigma[i] * x[:, f] - alpha[j] * math.expm1(-h) * d
+        torch.testing.assert_close(stepped[:, f], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_multistep_begins_and_ends_as_ddim() -> None:
+    solver = DPMSolver2M()
+    grid = solver.grid(NoiseSchedule(), steps=5)
+    before, after, prior = torch.tensor([0, 4]), torch.tensor([1, 5]), torch.tensor([-1, 3])
+    mine = solver.factors(before, after, prior, grid=grid, target=X0())
+    ddim = DDIM().factors(before, after, prior, grid=grid, target=X0())
+    torch.testing.assert_close([mine.x, mine.output], [ddim.x, ddim.output])
+    assert not mine.past.any()
+
+
+@pytest.mark.parametrize(("solver", "order"), [(DDIM(), 1.0), (DPMSolver2M(), 2.0)])
+def test_error_falls_with_the_order_of_the_solver(solver: Solver, order: float) -> None:
+    """For Gaussian data of standard deviation s the exact path is x = x_T std_t / std_T."""
+    s, schedule = 0.5, NoiseSchedule(beta_start=1e-6, beta_end=2e-3, timesteps=10_000)
+    errors = []
+    for steps in (20, 40, 80):
+        grid = solver.grid(schedule, steps=steps)
+        alpha, sigma = grid.alphas_cumprod.sqrt(), (1 - grid.alphas_cumprod).sqrt()
+        std = (alpha**2 * s**2 + sigma**2).sqrt()
+        x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        past, half = x, steps // 2  # to the middle: the last step to x_0 is first order
+        for k in range(half):
+            x_0 = alpha[k] * s**2 / std[k] ** 2 * x
+            i = torch.tensor([k])
+            x, past = (
+                take(solver, x, x_0, before=i, after=i + 1, grid=grid, past=past, prior=i - 1),
+                x_0,
+            )
+        errors.append(abs(float(x) - float(std[half] / std[0])))
+    rates = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert all(abs(rate - order) < 0.3 for rate in rates)

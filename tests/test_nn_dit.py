@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ardiffusion.nn.causal import DiTBlock, causal_mask
+from ardiffusion.nn.cache import causal_mask
+from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.rotary import rotary_phases, rotate
 
@@ -111,10 +112,13 @@ def test_forward_matches_a_naive_loop_over_tokens() -> None:
         )
 
 
-def test_cached_frames_equal_full_recomputation() -> None:
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("tabulated", [False, True])
+def test_cached_frames_equal_full_recomputation(static: bool, tabulated: bool) -> None:
     net = tiny(window=3)
     x, t = inputs(frames=9, batch=2)
-    cache = net.make_cache(batch=2, frames=2, like=x)
+    timesteps = t.unique() if tabulated else None
+    cache = net.make_cache(2, frames=2, device=x.device, timesteps=timesteps, static=static)
     parts = []
     with torch.no_grad():
         for f in range(0, 8):
@@ -122,7 +126,18 @@ def test_cached_frames_equal_full_recomputation() -> None:
             parts.append(net(x[:, f : f + 2], t[:, f : f + 2], cache=cache)[:, :1])
             cache.advance(1)
         torch.testing.assert_close(torch.cat(parts, dim=1), net(x, t)[:, :8], rtol=0, atol=1e-12)
-    assert cache.buffer.shape[4] == (2 * 2 + 2) * 3
+    assert cache.buffer.shape[4] == (2 + 2 if static else 2 * 2 + 2) * 3
+
+
+def test_tabulated_classes_equal_those_of_each_call() -> None:
+    net = tiny(classes=3)
+    x, t = inputs(frames=2, batch=4)
+    label, null = torch.tensor([2, 0, 2, 1]), torch.tensor([False, True, True, False])
+    cache = net.make_cache(4, 2, x.device, timesteps=t.unique(), label=label, null=null)
+    assert cache.conditions is not None and len(cache.conditions.table) == 3  # none, 1 and 2
+    with torch.no_grad():
+        expected = net(x, t, label=label, null=null)
+        torch.testing.assert_close(net(x, t, cache=cache), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_rotation_at_frame_100_000_is_as_exact_as_at_frame_10() -> None:

@@ -188,8 +188,14 @@ def test_a_new_network_predicts_zero_and_trains_every_parameter() -> None:
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0, name
 
 
-def test_a_cache_and_odd_heads_are_refused() -> None:
-    with pytest.raises(ValueError, match="has no cache"):
-        tiny().make_cache(batch=1, frames=1, like=torch.zeros(1))
+def test_tabulated_modulations_change_nothing() -> None:
+    net = tiny()
+    x, t = inputs(frames=3)
+    cache = net.make_cache(1, frames=3, device=x.device, timesteps=t.unique())
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, t, cache=cache), net(x, t), rtol=1e-12, atol=1e-12)
+
+
+def test_odd_heads_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of twice the heads"):
         PublishedDiT(width=30, heads=4)

@@ -7,19 +7,21 @@ networks: it computes their whole sliding window in every iteration.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import Row
-from ardiffusion.diffusion.solver import Grid, Solver
+from ardiffusion.diffusion.graphs import Graphs
+from ardiffusion.diffusion.solver import Grid, Solver, clean_factors
 from ardiffusion.diffusion.target import Target
 
 
 class Cache(Protocol):
-    """What an engine asks of a network's cache of finished frames."""
+    """What an engine asks of a network's memory of a run."""
 
     def advance(self, frames: int) -> None:
         """Keep the first `frames` of the frames that were computed last."""
@@ -30,8 +32,9 @@ class Denoiser(Protocol):
     """What the sampler asks of a network.
 
     A frame attends to `window` frames, itself included. A `strictly_causal` network computes a
-    frame from itself and earlier frames alone; only such a network needs to offer `make_cache`.
-    A `conditional` network can be evaluated with and without its condition.
+    frame from itself and earlier frames alone, and its cache keeps what finished frames tell
+    later ones; the cache of any network may hold what stays the same during a run. A
+    `conditional` network can be evaluated with and without its condition.
     """
 
     @property
@@ -60,12 +63,53 @@ class Denoiser(Protocol):
         """Predict from x_t (B, F, L, C) and t (B, F)."""
         ...
 
-    def make_cache(self, batch: int, frames: int, like: Tensor) -> Cache:
-        """Return an empty cache for at most `frames` frames at once."""
+    def make_cache(
+        self,
+        batch: int,
+        frames: int,
+        device: torch.device,
+        timesteps: Tensor | None = None,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        static: bool = False,
+    ) -> Cache:
+        """Return an empty cache for at most `frames` frames at once.
+
+        `timesteps` are all that the run will ask for. A `static` cache takes part in computations
+        whose shapes and addresses stay the same in every call.
+        """
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
+class Flight:
+    """The frames that an engine holds, and what it knows of each.
+
+    Attributes:
+        x: Latents, shape (B, F, L, C).
+        past: The x_0 of each frame's previous step, shape of `x`; None if no solver asks for it.
+        prior: Step index before that step, -1 if there was none.
+    """
+
+    x: Tensor
+    past: Tensor | None
+    prior: list[int]
+
+    def drop(self, frames: int) -> None:
+        """Forget the first frames."""
+        if frames:
+            self.x, self.prior = self.x[:, frames:], self.prior[frames:]
+            self.past = None if self.past is None else self.past[:, frames:]
+
+    def add(self, frames: Sequence[Tensor]) -> None:
+        """Append frames (B, L, C) that have made no step yet."""
+        if frames:
+            new = torch.stack(list(frames), dim=1).to(self.x)
+            self.x, self.prior = torch.cat([self.x, new], dim=1), self.prior + [-1] * len(frames)
+            self.past = None if self.past is None else torch.cat([self.past, 0 * new], dim=1)
+
+
+@dataclass
 class Run:
     """What stays the same during one run."""
 
@@ -81,48 +125,96 @@ class Run:
     label: Tensor | None
     generators: Sequence[torch.Generator] | None
     progress: Callable[[], None]
+    static: bool | None
+    cache: Cache = field(init=False)
+    evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
 
-    def iterate(
-        self, x: Tensor, before: list[int], after: list[int], cache: Cache | None
-    ) -> Tensor:
-        """Take frames x (B, F, L, C) from step indices `before` to `after`."""
-        k_before = torch.tensor(before, device=x.device)
-        k_after = torch.tensor(after, device=x.device)
-        t = self.grid.timesteps(k_before, k_after).expand(x.shape[0], -1)  # (B, F)
-        moves = [i for i, (b, a) in enumerate(zip(before, after, strict=True)) if a > b]
-        self.progress()
-        return self.solver.step(
-            x,
-            self.predict(x, t=t, cache=cache),
-            before=k_before,
-            after=k_after,
-            grid=self.grid,
-            target=self.target,
-            noise=lambda: self.fresh_noise(x, moves=moves),
+    def begin(self, like: Tensor) -> Flight:
+        """Make the cache for frames like `like` (B, L, C); return an empty flight."""
+        batch, label, null = len(like), self.label, None
+        if self.static is None:
+            self.static = like.device.type == "cuda"
+        if self.guidance != 1:  # both halves in one batch
+            null = torch.arange(2 * batch, device=like.device) < batch
+            batch, label = 2 * batch, None if label is None else torch.cat([label, label])
+        cache = self.cache = self.denoiser.make_cache(
+            batch=batch,
+            frames=self.most,
+            device=like.device,
+            timesteps=self.grid.all_timesteps(),
+            label=label,
+            null=null,
+            static=self.static,
         )
 
-    def predict(self, x: Tensor, t: Tensor, cache: Cache | None) -> Tensor:
-        """Evaluate the network; with guidance, both halves in one batch."""
-        if self.guidance == 1:
-            return self.denoiser(x, t, label=self.label, cache=cache).to(x.dtype)
-        twice = torch.cat([x, x])  # (2 B, F, L, C)
-        label = None if self.label is None else torch.cat([self.label, self.label])
-        null = torch.arange(len(twice), device=x.device) < len(x)
-        out = self.denoiser(twice, torch.cat([t, t]), label=label, null=null, cache=cache)
-        without, given = out.to(x.dtype).chunk(2)
-        return without + self.guidance * (given - without)
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
+            return self.denoiser(x, t, label=label, null=null, cache=cache)
 
-    def fresh_noise(self, x: Tensor, moves: list[int]) -> Tensor:
+        self.evaluate = Graphs(evaluate) if self.static else evaluate
+        x = like[:, None][:, :0]  # (B, 0, L, C)
+        return Flight(x=x, past=x if self.solver.remembers else None, prior=[])
+
+    def prefill(self, given: Sequence[Tensor]) -> None:
+        """Compute clean frames (B, L, C) for the cache alone."""
+        for i in range(0, len(given), self.most):
+            x = torch.stack(list(given[i : i + self.most]), dim=1)
+            self.predict(x, t=torch.full((x.shape[1],), self.grid.clean))
+            self.cache.advance(x.shape[1])
+
+    def iterate(self, flight: Flight, before: list[int], after: list[int]) -> None:
+        """Take frames from step indices `before` to `after`."""
+        k_before, k_after = torch.tensor(before), torch.tensor(after)
+        x = flight.x
+        output = self.predict(x, t=self.grid.timesteps(k_before, k_after))
+        f = self.solver.factors(
+            k_before, k_after, torch.tensor(flight.prior), grid=self.grid, target=self.target
+        )
+        u, v = clean_factors(k_before, grid=self.grid, target=self.target)
+        moves = k_after > k_before
+        table = torch.stack([f.x, f.output, f.past, f.noise, u, v, moves])[..., None, None]
+        a, b, c, d, u, v, moving = to_device(table.to(x.dtype), x.device).unbind()  # (F, 1, 1)
+        flight.x = a * x + b * output
+        if f.noise.any():
+            flight.x = flight.x + d * self.fresh_noise(x, moves=moves)
+        if flight.past is not None:
+            flight.x = flight.x + c * flight.past
+            flight.past = torch.where(moving > 0, u * x + v * output, flight.past)
+            flight.prior = torch.where(moves, k_before, torch.tensor(flight.prior)).tolist()
+        self.progress()
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the network on x (B, F, L, C) at the frames' timesteps t (F,)."""
+        frames = x.shape[1]
+        if self.static and self.denoiser.strictly_causal:  # one of two shapes
+            size = self.most - 1 if frames < self.most else self.most
+            x = F.pad(x, (0, 0, 0, 0, 0, size - frames))
+            t = F.pad(t, (0, size - frames), value=self.grid.waiting)
+        if self.guidance != 1:
+            x = torch.cat([x, x])  # (2 B, F, L, C)
+        t = to_device(t, x.device).expand(len(x), -1)  # (B, F)
+        out = self.evaluate(x, t)[:, :frames].to(x.dtype)
+        if self.guidance != 1:
+            without, given = out.chunk(2)
+            out = without + self.guidance * (given - without)
+        return out
+
+    def fresh_noise(self, x: Tensor, moves: Tensor) -> Tensor:
         """Draw noise for the frames that move, each sample from its own generator."""
-        z = torch.zeros_like(x)
-        size = (len(moves), *x.shape[2:])
+        z = torch.zeros(x.shape, dtype=x.dtype)
+        size = (int(moves.sum()), *x.shape[2:])
         for sample, generator in zip(z, self.generators or [None] * len(z), strict=True):
-            drawn = torch.randn(size, generator=generator, dtype=x.dtype)
-            sample[moves] = drawn.to(x.device)
-        return z
+            sample[moves] = torch.randn(size, generator=generator, dtype=x.dtype)
+        return z.to(x.device)
 
 
-def run_cached(run: Run, given: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+def to_device(table: Tensor, device: torch.device) -> Tensor:
+    """Copy a small table from the CPU without making the CPU wait."""
+    if device.type != "cuda":
+        return table
+    return table.pin_memory().to(device, non_blocking=True)
+
+
+def run_cached(run: Run, given: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
     """Run the plan computing frames in flight alone.
 
     Args:
@@ -132,27 +224,26 @@ def run_cached(run: Run, given: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
     Yields:
         Each other frame's index and latents (B, L, C) when it is finished.
     """
-    live, position, cache = list(given), 0, None  # live frames: clean but not yet cached, flying
+    flight, position = None, len(given)  # the flight begins with clean frames not yet cached
     for row in run.rows:
-        commits = row.first - position
-        end = row.first + len(row.after)
-        live += [run.noise(f) for f in range(position + len(live), end)]
         if not row.after:
             continue
-        x = torch.stack(live, dim=1)  # (B, F, L, C)
-        if cache is None:
-            batch = len(x) if run.guidance == 1 else 2 * len(x)
-            cache = run.denoiser.make_cache(batch=batch, frames=run.most, like=x)
+        if flight is None:
+            flight = run.begin(like=given[0] if given else run.noise(position))
+            run.prefill(given)
+        commits, end = row.first - position, row.first + len(row.after)
+        flight.add([run.noise(f) for f in range(position + flight.x.shape[1], end)])
         clean = [run.grid.steps] * commits
-        x = run.iterate(x, before=clean + row.before, after=clean + row.after, cache=cache)
-        cache.advance(commits)
-        live, position = list(x.unbind(dim=1))[commits:], row.first
+        run.iterate(flight, before=clean + row.before, after=clean + row.after)
+        run.cache.advance(commits)
+        flight.drop(commits)
+        position = row.first
         for i, k in enumerate(row.after):
             if k == run.grid.steps and row.before[i] < k:
-                yield row.first + i, live[i]
+                yield row.first + i, flight.x[:, i].clone()
 
 
-def run_windowed(run: Run, given: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+def run_windowed(run: Run, given: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
     """Run the plan computing the network's whole sliding window in every iteration.
 
     Args:
@@ -164,27 +255,31 @@ def run_windowed(run: Run, given: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
         where the solver goes on stepping finished frames, else when it is finished.
     """
     steps, window, ready = run.grid.steps, run.denoiser.window, len(given)
-    live, start, told = list(given), 0, ready
+    flight, start, told = None, 0, ready
     rows = slide(run.rows, frames=run.frames, window=window, ready=ready, steps=steps)
     # With an end in sight, a plan that cannot be run is refused before the first evaluation.
     for row, end in rows if run.frames is None else list(rows):
-        live += [run.noise(f) for f in range(start + len(live), end)]
+        if flight is None:
+            flight = run.begin(like=given[0] if given else run.noise(0))
+            flight.add(given)
+        flight.add([run.noise(f) for f in range(start + flight.x.shape[1], end)])
         leaving = max(end - window - start, 0)
         for f in range(max(told, start), start + leaving):
-            yield f, live[f - start]
-        live, start = live[leaving:], start + leaving
+            yield f, flight.x[:, f - start].clone()
+        flight.drop(leaving)
+        start += leaving
         told = max(told, start)
         flying = range(row.first, row.first + len(row.after))
         idle = [steps if f < row.first else 0 for f in range(start, end)]
         before, after = list(idle), list(idle)
         for f, b, a in zip(flying, row.before, row.after, strict=True):
             before[f - start], after[f - start] = b, a
-        x = run.iterate(torch.stack(live, dim=1), before=before, after=after, cache=None)
-        live = list(x.unbind(dim=1))
+        run.iterate(flight, before=before, after=after)
         while run.solver.settles and told < end and after[told - start] == steps:
-            yield told, live[told - start]
+            yield told, flight.x[:, told - start].clone()
             told += 1
-    yield from ((f, live[f - start]) for f in range(told, start + len(live)))
+    if flight is not None:
+        yield from ((f, flight.x[:, f - start]) for f in range(told, start + flight.x.shape[1]))
 
 
 def slide(

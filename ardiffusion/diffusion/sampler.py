@@ -30,6 +30,8 @@ class Sampler:
         difference: Distance s in steps between neighbouring frames: 0 is synchronous, `steps`
             is frame after frame.
         guidance: Classifier-free guidance scale; 1 is off.
+        static: Whether to compute in shapes that never change, padding where frames are missing,
+            as CUDA graphs and torch.compile need; by default on GPUs.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Sampler:
         steps: int = 50,
         difference: int = 5,
         guidance: float = 1.0,
+        static: bool | None = None,
     ) -> None:
         check_difference(difference=difference, steps=steps)
         self.schedule = schedule
@@ -48,6 +51,7 @@ class Sampler:
         self.steps = steps
         self.difference = difference
         self.guidance = guidance
+        self.static = static
         self.grid = self.solver.grid(schedule, steps)
 
     def sample(
@@ -113,11 +117,12 @@ class Sampler:
             guidance=self.guidance,
             rows=rows,
             frames=frames,
-            most=min(ready + in_flight + 1, frames or ready + in_flight + 1),
+            most=min(in_flight + 1, frames or in_flight + 1),
             noise=noise.unbind(dim=1).__getitem__ if isinstance(noise, Tensor) else noise,
             label=label,
             generators=generators,
             progress=progress,
+            static=self.static,
         )
         engine = run_cached if denoiser.strictly_causal else run_windowed
         yield from enumerate(given)

@@ -1,19 +1,24 @@
-"""One denoising step of every frame: DDIM, and the published sampler's variant of it.
+"""Denoising steps: DDIM, a second-order multistep solver, and the published sampler's DDIM.
 
-From step index k to k + 1, with abar and abar' the values of the schedule at both:
+Every step of every solver is linear in what is known of a frame, with factors that depend on the
+step indices alone:
 
-    x' = sqrt(abar') x_0 + sqrt(1 - abar' - s^2) eps + s z,
-    s^2 = eta^2 (1 - abar') / (1 - abar) (1 - abar / abar').
+    x' = a x + b output + c past + d z,
+
+with z fresh noise and past the x_0 that was predicted in the frame's previous step. From index k
+to k', with alpha, sigma and alpha', sigma' the values of the schedule at both, DDIM is
+
+    x' = alpha' x_0 + sqrt(sigma'^2 - s^2) (x - alpha x_0) / sigma + s z,
+    s^2 = eta^2 (sigma' / sigma)^2 (1 - alpha^2 / alpha'^2).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ardiffusion.diffusion.schedule import NoiseSchedule, alpha_sigma
+from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.target import Target
 
 
@@ -39,57 +44,93 @@ class Grid:
 
     def timesteps(self, before: Tensor, after: Tensor) -> Tensor:
         """Return what the network is told of frames that go from index `before` to `after`."""
-        t = self.leaving.to(before.device)[before.clamp(max=self.steps - 1)]
+        t = self.leaving[before.clamp(max=self.steps - 1)]
         t = torch.where((before == 0) & (after == 0), self.waiting, t)
         return torch.where(before == self.steps, self.clean, t)
 
-    def alpha_sigma(self, index: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at step indices of shape (F,) as factors (F, 1, 1)."""
-        return alpha_sigma(self.alphas_cumprod.to(index.device)[index], dtype=dtype)
+    def all_timesteps(self) -> Tensor:
+        """Return every timestep that the network may be told, each once, rising."""
+        return torch.cat([self.leaving, torch.tensor([self.waiting, self.clean])]).unique()
+
+    def alpha_sigma(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma at step indices of shape (F,), float64."""
+        abar = self.alphas_cumprod[index]
+        return abar.sqrt(), (1 - abar).sqrt()
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of one step, each of shape (F,), float64.
+
+    Attributes:
+        x: Factor a of the noisy latents.
+        output: Factor b of the network's output.
+        past: Factor c of the x_0 that was predicted in the previous step.
+        noise: Factor d of fresh noise.
+    """
+
+    x: Tensor
+    output: Tensor
+    past: Tensor
+    noise: Tensor
+
+    def where(self, moves: Tensor) -> "Factors":
+        """Keep the frames that do not move as they are."""
+        idle = (1.0, 0.0, 0.0, 0.0)
+        factors = (self.x, self.output, self.past, self.noise)
+        return Factors(*(torch.where(moves, f, i) for f, i in zip(factors, idle, strict=True)))
 
 
 class Solver(ABC):
-    """Places S steps on the schedule and takes them.
+    """Places S steps on the schedule and says how they are taken.
 
     Attributes:
         settles: Whether a finished frame never changes again.
+        remembers: Whether a step uses the x_0 of the frame's previous step.
     """
 
     settles = True
+    remembers = False
 
-    @abstractmethod
     def grid(self, schedule: NoiseSchedule, steps: int) -> Grid:
-        """Place the steps."""
+        """Place exactly S steps, evenly spread from T - 1, the last one to x_0 itself."""
+        if not 1 <= steps <= schedule.timesteps:
+            raise ValueError(
+                f"steps must lie between 1 and the {schedule.timesteps} training timesteps, "
+                f"got {steps}."
+            )
+        k = torch.arange(steps)
+        # t = ceil(T (1 - k / S)) - 1, in whole numbers
+        leaving = -(-(steps - k) * schedule.timesteps // steps) - 1  # (S,)
+        abar = torch.cat([schedule.alphas_cumprod[leaving], torch.ones(1, dtype=torch.float64)])
+        return Grid(leaving=leaving, waiting=schedule.timesteps - 1, clean=0, alphas_cumprod=abar)
 
     @abstractmethod
-    def step(
-        self,
-        x: Tensor,
-        output: Tensor,
-        before: Tensor,
-        after: Tensor,
-        grid: Grid,
-        target: Target,
-        noise: Callable[[], Tensor],
-    ) -> Tensor:
-        """Take one iteration of a plan.
+    def factors(
+        self, before: Tensor, after: Tensor, prior: Tensor, grid: Grid, target: Target
+    ) -> Factors:
+        """Return the factors of one iteration of a plan.
 
         Args:
-            x: Noisy latents, shape (B, F, L, C).
-            output: What the network made of them, shape (B, F, L, C).
             before: Step index of each frame before the iteration, shape (F,).
             after: Step index after it, shape (F,).
+            prior: Step index before the frame's previous step, -1 if there was none, shape (F,).
             grid: The placed steps.
             target: What the network predicts.
-            noise: Draws standard normal noise of the shape of `x`; called when needed.
-
-        Returns:
-            The latents after the iteration, shape (B, F, L, C).
         """
 
 
+def clean_factors(before: Tensor, grid: Grid, target: Target) -> tuple[Tensor, Tensor]:
+    """Return u and v of x_0 = u x + v output, shape (F,), for frames at step indices `before`."""
+    alpha, sigma = grid.alpha_sigma(before.clamp(max=grid.steps - 1))
+    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
+    u, _ = target.split(zero, x_t=one, alpha=alpha, sigma=sigma)
+    v, _ = target.split(one, x_t=zero, alpha=alpha, sigma=sigma)
+    return u, v
+
+
 class DDIM(Solver):
-    """DDIM: exactly S steps, evenly spread from T - 1, the last one to x_0 itself.
+    """DDIM, with exactly the asked number of steps.
 
     References:
         Denoising diffusion implicit models (Song et al., ICLR 2021), equation 12.
@@ -103,39 +144,48 @@ class DDIM(Solver):
             raise ValueError(f"eta must lie in 0 to 1, got {eta}.")
         self.eta = eta
 
-    def grid(self, schedule: NoiseSchedule, steps: int) -> Grid:
-        if not 1 <= steps <= schedule.timesteps:
-            raise ValueError(
-                f"steps must lie between 1 and the {schedule.timesteps} training timesteps, "
-                f"got {steps}."
-            )
-        k = torch.arange(steps)
-        # t = ceil(T (1 - k / S)) - 1, in whole numbers
-        leaving = -(-(steps - k) * schedule.timesteps // steps) - 1  # (S,)
-        abar = torch.cat([schedule.alphas_cumprod[leaving], torch.ones(1, dtype=torch.float64)])
-        return Grid(leaving=leaving, waiting=schedule.timesteps - 1, clean=0, alphas_cumprod=abar)
-
-    def step(
-        self,
-        x: Tensor,
-        output: Tensor,
-        before: Tensor,
-        after: Tensor,
-        grid: Grid,
-        target: Target,
-        noise: Callable[[], Tensor],
-    ) -> Tensor:
-        moves = (after > before)[:, None, None]  # (F, 1, 1)
-        before = before.clamp(max=grid.steps - 1)  # finished frames: any index with sigma > 0
-        alpha, sigma = grid.alpha_sigma(before, dtype=x.dtype)
-        alpha_s, sigma_s = grid.alpha_sigma(after, dtype=x.dtype)
-        x_0, eps = target.split(output, x_t=x, alpha=alpha, sigma=sigma)
-        if self.eta == 0:
-            return torch.where(moves, alpha_s * x_0 + sigma_s * eps, x)
+    def factors(
+        self, before: Tensor, after: Tensor, prior: Tensor, grid: Grid, target: Target
+    ) -> Factors:
+        u, v = clean_factors(before, grid=grid, target=target)
+        alpha, sigma = grid.alpha_sigma(before.clamp(max=grid.steps - 1))
+        alpha_s, sigma_s = grid.alpha_sigma(after)
         ratio = (1 - (alpha / alpha_s) ** 2).clamp(min=0)
         std = self.eta * sigma_s / sigma * ratio.sqrt()
-        direction = (sigma_s**2 - std**2).clamp(min=0).sqrt()
-        return torch.where(moves, alpha_s * x_0 + direction * eps + std * noise(), x)
+        a = (sigma_s**2 - std**2).clamp(min=0).sqrt() / sigma
+        b = alpha_s - alpha * a  # of x_0
+        return Factors(a + b * u, b * v, past=0 * a, noise=std).where(after > before)
+
+
+class DPMSolver2M(Solver):
+    """DPM-Solver++(2M): second order from two predictions of x_0, for fewer steps.
+
+    With lambda = log(alpha / sigma), h = lambda' - lambda and r = h_previous / h, a step is that
+    of DDIM with x_0 replaced by x_0 + (x_0 - past) / (2 r). A frame's first step and the one to
+    x_0 itself, where lambda' is infinite, are DDIM steps.
+
+    References:
+        DPM-Solver++ (Lu et al., 2022), algorithm 2.
+    """
+
+    remembers = True
+
+    def factors(
+        self, before: Tensor, after: Tensor, prior: Tensor, grid: Grid, target: Target
+    ) -> Factors:
+        u, v = clean_factors(before, grid=grid, target=target)
+        alpha, sigma = grid.alpha_sigma(before.clamp(max=grid.steps - 1))
+        alpha_s, sigma_s = grid.alpha_sigma(after)
+        alpha_p, sigma_p = grid.alpha_sigma(prior.clamp(min=0))
+        a = sigma_s / sigma
+        b = alpha_s - alpha * a  # of x_0
+        h = (alpha_s / sigma_s).log() - (alpha / sigma).log()
+        h_previous = (alpha / sigma).log() - (alpha_p / sigma_p).log()
+        second = (prior >= 0) & (after < grid.steps) & (after > before)
+        c = torch.where(second, h / (2 * h_previous), 0.0)
+        return Factors(
+            a + b * (1 + c) * u, b * (1 + c) * v, past=-b * c, noise=torch.zeros_like(a)
+        ).where(after > before)
 
 
 class PublishedDDIM(Solver):
@@ -149,6 +199,7 @@ class PublishedDDIM(Solver):
     settles = False
 
     def grid(self, schedule: NoiseSchedule, steps: int) -> Grid:
+        """Place the steps where the published sampler places them."""
         if not 1 <= steps < schedule.timesteps:
             raise ValueError(
                 f"steps must lie between 1 and {schedule.timesteps - 1} in the published "
@@ -168,23 +219,16 @@ class PublishedDDIM(Solver):
             alphas_cumprod=torch.cat([abar[tau.flip(0)], abar[:1]]),
         )
 
-    def step(
-        self,
-        x: Tensor,
-        output: Tensor,
-        before: Tensor,
-        after: Tensor,
-        grid: Grid,
-        target: Target,
-        noise: Callable[[], Tensor],
-    ) -> Tensor:
-        moves = (after > before)[:, None, None]  # (F, 1, 1)
-        output = torch.where(moves, output, x)
-        before = before.clamp(max=grid.steps - 1)  # a finished frame takes the last step again
-        alpha, sigma = grid.alpha_sigma(before, dtype=x.dtype)
+    def factors(
+        self, before: Tensor, after: Tensor, prior: Tensor, grid: Grid, target: Target
+    ) -> Factors:
+        u, v = clean_factors(before, grid=grid, target=target)
+        alpha, sigma = grid.alpha_sigma(before.clamp(max=grid.steps - 1))
         # It holds the levels it steps to in float32, whose 1 - abar lacks digits near the end.
-        reached = replace(grid, alphas_cumprod=grid.alphas_cumprod.float())
-        alpha_s, sigma_s = reached.alpha_sigma(after, dtype=x.dtype)
-        x_0, eps = target.split(output, x_t=x, alpha=alpha, sigma=sigma)
-        stepped = alpha_s * x_0 + sigma_s * eps
-        return torch.where((after == 0)[:, None, None], x, stepped)  # still pure noise
+        reached = grid.alphas_cumprod[after].float()
+        a = (1 - reached).sqrt().double() / sigma
+        b = reached.sqrt().double() - alpha * a  # of x_0
+        moves = after > before
+        # A finished frame takes the last step again, with itself in place of the output.
+        u, v = torch.where(moves, u, u + v), torch.where(moves, v, 0.0)
+        return Factors(a + b * u, b * v, past=0 * a, noise=0 * a).where(after > 0)

@@ -1,36 +1,12 @@
 """Blocks of ARDiT: frame-causal attention and adaLN-zero modulation per frame (section 3.2)."""
 
-import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import attend
 from ardiffusion.nn.cache import KVCache
 from ardiffusion.nn.rotary import rotate
-
-
-def causal_mask(
-    queries: int, keys: int, tokens: int, window: int, device: torch.device
-) -> Tensor | None:
-    """Say which token sees which: its own frame and at most `window - 1` earlier ones.
-
-    Args:
-        queries: Number of frames that ask; they are the last of the frames that are asked.
-        keys: Number of frames that are asked.
-        tokens: Tokens per frame L.
-        window: Frames a frame sees, itself included.
-        device: Where the mask shall live.
-
-    Returns:
-        True where attention is allowed, shape (queries L, keys L); `None` if everything is.
-    """
-    if queries == 1 and keys <= window:
-        return None
-    key = torch.arange(keys, device=device)
-    distance = key[keys - queries :, None] - key[None, :]  # (queries, keys)
-    mask = (distance >= 0) & (distance < window)
-    return repeat(mask, "q k -> (q l) (k m)", l=tokens, m=tokens)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -107,7 +83,7 @@ class DiTBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        condition: Tensor,
+        modulation: Tensor,
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None,
@@ -118,7 +94,7 @@ class DiTBlock(nn.Module):
 
         Args:
             x: Tokens, shape (B, F, L, D).
-            condition: What the frames are conditioned on, shape (B, F, D).
+            modulation: What `self.modulation` made of the frames' conditions, shape (B, F, 6 D).
             cos: Cosines of the frames' angles, shape (F L, d).
             sin: Sines of the frames' angles, shape (F L, d).
             mask: Who sees whom, shape (F L, keys L), or None for everyone.
@@ -129,7 +105,7 @@ class DiTBlock(nn.Module):
             Tokens, shape (B, F, L, D).
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
-            self.modulation(condition), "b f (six d) -> six b f 1 d", six=6
+            modulation, "b f (six d) -> six b f 1 d", six=6
         )  # (B, F, 1, D)
         h = modulate(x, shift=shift_a, scale=scale_a)
         x = x + gate_a * self.attention(h, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.cache import KVCache
-from ardiffusion.nn.causal import DiTBlock, causal_mask, modulate
+from ardiffusion.nn.cache import KVCache, RingCache, causal_mask
+from ardiffusion.nn.causal import DiTBlock, modulate
+from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
 from ardiffusion.nn.rotary import rotary_phases
 
@@ -99,20 +100,38 @@ class ARDiT(nn.Module):
         Returns:
             The prediction, shape (B, F, L, C).
         """
-        frames, position = x_t.shape[1], cache.position if cache else 0
-        keys = frames + (cache.kept if cache else 0)
-        mask = causal_mask(
-            queries=frames, keys=keys, tokens=self.tokens, window=self.window, device=x_t.device
+        frames = x_t.shape[1]
+        position, mask = (
+            (cache.position, cache.begin(frames))
+            if cache is not None
+            else (0, causal_mask(frames, frames, self.tokens, self.window, device=x_t.device))
         )
-        cos, sin = self.phases(position=position, frames=frames, like=x_t)  # (F L, d)
-        condition = F.silu(self.condition(t, label=label, null=null))  # (B, F, D)
-        x = self.embed(x_t) + self.position  # (B, F, L, D)
-        for layer, block in enumerate(self.blocks):
+        cos, sin = self.phases(position=position, frames=frames, device=x_t.device)  # (F L, d)
+        if cache is not None and cache.conditions is not None:
+            *modulations, last = cache.conditions(t)
+        else:
+            *modulations, last = self.modulations(t, label=label, null=null)
+        x = self.embed(x_t.to(self.embed.weight.dtype)) + self.position  # (B, F, L, D)
+        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             x = block(
-                x, condition=condition, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer
+                x, modulation=modulation, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer
             )
-        shift, scale = rearrange(self.modulation(condition), "b f (two d) -> two b f 1 d", two=2)
+        shift, scale = rearrange(last, "b f (two d) -> two b f 1 d", two=2)
         return self.out(modulate(x, shift=shift, scale=scale))  # (B, F, L, C)
+
+    def modulations(
+        self, t: Tensor, label: Tensor | None, null: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return the modulation of every block, (B, F, 6 D), and of the last layer, (B, F, 2 D).
+
+        Args:
+            t: Timestep of each frame, shape (B, F).
+            label: Class indices, shape (B,); None or negative for "no class".
+            null: Rows to be evaluated without their class, bool, shape (B,).
+        """
+        condition = F.silu(self.condition(t, label=label, null=null))  # (B, F, D)
+        blocks = [block.modulation(condition) for block in self.blocks]  # pyright: ignore[reportCallIssue]
+        return [*blocks, self.modulation(condition)]
 
     def condition(self, t: Tensor, label: Tensor | None, null: Tensor | None) -> Tensor:
         """Return the sum of timestep and class embedding, shape (B, F, D)."""
@@ -123,20 +142,48 @@ class ARDiT(nn.Module):
             label = t.new_full((t.shape[0],), -1)
         return c + self.label(label, null=null)[:, None]
 
-    def phases(self, position: int, frames: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def phases(
+        self, position: int | Tensor, frames: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of every token's frame, shape (F L, d)."""
         cos, sin = rotary_phases(
-            position=position, frames=frames, width=self.width // self.heads, device=like.device
+            position=position, frames=frames, width=self.width // self.heads, device=device
         )
+        dtype = torch.promote_types(self.embed.weight.dtype, torch.float32)
         pattern = "f d -> (f l) d"
-        cos, sin = (repeat(a, pattern, l=self.tokens).to(like.dtype) for a in (cos, sin))
+        cos, sin = (repeat(a, pattern, l=self.tokens).to(dtype) for a in (cos, sin))
         return cos, sin
 
-    def make_cache(self, batch: int, frames: int, like: Tensor) -> KVCache:
-        """Return an empty cache for `batch` sequences and at most `frames` frames at once."""
-        autocast = torch.is_autocast_enabled(like.device.type)
-        dtype = torch.get_autocast_dtype(like.device.type) if autocast else like.dtype
-        return KVCache(
+    def make_cache(
+        self,
+        batch: int,
+        frames: int,
+        device: torch.device,
+        timesteps: Tensor | None = None,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        static: bool = False,
+    ) -> KVCache:
+        """Return an empty cache for one run.
+
+        Args:
+            batch: Number of sequences B.
+            frames: Most frames computed at once.
+            device: Where the keys and values live.
+            timesteps: All timesteps that the run will ask for, rising, shape (K,); modulations
+                are then computed here, once, and calls with the cache need no label.
+            label: Class indices of the run, shape (B,); None or negative for "no class".
+            null: Rows to be evaluated without their class, bool, shape (B,).
+            static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
+        """
+        autocast = torch.is_autocast_enabled(device.type)
+        weights = self.embed.weight.dtype
+        conditions = (
+            ConditionTable(self.modulations, timesteps.to(device), label=label, null=null)
+            if timesteps is not None
+            else None
+        )
+        return (RingCache if static else KVCache)(
             layers=self.depth,
             batch=batch,
             heads=self.heads,
@@ -144,6 +191,7 @@ class ARDiT(nn.Module):
             tokens=self.tokens,
             window=self.window,
             frames=frames,
-            dtype=dtype,
-            device=like.device,
+            dtype=torch.get_autocast_dtype(device.type) if autocast else weights,
+            device=device,
+            conditions=conditions,
         )

@@ -5,13 +5,14 @@ before the frames, which by default see every frame and are seen by every frame,
 network is not causal from end to end, and in positions that belong to places in the window.
 """
 
-from typing import NoReturn
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import TimestepEmbedding
 from ardiffusion.nn.published_block import Phases, PublishedBlock, normalise
 from ardiffusion.nn.published_context import ClassContext, SharedContext, context_mask
@@ -23,6 +24,16 @@ def sincos_table(positions: int, width: int) -> Tensor:
     exponent = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
     angles = torch.arange(positions, dtype=torch.float64)[:, None] * 1e4**-exponent
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+@dataclass(frozen=True)
+class WindowCache:
+    """What the network keeps during a run: the modulations of the timesteps it will meet."""
+
+    conditions: ConditionTable
+
+    def advance(self, frames: int) -> None:
+        """Keep nothing of the frames."""
 
 
 class PublishedDiT(nn.Module):
@@ -116,7 +127,7 @@ class PublishedDiT(nn.Module):
         t: Tensor,
         label: Tensor | None = None,
         null: Tensor | None = None,
-        cache: None = None,
+        cache: WindowCache | None = None,
     ) -> Tensor:
         """Predict the target of every frame.
 
@@ -125,21 +136,26 @@ class PublishedDiT(nn.Module):
             t: Timestep of each frame, shape (B, F).
             label: Class indices, shape (B,); None or negative for "no class".
             null: Rows to be evaluated without their condition, bool, shape (B,).
-            cache: Unused; a network that is not strictly causal has none.
+            cache: What stays the same during a run.
 
         Returns:
             The prediction, shape (B, F, L, C).
         """
         assert x_t.shape[1] <= self.frames, "more frames than the network has positions for"
         mask, phases, position = self.places(x_t)
-        condition = F.silu(self.time(t))  # (B, F, D)
+        modulations = self.modulations(t) if cache is None else cache.conditions(t)
         context = self.embed_context(self.condition(len(x_t), label=label, null=null))  # (B, N, D)
-        video = self.embed(x_t)  # (B, F, L, D)
+        video = self.embed(x_t.to(self.embed.weight.dtype))  # (B, F, L, D)
         if position is not None:
             video = video + position
-        for block in self.blocks:
-            context, video = block(context, video, condition=condition, mask=mask, phases=phases)
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            context, video = block(context, video, modulation, mask=mask, phases=phases)
         return self.out(normalise(video))  # (B, F, L, C)
+
+    def modulations(self, t: Tensor, label: Tensor | None = None) -> list[Tensor]:
+        """Return the modulation (B, F, 6 D) of every block for timesteps (B, F)."""
+        condition = F.silu(self.time(t))  # (B, F, D)
+        return [block.modulation(condition) for block in self.blocks]  # pyright: ignore[reportCallIssue]
 
     def places(self, x_t: Tensor) -> tuple[Tensor | None, Phases | None, Tensor | None]:
         """Return mask, phases and position table (F, L, D) for as many frames as x_t holds."""
@@ -162,6 +178,20 @@ class PublishedDiT(nn.Module):
         dtype = self.out.weight.dtype
         return mask, (cos.to(dtype), sin.to(dtype)), None
 
-    def make_cache(self, batch: int, frames: int, like: Tensor) -> NoReturn:
-        """Raise: a frame's keys and values go on changing with later frames."""
-        raise ValueError("The published transformer is not strictly causal: it has no cache.")
+    def make_cache(
+        self,
+        batch: int,
+        frames: int,
+        device: torch.device,
+        timesteps: Tensor | None = None,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        static: bool = False,
+    ) -> WindowCache:
+        """Return what stays the same during a run that asks for these timesteps alone, (K,).
+
+        The frames' keys and values do not: they go on changing with later frames.
+        """
+        assert timesteps is not None, "without timesteps there is nothing to keep"
+        table = ConditionTable(self.modulations, timesteps.to(device), label=None, null=None)
+        return WindowCache(table)

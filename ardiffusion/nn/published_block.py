@@ -81,7 +81,7 @@ class PublishedBlock(nn.Module):
         self,
         context: Tensor,
         video: Tensor,
-        condition: Tensor,
+        modulation: Tensor,
         mask: Tensor | None,
         phases: Phases | None,
     ) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class PublishedBlock(nn.Module):
         Args:
             context: Context tokens, shape (B, N, D).
             video: Tokens of the frames, shape (B, F, L, D).
-            condition: What the frames are conditioned on, shape (B, F, D).
+            modulation: What `self.modulation` made of the frames' timesteps, shape (B, F, 6 D).
             mask: Who sees whom, shape (N + F L, N + F L), or None for everyone.
             phases: Cosines and sines of the tokens' places, shape (N + F L, d) each.
 
@@ -98,7 +98,7 @@ class PublishedBlock(nn.Module):
             Context tokens and tokens of the frames, shaped as they came.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
-            self.modulation(condition), "b f (six d) -> six b f 1 d", six=6
+            modulation, "b f (six d) -> six b f 1 d", six=6
         )  # (B, F, 1, D)
         context, video = normalise(context), normalise(video)
         x, sizes = pack([context, video * (1 + scale_a) + shift_a], "b * d")  # (B, N + F L, D)

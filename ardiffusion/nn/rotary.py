@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def rotary_phases(
-    position: int, frames: int, width: int, device: torch.device, theta: float = 1e4
+    position: int | Tensor, frames: int, width: int, device: torch.device, theta: float = 1e4
 ) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines of consecutive frames.
 
     The angles are computed in float64: in float32, frame 100 000 would be off by a hundredth.
 
     Args:
-        position: Absolute index of the first frame.
+        position: Absolute index of the first frame; a tensor without dimensions if it varies.
         frames: Number of frames F.
         width: Width of one head d, even.
         device: Where the tables shall live.
@@ -26,7 +26,7 @@ def rotary_phases(
     Returns:
         Two tables of shape (F, d), float64; both channels of a pair hold the same value.
     """
-    index = torch.arange(position, position + frames, dtype=torch.float64, device=device)
+    index = position + torch.arange(frames, dtype=torch.float64, device=device)
     exponent = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
     angles = repeat(index[:, None] * theta**-exponent, "f i -> f (i two)", two=2)  # (F, d)
     return angles.cos(), angles.sin()

@@ -1,0 +1,56 @@
+"""The slow twin of the sampler: every frame is evaluated in every iteration, step by step."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.nn.dit import ARDiT
+
+SCHEDULE = NoiseSchedule(timesteps=100, beta_end=0.2)
+
+
+@torch.no_grad()
+def recompute(
+    net: ARDiT,
+    x: Tensor,
+    plan: Tensor,
+    steps: int,
+    guidance: float = 1.0,
+    label: Tensor | None = None,
+    ready: int = 0,
+    eta: float = 0.0,
+    multistep: bool = False,
+    generators: Sequence[torch.Generator] = (),
+) -> Tensor:
+    """Sample x (B, F, L, C) along a plan (iterations, F); the first `ready` frames are clean."""
+    tau = [-(-(steps - k) * 100 // steps) - 1 for k in range(steps)] + [0]
+    abar = [SCHEDULE.alphas_cumprod[tau[k]].item() for k in range(steps)] + [1.0]
+    x, past, prior = x.clone(), x.clone(), [-1] * x.shape[1]
+    before = torch.where(torch.arange(x.shape[1]) < ready, steps, 0).tolist()
+    for after in plan.tolist():
+        t = torch.tensor([tau[k] for k in before]).expand(len(x), -1)
+        out = net(x, t, label=label)
+        if guidance != 1:
+            null = net(x, t, label=label, null=torch.ones(len(x), dtype=torch.bool))
+            out = null + guidance * (out - null)
+        moves = [f for f in range(x.shape[1]) if after[f] > before[f]]
+        size = (len(moves), *x.shape[2:])
+        noisy = eta > 0 and any(after[f] < steps for f in moves)  # the last step adds none
+        z = [torch.randn(size, generator=g, dtype=x.dtype) for g in generators if noisy]
+        for i, f in enumerate(moves):
+            a, s, x_0 = abar[before[f]], abar[after[f]], out[:, f]
+            if multistep and prior[f] >= 0 and s < 1:
+                lam = [0.5 * math.log(v / (1 - v)) for v in (abar[prior[f]], a, s)]
+                r = (lam[1] - lam[0]) / (lam[2] - lam[1])
+                x_0 = x_0 + (x_0 - past[:, f]) / (2 * r)
+            eps = (x[:, f] - a**0.5 * x_0) / (1 - a) ** 0.5
+            std = eta * ((1 - s) / (1 - a)) ** 0.5 * (1 - a / s) ** 0.5
+            x[:, f] = s**0.5 * x_0 + max(1 - s - std**2, 0) ** 0.5 * eps
+            if noisy:
+                x[:, f] += std * torch.stack([drawn[i] for drawn in z])
+            past[:, f], prior[f] = out[:, f], before[f]
+        before = after
+    return x
