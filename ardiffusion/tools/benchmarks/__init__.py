@@ -1,0 +1,1 @@
+"""What `python -m ardiffusion.tools.benchmark` measures, a module per mode."""

@@ -1,0 +1,67 @@
+"""What all benchmarks share: timing, peak memory, and how results are shown."""
+
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+class Result(NamedTuple):
+    """One measured number."""
+
+    what: str
+    value: float
+    unit: str
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Return the median seconds of a call, after a warm-up of three."""
+    for _ in range(3):
+        call()
+    seconds = []
+    for _ in range(repeats):
+        wait(device)
+        start = time.perf_counter()
+        call()
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory held so far, in GB: of the GPU, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def name_of(device: torch.device) -> str:
+    """Name the device and what runs on it."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    machine = platform.processor() or platform.machine()
+    return f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def show(results: Iterable[Result], device: torch.device) -> None:
+    """Print a table, and one JSON object as the last line."""
+    table = Table("what", "value", "unit", title=name_of(device))
+    numbers: dict[str, float | str] = {"device": name_of(device)}
+    for what, value, unit in results:
+        table.add_row(what, f"{value:.4g}", unit)
+        numbers[f"{what}, {unit}"] = round(value, 6)
+    Console().print(table)
+    print(json.dumps(numbers))
