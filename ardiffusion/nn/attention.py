@@ -20,8 +20,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         q: The queries (B, h, N, d).
         k: The keys (B, h, M, d).
         v: The values (B, h, M, d).
-        mask: Which query may see which key, bool, broadcastable to (B, h, N, M); `None` is all.
-            Every query must see at least one key.
+        mask: Which query may see which key, bool, broadcastable to (B, h, N, M), or what
+            `additive` made of it; `None` is all. Every query must see at least one key.
 
     Returns:
         The attended values (B, h, N, d).
@@ -37,8 +37,13 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     """Do what `attend` does by two matrix products, holding all scores in memory."""
     scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, h, N, M)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores + (additive(mask, q.dtype) if mask.dtype == torch.bool else mask)
     return scores.softmax(dim=-1) @ v  # (B, h, N, d)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into what is added to the scores: 0 where it is true, else -inf."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from ardiffusion.nn.attention import additive, attend
 from ardiffusion.nn.conditions import ConditionTable
 
 
@@ -82,6 +83,9 @@ class KVCache:
         self.capacity = self.slots()
         size = (layers, 2, batch, heads, self.capacity * tokens, width)
         self.buffer = torch.zeros(size, dtype=dtype, device=device)
+        # Frame by frame no key is looked at in vain; other devices want few large calls instead,
+        # and so does bfloat16 on a CPU, where all scores of a layer are one product.
+        self.by_frames = device.type == "cpu" and dtype != torch.bfloat16
         self.start = 0  # slot of the first kept frame
         self.kept = 0  # frames kept for later ones to attend to
         self.position: int | Tensor = 0  # absolute index of the frame that is written next
@@ -92,14 +96,22 @@ class KVCache:
         return 2 * (self.window - 1) + self.frames
 
     def begin(self, frames: int) -> Tensor | None:
-        """Make ready for writing `frames` frames; return who sees whom as `causal_mask` does."""
-        return causal_mask(
+        """Make ready for writing `frames` frames.
+
+        Returns:
+            What to add to the scores, 0 or -inf, shape (F L, keys L), so that a token sees what
+            it may see; None where `attend` needs no mask.
+        """
+        if self.by_frames:
+            return None
+        mask = causal_mask(
             queries=frames,
             keys=self.kept + frames,
             tokens=self.tokens,
             window=self.window,
             device=self.device,
         )
+        return None if mask is None else additive(mask, dtype=self.buffer.dtype)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put the current frames behind the kept ones.
@@ -119,6 +131,29 @@ class KVCache:
         self.buffer[layer, 1, :, :, here:end] = v
         seen = self.buffer[layer, :, :, :, self.start * self.tokens : end]
         return seen[0], seen[1]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Write the current frames and let them attend to all that they see.
+
+        Args:
+            layer: Index of the layer.
+            q: Queries of the current frames, shape (B, h, F L, d).
+            k: Keys of the current frames, shape (B, h, F L, d).
+            v: Values of the current frames, shape (B, h, F L, d).
+            mask: What `begin` returned.
+
+        Returns:
+            What was attended to, shape (B, h, F L, d).
+        """
+        keys, values = self.write(layer, k=k, v=v)
+        if not self.by_frames:
+            return attend(q, keys, values, mask=mask)
+        parts = []
+        for i, part in enumerate(q.split(self.tokens, dim=2)):
+            end = self.kept + i + 1
+            seen = slice(max(end - self.window, 0) * self.tokens, end * self.tokens)
+            parts.append(attend(part, keys[:, :, seen], values[:, :, seen]))
+        return torch.cat(parts, dim=2)
 
     def advance(self, frames: int) -> None:
         """Keep the first `frames` of the frames written last."""
@@ -157,7 +192,12 @@ class RingCache(KVCache):
         token = torch.arange(self.tokens, device=self.device)
         self.rows = ((query % self.capacity)[:, None] * self.tokens + token).flatten()
         key = torch.where(key < 0, last + 1, key)  # nobody sees what comes after the last
-        return frame_mask(query, key, tokens=self.tokens, window=self.window)
+        mask = frame_mask(query, key, tokens=self.tokens, window=self.window)
+        return additive(mask, dtype=self.buffer.dtype)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        keys, values = self.write(layer, k=k, v=v)
+        return attend(q, keys, values, mask=mask)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.buffer[layer]

@@ -1,5 +1,6 @@
 """Blocks of ARDiT: frame-causal attention and adaLN-zero modulation per frame (section 3.2)."""
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from ardiffusion.nn.rotary import rotate
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Shift and scale the normalised tokens x (B, F, L, D) per frame, factors (B, F, 1, D)."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 class CausalAttention(nn.Module):
@@ -22,12 +23,14 @@ class CausalAttention(nn.Module):
         heads: Number of heads; must divide `width`.
     """
 
+    eps = 1e-6
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.q_norm = nn.RMSNorm(width // heads, eps=self.eps)
+        self.k_norm = nn.RMSNorm(width // heads, eps=self.eps)
         self.out = nn.Linear(width, width)
 
     def forward(
@@ -52,16 +55,22 @@ class CausalAttention(nn.Module):
         Returns:
             Tokens, shape (B, F, L, D).
         """
-        frames = x.shape[1]
-        q, k, v = rearrange(
+        qkv = rearrange(
             self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
-        )  # (B, h, F L, d)
-        q = rotate(self.q_norm(q), cos=cos, sin=sin).to(v.dtype)
-        k = rotate(self.k_norm(k), cos=cos, sin=sin).to(v.dtype)
-        if cache is not None:
-            k, v = cache.write(layer, k=k, v=v)  # (B, h, (kept + F) L, d)
-        x = attend(q, k, v, mask=mask)
-        return self.out(rearrange(x, "b h (f l) d -> b f l (h d)", f=frames))
+        )  # (3, B, h, F L, d)
+        q, k = rotate(self.normalise(qkv[:2]), cos=cos, sin=sin).to(qkv.dtype)
+        if cache is None:
+            out = attend(q, k, qkv[2], mask=mask)
+        else:
+            out = cache.attend(layer, q=q, k=k, v=qkv[2], mask=mask)
+        return self.out(rearrange(out, "b h (f l) d -> b f l (h d)", f=x.shape[1]))
+
+    def normalise(self, qk: Tensor) -> Tensor:
+        """Apply both RMS norms to queries and keys (2, B, h, N, d), in float32 or more."""
+        qk = qk.to(torch.promote_types(qk.dtype, torch.float32))
+        weight = torch.stack([self.q_norm.weight, self.k_norm.weight])  # (2, d)
+        scale = (qk.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()  # (2, B, h, N, 1)
+        return qk * scale * rearrange(weight, "two d -> two 1 1 1 d")
 
 
 class DiTBlock(nn.Module):
@@ -108,5 +117,6 @@ class DiTBlock(nn.Module):
             modulation, "b f (six d) -> six b f 1 d", six=6
         )  # (B, F, 1, D)
         h = modulate(x, shift=shift_a, scale=scale_a)
-        x = x + gate_a * self.attention(h, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer)
-        return x + gate_m * self.mlp(modulate(x, shift=shift_m, scale=scale_m))
+        h = self.attention(h, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer)
+        x = torch.addcmul(x, gate_a, h)
+        return torch.addcmul(x, gate_m, self.mlp(modulate(x, shift=shift_m, scale=scale_m)))

@@ -24,16 +24,18 @@ def rotary_phases(
         theta: Base of the wavelengths.
 
     Returns:
-        Two tables of shape (F, d), float64; both channels of a pair hold the same value.
+        Two tables of shape (F, d), float64; sines are negative on even channels.
     """
     index = position + torch.arange(frames, dtype=torch.float64, device=device)
     exponent = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
     angles = repeat(index[:, None] * theta**-exponent, "f i -> f (i two)", two=2)  # (F, d)
-    return angles.cos(), angles.sin()
+    sin = angles.sin()
+    sin[:, ::2].neg_()
+    return angles.cos(), sin
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the channel pairs of `x` (..., d) by the angles whose tables broadcast to it."""
     even, odd = rearrange(x, "... (i two) -> two ... i", two=2)  # (..., d / 2) each
-    turned = rearrange([-odd, even], "two ... i -> ... (i two)")  # (..., d)
-    return x * cos + turned * sin
+    swapped = rearrange([odd, even], "two ... i -> ... (i two)")  # (..., d)
+    return torch.addcmul(x * cos, swapped, sin)
