@@ -1,13 +1,17 @@
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from ardiffusion.nn.arvae import ARVAE, Posterior, PublishedARVAE
+from ardiffusion.nn.decoder import Pasts
 from ardiffusion.nn.encoder import ScrambledHead
+from ardiffusion.nn.past import Past, PastRing
 from ardiffusion.nn.pixels import DetachedResidualBlock
 
 SIZES: dict[str, Any] = {
@@ -53,28 +57,93 @@ def test_variants_differ_by_their_parts_alone() -> None:
     assert not any(isinstance(m, DetachedResidualBlock) for m in new.modules())
 
 
+def naive_decode(arvae: ARVAE, latents: Tensor) -> Tensor:
+    """Decode all frames at once, as if nothing had been before them."""
+    return arvae.decode_next(latents, past=arvae.decoder.past())
+
+
 @pytest.mark.parametrize("temporal", [False, True])
 @pytest.mark.parametrize("window", [1, 3, 16])
-def test_stream_equals_whole(temporal: bool, window: int) -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_stream_equals_whole(temporal: bool, window: int, batch: int, gradients: bool) -> None:
     arvae = lively(make(temporal=temporal, window=window))
-    latents = torch.randn(2, 8, 3, 4, dtype=torch.float64)
-    whole = arvae.decode(latents)
-    assert whole.shape == (2, 8, 3, 8, 8)
-    streamed = torch.stack(list(arvae.stream_decode(iter(latents.unbind(1)))), dim=1)
-    torch.testing.assert_close(streamed, whole)
-    at_once = arvae.decode_next(latents, past=arvae.decoder.past())
-    torch.testing.assert_close(at_once, whole)
+    latents = torch.randn(batch, 20, 3, 4, dtype=torch.float64)
+    naive = naive_decode(arvae, latents)
+    assert naive.shape == (batch, 20, 3, 8, 8)
+    with torch.set_grad_enabled(gradients):
+        streamed = torch.stack(list(arvae.stream_decode(iter(latents.unbind(1)))), dim=1)
+        for video in (streamed, arvae.decode(latents), naive_decode(arvae, latents)):
+            torch.testing.assert_close(video, naive, rtol=1e-10, atol=1e-10)
 
 
 @torch.no_grad()
-def test_the_memory_of_a_stream_stops_growing() -> None:
-    arvae = make(temporal=True, window=3)
+def test_stream_equals_whole_in_float32() -> None:
+    arvae = lively(make(temporal=True, window=4)).float()
+    latents = torch.randn(3, 11, 3, 4)
+    naive = naive_decode(arvae, latents)
+    streamed = torch.stack(list(arvae.stream_decode(iter(latents.unbind(1)))), dim=1)
+    for video in (streamed, arvae.decode(latents)):
+        assert (video - naive).norm() <= 1e-5 * naive.norm()
+
+
+@pytest.mark.parametrize("sizes", [[5, 1, 1, 7, 2], [1, 1, 1, 1, 6, 6], [2, 2, 1, 11]])
+@torch.no_grad()
+def test_frames_may_come_in_parts_of_any_size(sizes: list[int]) -> None:
+    arvae = lively(make(temporal=True, window=4))
+    latents = torch.randn(2, 16, 3, 4, dtype=torch.float64)
     past = arvae.decoder.past()
-    for frame in range(6):
-        arvae.decode_next(torch.randn(1, 1, 3, 4), past=past)
-        assert [memory.frames for pair in past for memory in pair] == 4 * [min(frame + 1, 2)]
-        kept = [x.shape[2] for pair in past for m in pair for x in m.keys_values or ()]
-        assert kept == 8 * [min(frame + 1, 2)]
+    parts = [arvae.decode_next(part, past) for part in latents.split(sizes, dim=1)]
+    naive = naive_decode(arvae, latents)
+    torch.testing.assert_close(torch.cat(parts, dim=1), naive, rtol=1e-10, atol=1e-10)
+
+
+def bytes_kept(pasts: Pasts) -> int:
+    """Return how much memory a past keeps alive, not only the part that it shows."""
+    tensors = [x for pair in pasts for past in pair for x in kept(past)]
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    return sum(storages.values())
+
+
+def kept(past: Past) -> tuple[Tensor, ...]:
+    assert isinstance(past, PastRing)
+    return past.keys_values or ()
+
+
+@pytest.mark.parametrize("part", [1, 3, 10])
+@torch.no_grad()
+def test_what_a_stream_keeps_has_one_size_from_the_first_frame_on(part: int) -> None:
+    arvae = make(temporal=True, window=3)
+    past, sizes = arvae.decoder.past(), []
+    for _ in range(20):
+        arvae.decode_next(torch.randn(2, part, 3, 4), past=past)
+        sizes.append(bytes_kept(past))
+    pairs, window, frame = 2, 3, (4 + 3) * 16 * 4  # patches and latents of 16 floats
+    assert sizes == 20 * [pairs * 2 * 2 * window * frame]
+    assert [memory.frames for pair in past for memory in pair] == 4 * [2]
+
+
+def test_a_frame_is_asked_for_when_the_one_before_is_out() -> None:
+    asked: list[int] = []
+
+    def latents() -> Iterator[Tensor]:
+        for frame in range(3):
+            asked.append(frame)
+            yield torch.randn(1, 3, 4)
+
+    for frame, _ in enumerate(make(temporal=True).stream_decode(latents())):
+        assert asked == list(range(frame + 1))
+
+
+def test_gradients_reach_frames_of_earlier_parts() -> None:
+    arvae = lively(make(temporal=True, window=2))
+    latents = torch.randn(1, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(1, 5, 3, 8, 8, dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad((decode(latents) * weights).sum(), latents)[0]
+        for decode in (arvae.decode, partial(naive_decode, arvae))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_decoding_normalises_tokens() -> None:

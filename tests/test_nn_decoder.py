@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal, PastFrames, causal_window
+from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal, causal_window
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
+from ardiffusion.nn.past import PastFrames, PastRing
 
 SIZES: dict[str, Any] = {
     "resolution": 8,
@@ -55,7 +56,11 @@ def test_window_mask_matches_double_loop(frames: int, past: int, window: int) ->
 
 
 @pytest.mark.parametrize("window", [2, 16])
-def test_fine_attention_sees_the_same_patch_of_earlier_frames(window: int) -> None:
+@pytest.mark.parametrize("memory", [PastFrames, PastRing])
+@torch.no_grad()
+def test_fine_attention_sees_the_same_patch_of_earlier_frames(
+    memory: type[PastFrames | PastRing], window: int
+) -> None:
     fine = lively(FineTemporal(width=8, heads=2))
     assert isinstance(fine, FineTemporal)
     x = torch.randn(2, 4, 3, 8, dtype=torch.float64)
@@ -64,11 +69,15 @@ def test_fine_attention_sees_the_same_patch_of_earlier_frames(window: int) -> No
     for b, f, p in torch.cartesian_prod(*map(torch.arange, (2, 4, 3))).tolist():
         seen = y[b, visible(f, window), p]
         expected[b, f, p] += naive_attention(fine, y[b, f, p], seen, seen)
-    torch.testing.assert_close(fine(x, mask=mask, past=PastFrames(window)), expected)
+    torch.testing.assert_close(fine(x, mask=mask, past=memory(window)), expected)
 
 
 @pytest.mark.parametrize("window", [2, 16])
-def test_coarse_attention_sees_the_latents_of_earlier_frames(window: int) -> None:
+@pytest.mark.parametrize("memory", [PastFrames, PastRing])
+@torch.no_grad()
+def test_coarse_attention_sees_the_latents_of_earlier_frames(
+    memory: type[PastFrames | PastRing], window: int
+) -> None:
     coarse = lively(CoarseTemporal(width=8, heads=2))
     assert isinstance(coarse, CoarseTemporal)
     x = torch.randn(2, 4, 5, 8, dtype=torch.float64)
@@ -79,7 +88,7 @@ def test_coarse_attention_sees_the_latents_of_earlier_frames(window: int) -> Non
     for b, f, n in torch.cartesian_prod(*map(torch.arange, (2, 4, 5))).tolist():
         keys, values = (y[b, visible(f, window)].flatten(0, 1) for y in (k, v))
         expected[b, f, n] += naive_attention(coarse, q[b, f, n], keys, values)
-    found = coarse(x, latents=latents, mask=mask, past=PastFrames(window))
+    found = coarse(x, latents=latents, mask=mask, past=memory(window))
     torch.testing.assert_close(found, expected)
 
 

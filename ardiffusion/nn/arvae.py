@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.decoder import Decoder, Past, SoftCodebook
+from ardiffusion.nn.decoder import Decoder, Pasts, SoftCodebook
 from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
 from ardiffusion.nn.linear import linear
 from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock
@@ -145,13 +145,17 @@ class ARVAE(nn.Module):
         parts = latents.split(self.window, dim=1)
         return torch.cat([self.decode_next(part, past) for part in parts], dim=1)
 
+    @torch.no_grad()
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end."""
+        """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end.
+
+        A frame is asked for when the one before it is out; memory does not grow.
+        """
         past = self.decoder.past()
         for frame in latents:
             yield self.decode_next(rearrange(frame, "b l c -> b 1 l c"), past)[:, 0]
 
-    def decode_next(self, latents: Tensor, past: Past) -> Tensor:
+    def decode_next(self, latents: Tensor, past: Pasts) -> Tensor:
         """Decode the frames (B, F, L, C) that follow `past`, and add them to it."""
         normalised = F.normalize(latents, dim=-1, eps=1e-12)
         embeddings = self.lookup(self.decoder(normalised, past=past))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.attention import Attention, attend
 from ardiffusion.nn.linear import linear
+from ardiffusion.nn.past import Past, PastFrames, PastRing
 
 
 class Block(nn.Module):
@@ -37,28 +38,6 @@ class Block(nn.Module):
         y = self.norm1(x)
         x = x + self.attention(y, y, y)
         return x + self.mlp(self.norm2(x))
-
-
-class PastFrames:
-    """The keys and values of the frames that one temporal attention can still see.
-
-    Args:
-        window: How many frames a frame sees, itself included.
-    """
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.frames = 0
-        self.keys_values: tuple[Tensor, Tensor] | None = None
-
-    def join(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the past before new keys and values, frames in dimension 2, and remember the end."""
-        if self.keys_values is not None:
-            k, v = (torch.cat(x, dim=2) for x in zip(self.keys_values, (k, v), strict=True))
-        forgotten = max(k.shape[2] - self.window + 1, 0)
-        self.keys_values = k[:, :, forgotten:], v[:, :, forgotten:]
-        self.frames = k.shape[2] - forgotten
-        return k, v
 
 
 def causal_window(frames: int, past: int, window: int, device: torch.device) -> Tensor | None:
@@ -93,7 +72,7 @@ class FineTemporal(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(width=width, heads=heads, gain=0.0)
 
-    def forward(self, patches: Tensor, mask: Tensor | None, past: PastFrames) -> Tensor:
+    def forward(self, patches: Tensor, mask: Tensor | None, past: Past) -> Tensor:
         """Let patches (B, F, P, D) see those of earlier frames; the mask is (F, past + F)."""
         x = rearrange(self.norm(patches), "b f p d -> (b p) f d")
         q, k, v = self.attention.project(x, x, x)  # (B P, h, F, d)
@@ -117,9 +96,7 @@ class CoarseTemporal(nn.Module):
         self.norm_v = nn.LayerNorm(width)
         self.attention = Attention(width=width, heads=heads, gain=0.0)
 
-    def forward(
-        self, tokens: Tensor, latents: Tensor, mask: Tensor | None, past: PastFrames
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, latents: Tensor, mask: Tensor | None, past: Past) -> Tensor:
         """Let tokens (B, F, N, D) see latents (B, F, L, D); the mask is (F, past + F)."""
         count, frames = tokens.shape[2], tokens.shape[1]
         q = rearrange(self.norm_q(tokens), "b f n d -> b (f n) d")
@@ -152,11 +129,12 @@ class TemporalPair(nn.Module):
         self.fine = FineTemporal(width=width, heads=heads)
         self.coarse = CoarseTemporal(width=width, heads=heads)
 
-    def past(self) -> tuple[PastFrames, PastFrames]:
-        """Make the memory that a new video begins with."""
-        return PastFrames(self.window), PastFrames(self.window)
+    def past(self) -> tuple[Past, Past]:
+        """Make the memory that a new video begins with, for gradients if they are enabled."""
+        kind = PastFrames if torch.is_grad_enabled() else PastRing
+        return kind(self.window), kind(self.window)
 
-    def forward(self, x: Tensor, past: tuple[PastFrames, PastFrames]) -> Tensor:
+    def forward(self, x: Tensor, past: tuple[Past, Past]) -> Tensor:
         """Mix [class, patches, latents] (B, F, 1 + P + L, D) over time, and extend `past`."""
         patches = x.shape[2] - 1 - self.tokens
         head, patches, latents = x.split([1, patches, self.tokens], dim=2)

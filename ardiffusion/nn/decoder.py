@@ -8,11 +8,12 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.blocks import Block, PastFrames, TemporalPair
+from ardiffusion.nn.blocks import Block, TemporalPair
 from ardiffusion.nn.encoder import patch_positions
 from ardiffusion.nn.linear import linear
+from ardiffusion.nn.past import Past
 
-Past = list[tuple[PastFrames, PastFrames]]
+Pasts = list[tuple[Past, Past]]  # fine and coarse, of every temporal pair
 
 
 class Decoder(nn.Module):
@@ -60,11 +61,11 @@ class Decoder(nn.Module):
         )
         self.norm_out = nn.LayerNorm(width)
 
-    def past(self) -> Past:
+    def past(self) -> Pasts:
         """Make the memory that a new video begins with: empty, one entry per temporal pair."""
         return [pair.past() for pair in self.temporal if isinstance(pair, TemporalPair)]
 
-    def forward(self, latents: Tensor, past: Past) -> Tensor:
+    def forward(self, latents: Tensor, past: Pasts) -> Tensor:
         """Decode.
 
         Args:
