@@ -1,7 +1,9 @@
 """From seeds to video: noise, sampler and decoder in a row, frame by frame.
 
 Sample i of a run depends on its own seed alone: not on batch size, device count or order. Frame f
-of its noise is drawn after frame f - 1, so a longer video of the same seed begins alike.
+of its noise is drawn after frame f - 1, so a longer video of the same seed begins alike, and not
+before it is needed, so memory does not depend on the length. What a solver adds in its steps comes
+from generators of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ardiffusion.diffusion.engine import Denoiser
+from ardiffusion.diffusion.engine import Denoiser, to_device
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.nn.arvae import ARVAE
 
@@ -33,14 +35,41 @@ def to_bytes(video: Tensor) -> Tensor:
     return (video.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+def step_seed(seed: int) -> int:
+    """Return the seed of what a solver adds to a sample, none of the same run's noise."""
+    return seed ^ 0x9E3779B9  # differs by more than 2^30 from any seed within a million
+
+
+class FrameNoise:
+    """Draws each sample's noise from its own generator, when a frame's turn comes.
+
+    Args:
+        generators: One per sample.
+        tokens: Tokens per frame L.
+        channels: Channels per token C.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], tokens: int, channels: int) -> None:
+        self.generators = generators
+        self.size = (tokens, channels)
+        self.drawn = 0
+        self.last: Tensor | None = None
+
+    def __call__(self, frame: int) -> Tensor:
+        """Return the noise (B, L, C) of a frame, on the CPU; frames are asked in order."""
+        while self.last is None or self.drawn <= frame:
+            self.last = torch.stack([torch.randn(self.size, generator=g) for g in self.generators])
+            self.drawn += 1
+        assert frame == self.drawn - 1, "the noise of earlier frames is not kept"
+        return self.last
+
+
 def latent_noise(
     generators: Sequence[torch.Generator], frames: int, tokens: int, channels: int
 ) -> Tensor:
-    """Draw each sample's noise from its own generator, shape (B, F, L, C), on the CPU."""
-    size = (tokens, channels)
-    return torch.stack(
-        [torch.stack([torch.randn(size, generator=g) for _ in range(frames)]) for g in generators]
-    )
+    """Draw the noise of whole videos, shape (B, F, L, C), as `FrameNoise` does frame by frame."""
+    noise = FrameNoise(generators, tokens=tokens, channels=channels)
+    return torch.stack([noise(f) for f in range(frames)], dim=1)
 
 
 def generate(
@@ -48,7 +77,7 @@ def generate(
     arvae: ARVAE,
     sampler: Sampler,
     seeds: Sequence[int],
-    frames: int,
+    frames: int | None,
     label: Tensor | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
@@ -59,7 +88,7 @@ def generate(
         arvae: The AR-VAE whose latents it was trained on.
         sampler: How to sample.
         seeds: One seed per video.
-        frames: Length of the videos F.
+        frames: Length of the videos F; without end if None. Memory does not depend on it.
         label: Class indices, shape (B,).
         progress: Called after each of the sampler's iterations.
 
@@ -68,12 +97,14 @@ def generate(
     """
     device = next(arvae.parameters()).device
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = latent_noise(
-        generators, frames=frames, tokens=arvae.tokens, channels=arvae.channels
-    ).to(device)  # (B, F, L, C)
+    noise = FrameNoise(generators, tokens=arvae.tokens, channels=arvae.channels)
     latents = sampler.stream(
-        denoiser, noise, label=label, generators=generators, progress=progress
+        denoiser,
+        lambda frame: to_device(noise(frame), device).to(device),
+        label=label,
+        generators=[torch.Generator().manual_seed(step_seed(seed)) for seed in seeds],
+        progress=progress,
+        frames=frames,
     )
-    with torch.no_grad():
-        for frame in arvae.stream_decode(x for _, x in latents):
-            yield to_bytes(frame)  # (B, 3, H, W)
+    for frame in arvae.stream_decode(x for _, x in latents):
+        yield to_bytes(frame)  # (B, 3, H, W)

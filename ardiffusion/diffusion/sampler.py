@@ -82,25 +82,27 @@ class Sampler:
         plan: Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         progress: Callable[[], None] = lambda: None,
+        frames: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield each frame when it is finished.
 
         Args:
             denoiser: The network.
-            noise: Standard normal noise, shape (B, F, L, C), or, for a video without end, a
-                function from the frame's index to its noise (B, L, C), asked in rising order.
+            noise: Standard normal noise, shape (B, F, L, C), or a function from the frame's index
+                to its noise (B, L, C), asked in rising order, the first frame perhaps twice.
             label: Class indices, shape (B,).
             prefix: Clean latents of the first frames, shape (B, P, L, C).
             plan: Step indices after each iteration, shape (iterations, F), instead of the AD
                 schedule.
             generators: One per sample, for solvers that add noise.
             progress: Called after each iteration.
+            frames: Length F where noise is a function; without end if not given.
 
         Yields:
             The frame's index and its latents, shape (B, L, C), prefix first.
         """
         given = [] if prefix is None else list(prefix.unbind(dim=1))
-        frames = noise.shape[1] if isinstance(noise, Tensor) else None
+        frames = noise.shape[1] if isinstance(noise, Tensor) else frames
         self.check(denoiser, frames=frames, ready=len(given))
         steps, s, ready = self.grid.steps, self.difference, len(given)
         in_flight = -(-steps // s) if s > 0 and plan is None else frames or 0
