@@ -24,12 +24,12 @@ class ConditionTable:
         label: Tensor | None,
         null: Tensor | None,
     ) -> None:
-        count, self.rows = 1, timesteps.new_zeros(1)  # every sample shares the one row
+        labels, self.rows = None, timesteps.new_zeros(1)  # all samples share the one row
         if label is not None:
             given = label if null is None else torch.where(null, -1, label)
-            label, self.rows = given.unique(return_inverse=True)  # (U,), (B,)
-            count = len(label)
-        parts = modulations(timesteps.expand(count, -1), label)
+            labels, self.rows = given.unique(return_inverse=True)  # (U,), (B,)
+        count = 1 if labels is None else labels.shape[0]
+        parts = modulations(timesteps.expand(count, -1), labels)
         self.sizes = [part.shape[-1] for part in parts]
         self.table = torch.cat(list(parts), dim=-1)  # (U, K, sum of sizes)
         self.place = timesteps.new_zeros(int(timesteps[-1]) + 1)  # of a timestep in the table

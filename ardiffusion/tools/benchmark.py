@@ -7,8 +7,10 @@ Numbers are medians on an otherwise idle machine; the last line is one JSON obje
 from jsonargparse import auto_cli
 
 from ardiffusion.tools.benchmarks.data import data
+from ardiffusion.tools.benchmarks.sample import sample
+from ardiffusion.tools.benchmarks.table2 import table2
 
-MODES = {"data": data}
+MODES = {"sample": sample, "data": data, "table2": table2}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -62,6 +62,6 @@ def show(results: Iterable[Result], device: torch.device) -> None:
     numbers: dict[str, float | str] = {"device": name_of(device)}
     for what, value, unit in results:
         table.add_row(what, f"{value:.4g}", unit)
-        numbers[f"{what}, {unit}"] = round(value, 6)
+        numbers[f"{what}, {unit}".removesuffix(", ")] = float(f"{value:.6g}")
     Console().print(table)
     print(json.dumps(numbers))
