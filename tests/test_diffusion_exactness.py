@@ -140,3 +140,20 @@ def test_cache_changes_nothing_whatever_the_settings(data: st.DataObject) -> Non
         static=data.draw(st.booleans(), label="static"),
     )
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
+
+
+@pytest.mark.slow
+def test_compiled_network_is_compiled_twice_and_equals_itself() -> None:
+    x, label = torch.randn(2, 9, 2, 3), torch.tensor([0, 1])
+    outs = []
+    for jit in (False, True):
+        net = tiny(window=4).float()
+        if jit:
+            torch._dynamo.utils.counters.clear()
+            net.compile(dynamic=False)
+        sampler = Sampler(SCHEDULE, steps=6, difference=2, guidance=2.0, static=jit)
+        outs += [sampler.sample(net, x, label=label) for _ in range(2)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=1e-4, atol=1e-5)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ardiffusion.nn.cache import causal_mask
 from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.masks import causal_mask
 from ardiffusion.nn.rotary import rotary_phases, rotate
 
 
@@ -103,9 +103,10 @@ def naive_forward(net: ARDiT, x_t: Tensor, t: Tensor) -> Tensor:
     return torch.stack(out).reshape(frames, tokens, 4)
 
 
-def test_forward_matches_a_naive_loop_over_tokens() -> None:
-    net = tiny(window=2)
-    x, t = inputs(frames=4)
+@pytest.mark.parametrize("window", [1, 2, 3, 9])
+def test_forward_matches_a_naive_loop_over_tokens(window: int) -> None:
+    net = tiny(window=window)
+    x, t = inputs(frames=5)
     with torch.no_grad():
         torch.testing.assert_close(
             net(x, t)[0], naive_forward(net, x[0], t[0]), rtol=1e-10, atol=1e-10

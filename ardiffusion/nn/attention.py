@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ardiffusion.nn.linear import linear
+from ardiffusion.nn.masks import additive
 
 SHARPNESS = 1.5  # of queries and keys at first; blander attention takes much longer to train
 
@@ -39,11 +40,6 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     if mask is not None:
         scores = scores + (additive(mask, q.dtype) if mask.dtype == torch.bool else mask)
     return scores.softmax(dim=-1) @ v  # (B, h, N, d)
-
-
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask into what is added to the scores: 0 where it is true, else -inf."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
 class Attention(nn.Module):

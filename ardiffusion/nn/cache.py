@@ -1,4 +1,4 @@
-"""Keys and values of the frames that are done, preallocated for all layers.
+"""Keys and values of the frames that are done, preallocated, and who attends to them.
 
 A frame's keys and values are written in every iteration while it is denoised and kept once it is
 clean: `write` puts those of the current frames behind the kept ones, `advance` keeps the first of
@@ -10,39 +10,45 @@ so that one CUDA graph or one compiled function serves every iteration.
 """
 
 import torch
-from einops import repeat
 from torch import Tensor
 
-from ardiffusion.nn.attention import additive, attend
+from ardiffusion.nn.attention import attend
 from ardiffusion.nn.conditions import ConditionTable
+from ardiffusion.nn.masks import additive, causal_mask, frame_mask
 
 
-def causal_mask(
-    queries: int, keys: int, tokens: int, window: int, device: torch.device
-) -> Tensor | None:
-    """Say which token sees which: its own frame and at most `window - 1` earlier ones.
+class Uncached:
+    """Stands in for a cache where all frames are computed together, as in training.
+
+    Frames are attended to `window` at a time, so that time and masks grow with the number of
+    frames and not with its square.
 
     Args:
-        queries: Number of frames that ask; they are the last of the frames that are asked.
-        keys: Number of frames that are asked.
+        frames: Number of frames F.
         tokens: Tokens per frame L.
-        window: Frames a frame sees, itself included.
-        device: Where the mask shall live.
-
-    Returns:
-        True where attention is allowed, shape (queries L, keys L); `None` if everything is.
+        window: Frames that a frame attends to, itself included.
+        device: Where the frames live.
     """
-    if queries == 1 and keys <= window:
-        return None
-    key = torch.arange(keys, device=device)
-    return frame_mask(key[keys - queries :], key, tokens=tokens, window=window)
 
+    position = 0
+    conditions = None
 
-def frame_mask(query: Tensor, key: Tensor, tokens: int, window: int) -> Tensor:
-    """Do as `causal_mask` for frames of any indices, shapes (queries,) and (keys,)."""
-    distance = query[:, None] - key[None, :]  # (queries, keys)
-    mask = (distance >= 0) & (distance < window)
-    return repeat(mask, "q k -> (q l) (k m)", l=tokens, m=tokens)
+    def __init__(self, frames: int, tokens: int, window: int, device: torch.device) -> None:
+        self.tokens = tokens
+        self.parts: list[tuple[slice, slice, Tensor | None]] = []  # queries, keys, mask
+        for first in range(0, frames, window):
+            end, start = min(first + window, frames), max(first - window + 1, 0)
+            mask = causal_mask(end - first, end - start, tokens, window, device=device)
+            queries, keys = (slice(i * tokens, end * tokens) for i in (first, start))
+            self.parts.append((queries, keys, mask))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let frames attend, shapes (B, h, F L, d)."""
+        parts = [
+            attend(q[:, :, queries], k[:, :, keys], v[:, :, keys], mask=mask)
+            for queries, keys, mask in self.parts
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class KVCache:
@@ -86,6 +92,7 @@ class KVCache:
         # Frame by frame no key is looked at in vain; other devices want few large calls instead,
         # and so does bfloat16 on a CPU, where all scores of a layer are one product.
         self.by_frames = device.type == "cpu" and dtype != torch.bfloat16
+        self.mask: Tensor | None = None  # of the current frames, made for all layers at once
         self.start = 0  # slot of the first kept frame
         self.kept = 0  # frames kept for later ones to attend to
         self.position: int | Tensor = 0  # absolute index of the frame that is written next
@@ -95,23 +102,13 @@ class KVCache:
         # Twice the kept frames: it then moves to its front once per window, not per frame.
         return 2 * (self.window - 1) + self.frames
 
-    def begin(self, frames: int) -> Tensor | None:
-        """Make ready for writing `frames` frames.
-
-        Returns:
-            What to add to the scores, 0 or -inf, shape (F L, keys L), so that a token sees what
-            it may see; None where `attend` needs no mask.
-        """
+    def begin(self, frames: int) -> None:
+        """Make ready for `frames` frames, which all layers are about to write."""
         if self.by_frames:
-            return None
-        mask = causal_mask(
-            queries=frames,
-            keys=self.kept + frames,
-            tokens=self.tokens,
-            window=self.window,
-            device=self.device,
-        )
-        return None if mask is None else additive(mask, dtype=self.buffer.dtype)
+            return
+        keys = self.kept + frames
+        mask = causal_mask(frames, keys, self.tokens, self.window, device=self.device)
+        self.mask = None if mask is None else additive(mask, dtype=self.buffer.dtype)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put the current frames behind the kept ones.
@@ -132,7 +129,7 @@ class KVCache:
         seen = self.buffer[layer, :, :, :, self.start * self.tokens : end]
         return seen[0], seen[1]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write the current frames and let them attend to all that they see.
 
         Args:
@@ -140,14 +137,13 @@ class KVCache:
             q: Queries of the current frames, shape (B, h, F L, d).
             k: Keys of the current frames, shape (B, h, F L, d).
             v: Values of the current frames, shape (B, h, F L, d).
-            mask: What `begin` returned.
 
         Returns:
             What was attended to, shape (B, h, F L, d).
         """
         keys, values = self.write(layer, k=k, v=v)
         if not self.by_frames:
-            return attend(q, keys, values, mask=mask)
+            return attend(q, keys, values, mask=self.mask)
         parts = []
         for i, part in enumerate(q.split(self.tokens, dim=2)):
             end = self.kept + i + 1
@@ -180,11 +176,12 @@ class RingCache(KVCache):
         super().__init__(*args, **options)  # pyright: ignore[reportArgumentType]
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.rows = torch.empty(0)  # where the current frames' tokens go
+        self.by_frames = False
 
     def slots(self) -> int:
         return self.window - 1 + self.frames
 
-    def begin(self, frames: int) -> Tensor:
+    def begin(self, frames: int) -> None:
         query = self.position + torch.arange(frames, device=self.device)
         slot = torch.arange(self.capacity, device=self.device)
         last = self.position + frames - 1
@@ -193,11 +190,7 @@ class RingCache(KVCache):
         self.rows = ((query % self.capacity)[:, None] * self.tokens + token).flatten()
         key = torch.where(key < 0, last + 1, key)  # nobody sees what comes after the last
         mask = frame_mask(query, key, tokens=self.tokens, window=self.window)
-        return additive(mask, dtype=self.buffer.dtype)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        keys, values = self.write(layer, k=k, v=v)
-        return attend(q, keys, values, mask=mask)
+        self.mask = additive(mask, dtype=self.buffer.dtype)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.buffer[layer]

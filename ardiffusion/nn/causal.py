@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.attention import attend
-from ardiffusion.nn.cache import KVCache
+from ardiffusion.nn.cache import KVCache, Uncached
 from ardiffusion.nn.rotary import rotate
 
 
@@ -38,8 +37,7 @@ class CausalAttention(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | None,
-        cache: KVCache | None,
+        memory: KVCache | Uncached,
         layer: int,
     ) -> Tensor:
         """Let tokens attend.
@@ -48,9 +46,8 @@ class CausalAttention(nn.Module):
             x: Tokens, shape (B, F, L, D).
             cos: Cosines of the frames' angles, shape (F L, d).
             sin: Sines of the frames' angles, shape (F L, d).
-            mask: Who sees whom, shape (F L, keys L), or None for everyone.
-            cache: Keys and values of earlier frames.
-            layer: Index of this layer in the cache.
+            memory: Keys and values of earlier frames, and who sees whom.
+            layer: Index of this layer in it.
 
         Returns:
             Tokens, shape (B, F, L, D).
@@ -59,10 +56,7 @@ class CausalAttention(nn.Module):
             self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
         )  # (3, B, h, F L, d)
         q, k = rotate(self.normalise(qkv[:2]), cos=cos, sin=sin).to(qkv.dtype)
-        if cache is None:
-            out = attend(q, k, qkv[2], mask=mask)
-        else:
-            out = cache.attend(layer, q=q, k=k, v=qkv[2], mask=mask)
+        out = memory.attend(layer, q=q, k=k, v=qkv[2])  # (B, h, F L, d)
         return self.out(rearrange(out, "b h (f l) d -> b f l (h d)", f=x.shape[1]))
 
     def normalise(self, qk: Tensor) -> Tensor:
@@ -95,8 +89,7 @@ class DiTBlock(nn.Module):
         modulation: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | None,
-        cache: KVCache | None,
+        memory: KVCache | Uncached,
         layer: int,
     ) -> Tensor:
         """Update tokens.
@@ -106,9 +99,8 @@ class DiTBlock(nn.Module):
             modulation: What `self.modulation` made of the frames' conditions, shape (B, F, 6 D).
             cos: Cosines of the frames' angles, shape (F L, d).
             sin: Sines of the frames' angles, shape (F L, d).
-            mask: Who sees whom, shape (F L, keys L), or None for everyone.
-            cache: Keys and values of earlier frames.
-            layer: Index of this block in the cache.
+            memory: Keys and values of earlier frames, and who sees whom.
+            layer: Index of this block in it.
 
         Returns:
             Tokens, shape (B, F, L, D).
@@ -117,6 +109,6 @@ class DiTBlock(nn.Module):
             modulation, "b f (six d) -> six b f 1 d", six=6
         )  # (B, F, 1, D)
         h = modulate(x, shift=shift_a, scale=scale_a)
-        h = self.attention(h, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer)
+        h = self.attention(h, cos=cos, sin=sin, memory=memory, layer=layer)
         x = torch.addcmul(x, gate_a, h)
         return torch.addcmul(x, gate_m, self.mlp(modulate(x, shift=shift_m, scale=scale_m)))

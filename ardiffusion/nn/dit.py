@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.cache import KVCache, RingCache, causal_mask
+from ardiffusion.nn.cache import KVCache, RingCache, Uncached
 from ardiffusion.nn.causal import DiTBlock, modulate
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
@@ -100,22 +100,20 @@ class ARDiT(nn.Module):
         Returns:
             The prediction, shape (B, F, L, C).
         """
-        frames = x_t.shape[1]
-        position, mask = (
-            (cache.position, cache.begin(frames))
-            if cache is not None
-            else (0, causal_mask(frames, frames, self.tokens, self.window, device=x_t.device))
-        )
-        cos, sin = self.phases(position=position, frames=frames, device=x_t.device)  # (F L, d)
-        if cache is not None and cache.conditions is not None:
-            *modulations, last = cache.conditions(t)
+        frames, device = x_t.shape[1], x_t.device
+        if cache is None:
+            memory = Uncached(frames, tokens=self.tokens, window=self.window, device=device)
         else:
+            memory = cache
+            cache.begin(frames)
+        cos, sin = self.phases(position=memory.position, frames=frames, device=device)  # (F L, d)
+        if memory.conditions is None:
             *modulations, last = self.modulations(t, label=label, null=null)
+        else:
+            *modulations, last = memory.conditions(t)
         x = self.embed(x_t.to(self.embed.weight.dtype)) + self.position  # (B, F, L, D)
         for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
-            x = block(
-                x, modulation=modulation, cos=cos, sin=sin, mask=mask, cache=cache, layer=layer
-            )
+            x = block(x, modulation=modulation, cos=cos, sin=sin, memory=memory, layer=layer)
         shift, scale = rearrange(last, "b f (two d) -> two b f 1 d", two=2)
         return self.out(modulate(x, shift=shift, scale=scale))  # (B, F, L, C)
 
