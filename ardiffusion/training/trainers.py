@@ -75,6 +75,7 @@ class SamplingTrainer(Trainer):
         seed: int = 0,
         batch_size: int = 4,
         fps: float = 25,
+        compile: bool = False,
         output: str = "samples",
     ) -> None:
         """Generate videos.
@@ -99,6 +100,8 @@ class SamplingTrainer(Trainer):
             seed: Seed; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result beyond rounding.
             fps: Frames per second of the files.
+            compile: Compile the network with torch.compile, which takes minutes and pays on GPUs
+                when many videos follow.
             output: Folder for the videos; a run that was cut short goes on where it was.
         """
         sizes = {"samples": samples, "frames": frames, "batch_size": batch_size, "fps": fps}
@@ -114,6 +117,9 @@ class SamplingTrainer(Trainer):
         sampler = model.sampler(
             steps=steps, difference=difference, guidance=guidance, solver=solver
         )
+        if compile:
+            model.dit.compile(dynamic=False)
+            sampler.static = True  # one or two shapes, so that it is compiled no more than twice
         settings = {
             "frames": frames,
             "steps": steps,
@@ -121,6 +127,7 @@ class SamplingTrainer(Trainer):
             "guidance": guidance,
             "solver": type(sampler.solver).__name__,
             "fps": fps,
+            "precision": self.precision,
             "model": fingerprint(model),
         }
         folder = SampleFolder(output, settings=settings)
