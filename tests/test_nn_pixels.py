@@ -44,6 +44,39 @@ def test_levels_have_the_published_widths() -> None:
     ]
 
 
+def test_channels_lie_side_by_side_whatever_the_layout_of_the_input() -> None:
+    torch.manual_seed(0)
+    decoder = PixelDecoder(patch=4, width=8, embedding=6).double()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    last = x.contiguous(memory_format=torch.channels_last)
+    layouts: list[bool] = []
+    for module in decoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda _, args: layouts.append(
+                    args[0].is_contiguous(memory_format=torch.channels_last)
+                )
+            )
+    torch.testing.assert_close(decoder(x), decoder(last), rtol=1e-10, atol=1e-10)
+    assert len(layouts) > 20 and all(layouts)
+    assert all(p.is_contiguous() for p in decoder.state_dict().values())
+
+
+def test_result_is_that_of_channels_first() -> None:
+    torch.manual_seed(0)
+    decoder = PixelDecoder(patch=2, width=8, embedding=6).double()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    h = decoder.conv_in(x)
+    for layer in (*decoder.middle, *reversed(decoder.levels)):
+        h = layer(h.contiguous())  # which puts rows of pixels side by side
+    expected = decoder.conv_out(F.silu(decoder.norm_out(h)))
+    torch.testing.assert_close(decoder(x), expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("patch", [1, 2, 8])
 def test_resolution_grows_by_the_patch(patch: int) -> None:
     frames = PixelDecoder(patch=patch, width=4, embedding=3)(torch.randn(2, 3, 2, 5))
