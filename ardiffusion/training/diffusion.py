@@ -14,6 +14,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ardiffusion.describe import build
 from ardiffusion.diffusion.sampler import Sampler
@@ -25,6 +26,7 @@ from ardiffusion.generate import generate, to_unit
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.training.checkpoint import check_fits, pack
+from ardiffusion.training.clipping import clip_gradients
 from ardiffusion.training.match import check_classes, check_latents, check_resolution
 from ardiffusion.training.randomness import step_generator
 
@@ -215,6 +217,15 @@ class DiffusionModule(LightningModule):
             return optimizer
         schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients, of fused optimisers too."""
+        clip_gradients(self, optimizer, value=gradient_clip_val, algorithm=gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the networks, so that they can be rebuilt without their configuration."""
