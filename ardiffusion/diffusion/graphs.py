@@ -43,8 +43,7 @@ class Graphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(3):  # libraries allocate and choose kernels in their first calls
-                self.function(*places)
+            self.function(*places)  # libraries allocate and choose kernels in their first call
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
