@@ -1,0 +1,134 @@
+"""What a comparison of solvers measures: Fréchet distances, and deviations from a fine solution.
+
+The Fréchet distance of generated to real clips is what counts, and noisy with few videos. The
+deviation from a finely stepped solution of the same noise is free of that: the root mean square
+of the difference of the normalised latents, over that of the solution. It is taken at difference
+0, where every number of steps has the same limit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ardiffusion.diffusion.ad import ad_iterations
+from ardiffusion.diffusion.solver import DDIM, Solver
+from ardiffusion.metrics.fvd import FrechetVideoDistance
+from ardiffusion.training.callbacks.sampling import sample_labels, sample_seeds
+from ardiffusion.training.diffusion import DiffusionModule
+
+
+@dataclass(frozen=True)
+class Row:
+    """The measurements of a solver at a number of steps.
+
+    Attributes:
+        solver: Name of the solver.
+        steps: Denoising steps.
+        difference: Steps between neighbouring frames.
+        evaluations: Evaluations of the network per frame, the one for the cache included.
+        frechet: Fréchet distance of generated to real clips.
+        deviation: Deviation from the finely stepped solution.
+    """
+
+    solver: str
+    steps: int
+    difference: int
+    evaluations: float
+    frechet: float
+    deviation: float
+
+
+@dataclass
+class Study:
+    """What all measurements share.
+
+    Attributes:
+        module: The generator.
+        metric: The Fréchet distance, with its real clips.
+        videos: Videos per measurement.
+        frames: Frames of each.
+        share: Difference between neighbouring frames over the steps.
+        compared: Videos whose latents are compared with the reference.
+        batch_size: Videos generated at once.
+        seed: Seed of the noise.
+        advance: Called after every iteration.
+    """
+
+    module: DiffusionModule
+    metric: FrechetVideoDistance
+    videos: int
+    frames: int
+    share: float
+    compared: int
+    batch_size: int
+    seed: int
+    advance: Callable[[], None] = lambda: None
+
+    def difference(self, steps: int) -> int:
+        """Return the steps between neighbouring frames, rounded to the nearest."""
+        return int(self.share * steps + 0.5)
+
+    def iterations(self, steps: int) -> int:
+        """Return how often `row` advances."""
+        batches = -(-self.videos // self.batch_size)
+        return batches * ad_iterations(self.frames, steps, self.difference(steps)) + steps
+
+    def rows(self, solvers: Sequence[Solver], steps: Sequence[int], reference: int) -> list[Row]:
+        """Measure every solver at every number of steps, against DDIM at `reference` steps."""
+        fine = self.latents(DDIM(), reference)
+        return [self.row(solver, count, reference=fine) for solver in solvers for count in steps]
+
+    def row(self, solver: Solver, steps: int, reference: Tensor) -> Row:
+        """Measure one solver at one number of steps."""
+        frames = 0
+
+        def count(_: object, inputs: tuple[Tensor, ...]) -> None:
+            nonlocal frames
+            frames += inputs[0].shape[0] * inputs[0].shape[1]
+
+        hook = self.module.dit.register_forward_pre_hook(count)
+        frechet = self.frechet(solver, steps)
+        hook.remove()
+        found = self.latents(solver, steps)
+        return Row(
+            solver=type(solver).__name__,
+            steps=steps,
+            difference=self.difference(steps),
+            evaluations=frames / (self.videos * self.frames),
+            frechet=frechet,
+            deviation=float((found - reference).norm() / reference.norm()),
+        )
+
+    def frechet(self, solver: Solver, steps: int) -> float:
+        """Generate videos and return their distance to the real clips."""
+        difference = self.difference(steps)
+        sampler = self.module.sampler(steps=steps, difference=difference, solver=solver)
+        self.metric.reset_fake()
+        for start in range(0, self.videos, self.batch_size):
+            indices = range(start, min(start + self.batch_size, self.videos))
+            video = self.module.stream(
+                sampler,
+                seeds=sample_seeds(self.seed, indices),
+                frames=self.frames,
+                label=sample_labels(self.module, indices),
+                progress=self.advance,
+            )
+            self.metric.update(fake=torch.stack(list(video), dim=1))  # (B, F, 3, H, W)
+        return float(self.metric.compute())
+
+    def latents(self, solver: Solver, steps: int) -> Tensor:
+        """Sample normalised latents with all frames in step, (compared, F, L, C)."""
+        assert self.module.arvae is not None
+        arvae, indices = self.module.arvae, range(self.compared)
+        generator = torch.Generator().manual_seed(sample_seeds(self.seed, [0])[0])
+        size = (self.compared, self.frames, arvae.tokens, arvae.channels)
+        frames = self.module.sampler(steps=steps, difference=0, solver=solver).stream(
+            self.module.dit,  # pyright: ignore[reportArgumentType]
+            torch.randn(size, generator=generator).to(self.module.device),
+            label=sample_labels(self.module, indices) if self.module.dit.classes else None,
+            progress=self.advance,
+        )
+        return F.normalize(torch.stack([x for _, x in frames], dim=1), dim=-1)
