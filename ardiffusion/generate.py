@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ardiffusion.diffusion.engine import Denoiser, to_device
+from ardiffusion.diffusion.denoiser import Denoiser
+from ardiffusion.diffusion.run import to_device
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.nn.arvae import ARVAE
+
+LAST_SEED = 4293  # of a run; torch's CPU generators use 32 bits of a sample's seed
 
 
 def sample_seed(seed: int, index: int) -> int:
     """Return the seed of sample `index` of a run.
 
-    Runs of different seeds share no sample below a million; torch's CPU generators use 32 bits of
-    a seed, so run seeds from 0 to 4293 are all different.
+    Runs of different seeds share no sample below a million.
     """
     return seed * 1_000_000 + index
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ardiffusion.diffusion.grid import Grid
 from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.diffusion.solver import DDIM, DPMSolver2M, Grid, PublishedDDIM, Solver
+from ardiffusion.diffusion.solver import DDIM, DPMSolver2M, PublishedDDIM, Solver
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 
 
@@ -152,6 +153,19 @@ def test_multistep_matches_algorithm_2_of_its_paper(target: Target, jump: int) -
         torch.testing.assert_close(stepped[:, f], expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 8, 25, 50, 400, 999, 1000])
+def test_multistep_places_distinct_steps_evenly_in_lambda(steps: int) -> None:
+    schedule = NoiseSchedule()
+    grid = DPMSolver2M().grid(schedule, steps=steps)
+    assert grid.steps == steps and grid.leaving[0] == 999 and grid.leaving[-1] >= 0
+    assert (grid.leaving.diff() < 0).all() and grid.alphas_cumprod[-1] == 1
+    torch.testing.assert_close(grid.alphas_cumprod[:-1], schedule.alphas_cumprod[grid.leaving])
+    if 1 < steps <= 10:
+        lam = torch.special.logit(grid.alphas_cumprod[:-1]) / 2
+        assert grid.leaving[-1] == 0
+        assert (lam.diff() / lam.diff().mean() - 1).abs().max() < 0.5
+
+
 def test_multistep_begins_and_ends_as_ddim() -> None:
     solver = DPMSolver2M()
     grid = solver.grid(NoiseSchedule(), steps=5)
@@ -168,7 +182,7 @@ def test_error_falls_with_the_order_of_the_solver(solver: Solver, order: float) 
     s, schedule = 0.5, NoiseSchedule(beta_start=1e-6, beta_end=2e-3, timesteps=10_000)
     errors = []
     for steps in (20, 40, 80):
-        grid = solver.grid(schedule, steps=steps)
+        grid = DDIM().grid(schedule, steps=steps)  # smooth, so that orders show
         alpha, sigma = grid.alphas_cumprod.sqrt(), (1 - grid.alphas_cumprod).sqrt()
         std = (alpha**2 * s**2 + sigma**2).sqrt()
         x = torch.ones(1, 1, 1, 1, dtype=torch.float64)

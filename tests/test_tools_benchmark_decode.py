@@ -9,8 +9,8 @@ from torch import Tensor
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.tools.benchmarks import decode as module
 from ardiffusion.tools.benchmarks import memory as memory_module
-from ardiffusion.tools.benchmarks.common import peak_memory
 from ardiffusion.tools.benchmarks.decode import decode
+from ardiffusion.tools.benchmarks.measure import peak_memory
 from ardiffusion.tools.benchmarks.memory import Sizes, memory, peak_of_process, peak_of_stream
 
 SIZES: dict[str, Any] = {

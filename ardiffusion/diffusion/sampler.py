@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import ad_rows, check_difference, plan_rows
-from ardiffusion.diffusion.engine import Denoiser, Run, run_cached, run_windowed
+from ardiffusion.diffusion.denoiser import Denoiser
+from ardiffusion.diffusion.engine import run_cached, run_windowed
+from ardiffusion.diffusion.run import Run
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
 from ardiffusion.diffusion.target import X0, Target

@@ -13,49 +13,14 @@ to k', with alpha, sigma and alpha', sigma' the values of the schedule at both, 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ardiffusion.diffusion.grid import Grid
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.target import Target
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The step indices k = 0 (pure noise) .. S (clean) on the schedule.
-
-    Attributes:
-        leaving: Timestep told to the network for a frame about to leave index k, shape (S,).
-        waiting: Timestep told for a frame that stays pure noise.
-        clean: Timestep told for a finished frame.
-        alphas_cumprod: abar at index k, shape (S + 1,), float64.
-    """
-
-    leaving: Tensor
-    waiting: int
-    clean: int
-    alphas_cumprod: Tensor
-
-    @property
-    def steps(self) -> int:
-        return len(self.leaving)
-
-    def timesteps(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return what the network is told of frames that go from index `before` to `after`."""
-        t = self.leaving[before.clamp(max=self.steps - 1)]
-        t = torch.where((before == 0) & (after == 0), self.waiting, t)
-        return torch.where(before == self.steps, self.clean, t)
-
-    def all_timesteps(self) -> Tensor:
-        """Return every timestep that the network may be told, each once, rising."""
-        return torch.cat([self.leaving, torch.tensor([self.waiting, self.clean])]).unique()
-
-    def alpha_sigma(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at step indices of shape (F,), float64."""
-        abar = self.alphas_cumprod[index]
-        return abar.sqrt(), (1 - abar).sqrt()
 
 
 @dataclass(frozen=True)
@@ -169,6 +134,23 @@ class DPMSolver2M(Solver):
     """
 
     remembers = True
+
+    def grid(self, schedule: NoiseSchedule, steps: int) -> Grid:
+        """Place the steps evenly in lambda, from T - 1 down to 0, and the last one to x_0 itself.
+
+        Evenly spread timesteps would end with a jump in lambda so large that it hides the second
+        order. Where lambda rises by more than a step per timestep, neighbours are taken.
+        """
+        even = super().grid(schedule, steps)
+        abar = schedule.alphas_cumprod
+        rising = (abar / (1 - abar)).log().neg() / 2  # -lambda of every timestep
+        wanted = torch.linspace(float(rising[-1]), float(rising[0]), steps, dtype=rising.dtype)
+        t = (rising - wanted[:, None]).abs().argmin(dim=1).tolist()  # falling
+        for k in reversed(range(steps - 1)):
+            t[k] = max(t[k], t[k + 1] + 1)
+        leaving = torch.tensor(t).minimum(schedule.timesteps - 1 - torch.arange(steps))  # (S,)
+        levels = torch.cat([abar[leaving], even.alphas_cumprod[-1:]])
+        return replace(even, leaving=leaving, alphas_cumprod=levels)
 
     def factors(
         self, before: Tensor, after: Tensor, prior: Tensor, grid: Grid, target: Target

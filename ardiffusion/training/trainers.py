@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import fingerprint
 from ardiffusion.diffusion.solver import Solver
+from ardiffusion.generate import LAST_SEED
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter
@@ -97,19 +98,16 @@ class SamplingTrainer(Trainer):
                 and up to 16 frames, as they were published, else 1.
             solver: How one step is taken: by default DDIM, for published weights PublishedDDIM.
             labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
-            seed: Seed; sample i depends on it and i alone.
+            seed: Seed, 0 to 4293; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result beyond rounding.
             fps: Frames per second of the files.
             compile: Compile the network with torch.compile, which takes minutes and pays on GPUs
                 when many videos follow.
             output: Folder for the videos; a run that was cut short goes on where it was.
         """
-        sizes = {"samples": samples, "frames": frames, "batch_size": batch_size, "fps": fps}
-        for name, size in sizes.items():
-            if size <= 0:
-                raise ValueError(f"--{name} is {size} and must be more than 0.")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"--seed is {seed} and must lie between 0 and {2**32 - 1}.")
+        check_sizes(samples=samples, frames=frames, batch_size=batch_size, fps=fps)
+        if not 0 <= seed <= LAST_SEED:
+            raise ValueError(f"--seed is {seed} and must lie between 0 and {LAST_SEED}.")
         if model is None:
             model = load_model(ckpt_path, arvae=arvae, dataset=dataset)
         if guidance is None:
@@ -137,16 +135,19 @@ class SamplingTrainer(Trainer):
         if not missing:
             rank_zero_info(f"All {samples} videos are in {output} already.")
             return
-        loader: DataLoader[Any] = DataLoader(
-            missing,  # pyright: ignore[reportArgumentType] a list is a dataset
-            batch_size=batch_size,
-            collate_fn=list,
-        )
+        batches: Any = DataLoader(missing, batch_size=batch_size, collate_fn=list)  # pyright: ignore[reportArgumentType] a list is a dataset
         if self.progress_bar_callback is not None:
             self.progress_bar_callback.disable()  # the iterations have one of their own
         generation = Generation(model, sampler=sampler, frames=frames, folder=folder, fps=fps)
-        super().predict(generation, dataloaders=loader, return_predictions=False)
+        super().predict(generation, dataloaders=batches, return_predictions=False)
         rank_zero_info(f"{folder.log} lists all finished videos: {len(folder.lines())}.")
+
+
+def check_sizes(**sizes: float) -> None:
+    """Raise unless every option is more than 0."""
+    for name, size in sizes.items():
+        if size <= 0:
+            raise ValueError(f"--{name} is {size} and must be more than 0.")
 
 
 def load_model(ckpt_path: str | None, arvae: str | None, dataset: str) -> DiffusionModule:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ardiffusion.data.synthetic import skies
 from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.timesteps import FoPP
-from ardiffusion.tools.benchmarks.common import Result, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import Result, seconds_of, show
 from ardiffusion.training.data import VideoDataModule
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.benchmarks.common import Result, peak_memory, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import Result, peak_memory, seconds_of, show
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the video, relative
 

@@ -20,7 +20,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.generate import generate
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.tools.benchmarks.common import Result, peak_memory, show
+from ardiffusion.tools.benchmarks.measure import Result, peak_memory, show
 
 
 class Sizes(NamedTuple):

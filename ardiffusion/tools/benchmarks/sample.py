@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ardiffusion.diffusion.ad import ad_iterations
-from ardiffusion.diffusion.engine import Denoiser
+from ardiffusion.diffusion.denoiser import Denoiser
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.tools.benchmarks.common import Result, peak_memory, seconds_of, show, wait
+from ardiffusion.tools.benchmarks.measure import Result, peak_memory, seconds_of, show, wait
 
 
 def sample(

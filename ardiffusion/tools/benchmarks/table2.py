@@ -13,7 +13,7 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.generate import generate
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.benchmarks.common import name_of, peak_memory, wait
+from ardiffusion.tools.benchmarks.measure import name_of, peak_memory, wait
 from ardiffusion.tools.benchmarks.sample import random_network
 
 # Method, peak memory in GB, seconds for 16 and for 128 frames, as printed in Table 2 of the

@@ -17,7 +17,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import TRAINING, flops
-from ardiffusion.tools.benchmarks.common import Result, peak_memory, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import Result, peak_memory, seconds_of, show
 from ardiffusion.training.peaks import device_peak
 
 TYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
