@@ -86,6 +86,17 @@ def test_frames_arrive_while_later_ones_are_still_noise() -> None:
     assert arrivals == [4, 6, 8, 10, 12]
 
 
+def test_gradients_are_off_within_the_sampler_alone() -> None:
+    net, sampler = tiny(), Sampler(SCHEDULE, steps=4, difference=2)
+    one, other = (sampler.stream(net, noise(5)) for _ in range(2))
+    for stream in (one, other):
+        _, x = next(stream)
+        assert torch.is_grad_enabled() and not x.requires_grad
+    for stream in (one, other):  # in this order a mode held over from `one` would stay
+        stream.close()
+        assert torch.is_grad_enabled()
+
+
 def test_noise_of_a_stochastic_solver_depends_on_the_sample_alone() -> None:
     net, x = tiny(), noise(5, batch=3)
     sampler = Sampler(SCHEDULE, solver=DDIM(eta=1.0), steps=4, difference=2)

@@ -75,6 +75,7 @@ class Sampler:
         )
         return torch.stack([x for _, x in frames], dim=1)  # (B, F, L, C)
 
+    @torch.no_grad()
     def stream(
         self,
         denoiser: Denoiser,
@@ -130,8 +131,7 @@ class Sampler:
         )
         engine = run_cached if denoiser.strictly_causal else run_windowed
         yield from enumerate(given)
-        with torch.no_grad():
-            yield from engine(run, given=given)
+        yield from engine(run, given=given)
 
     def check(self, denoiser: Denoiser, frames: int | None, ready: int) -> None:
         """Raise if this sampler cannot serve the network or the lengths do not fit."""

@@ -10,9 +10,16 @@ needs neither tables nor large numbers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
+
+
+@cache
+def on_device(values: tuple[float, ...], device: torch.device | str | None) -> Tensor:
+    """Return numbers as a tensor, copied to the device once: copying makes the CPU wait."""
+    return torch.tensor(values, device=device)
 
 
 class Timesteps(ABC):
@@ -138,7 +145,7 @@ class PlanRows(Timesteps):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        choices = torch.tensor(self.differences, device=device)
+        choices = on_device(tuple(self.differences), device)
         size = (batch, 1)
         choice = torch.randint(len(choices), size=size, generator=generator, device=device)
         s = choices[choice]  # (B, 1)
@@ -173,7 +180,7 @@ class Mixture(Timesteps):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        weights = torch.tensor(self.weights, device=device)
+        weights = on_device(tuple(self.weights), device)
         choice = torch.multinomial(
             weights, num_samples=batch, replacement=True, generator=generator
         )  # (B,)

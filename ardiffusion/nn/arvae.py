@@ -157,7 +157,7 @@ class ARVAE(nn.Module):
 
     def decode_next(self, latents: Tensor, past: Pasts) -> Tensor:
         """Decode the frames (B, F, L, C) that follow `past`, and add them to it."""
-        normalised = F.normalize(latents, dim=-1, eps=1e-12)
+        normalised = F.normalize(latents, dim=-1, eps=1e-12).to(self.decoder.mask_token.dtype)
         embeddings = self.lookup(self.decoder(normalised, past=past))
         side = self.resolution // self.patch
         frames = self.pixels(rearrange(embeddings, "n (p q) e -> n e p q", p=side))

@@ -40,6 +40,11 @@ def _(dit: PublishedDiT, frames: int) -> int:
     return 2 * products + blocks(dit, tokens=tokens, pairs=tokens**2)
 
 
+def frame_flops(dit: ARDiT) -> int:
+    """Count the operations of one frame behind a full window in the cache."""
+    return blocks(dit, tokens=dit.tokens, pairs=dit.window * dit.tokens**2)
+
+
 def condition_weights(dit: ARDiT | PublishedDiT) -> int:
     """Count the weights that a frame's timestep meets: its embedding and all modulations."""
     embedding = dit.time.hidden.weight.numel() + dit.time.out.weight.numel()

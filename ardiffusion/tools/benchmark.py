@@ -1,21 +1,30 @@
-"""Speed, measured: `python -m ardiffusion.tools.benchmark {sample,train,decode,data,table2}`.
+"""Speed, measured: `python -m ardiffusion.tools.benchmark MODE`.
 
-Every mode compares the fast way with the naive one in the same run and checks that both agree.
-Numbers are medians on an otherwise idle machine; the last line is one JSON object.
+Where there is a fast way and a naive one, both run in the same process and must agree. Numbers are
+medians, to be taken on an otherwise idle machine; the last line is one JSON object.
 """
+
+import sys
 
 from jsonargparse import auto_cli
 
 from ardiffusion.tools.benchmarks.data import data
+from ardiffusion.tools.benchmarks.decode import decode
+from ardiffusion.tools.benchmarks.memory import memory
 from ardiffusion.tools.benchmarks.sample import sample
 from ardiffusion.tools.benchmarks.table2 import table2
+from ardiffusion.tools.benchmarks.train import train
 
-MODES = {"sample": sample, "data": data, "table2": table2}
+MODES = [sample, train, decode, memory, data, table2]
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    auto_cli(MODES, args=args, as_positional=False, description=__doc__)
+    try:
+        auto_cli(MODES, args=args, as_positional=False, description=__doc__)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ardiffusion.data.synthetic import skies
 from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.timesteps import FoPP
-from ardiffusion.tools.benchmarks.measure import Result, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import Result, device_of, seconds_of, show
 from ardiffusion.training.data import VideoDataModule
 
 
@@ -21,7 +21,7 @@ def data(device: str = "cpu") -> None:
     Args:
         device: Where timesteps are drawn; clips are read on the CPU.
     """
-    place = torch.device(device)
+    place = device_of(device)
     show([*timesteps(place), *clips()], device=place)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.benchmarks.measure import Result, peak_memory, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import Result, device_of, peak_memory, seconds_of, show
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the video, relative
 
@@ -61,7 +61,7 @@ def decode(
         window=window,
         pixel_width=pixel_width,
     )
-    place, dtype = torch.device(device), torch.bfloat16 if bf16 else torch.float32
+    place, dtype = device_of(device), torch.bfloat16 if bf16 else torch.float32
     enliven(arvae).to(place, dtype)
     latents = torch.randn(batch, frames, arvae.tokens, arvae.channels).to(place, dtype)
     show(measure(arvae, latents, repeats=repeats), device=place)

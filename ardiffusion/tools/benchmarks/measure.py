@@ -22,6 +22,18 @@ class Result(NamedTuple):
     unit: str
 
 
+def device_of(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name}, but PyTorch finds no GPU here; use cpu.")
+    return device
+
+
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Return the median seconds of a call, after a warm-up of three."""
     for _ in range(3):
@@ -52,6 +64,13 @@ def peak_memory(device: torch.device) -> float:
             return int(line.split()[1]) * 1024 / 1e9
     # Elsewhere, which may count what the parent held when it started this process.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the operations per second of a large matrix product."""
+    size = 4096 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    return 2 * size**3 / seconds_of(lambda: a @ b, device, repeats=10)
 
 
 def name_of(device: torch.device) -> str:

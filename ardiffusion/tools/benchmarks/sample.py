@@ -15,7 +15,16 @@ from ardiffusion.diffusion.denoiser import Denoiser
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.tools.benchmarks.measure import Result, peak_memory, seconds_of, show, wait
+from ardiffusion.nn.flops import frame_flops
+from ardiffusion.tools.benchmarks.measure import (
+    Result,
+    device_of,
+    matrix_rate,
+    peak_memory,
+    seconds_of,
+    show,
+    wait,
+)
 
 
 def sample(
@@ -44,7 +53,7 @@ def sample(
         part: Iterations that are timed, once the pipeline is full; the rest is scaled from them.
         compile: Whether to compile the network with torch.compile.
     """
-    place = torch.device(device)
+    place = device_of(device)
     net = random_network(width=width, depth=depth, heads=heads).to(place)
     half = deepcopy(net).to(torch.bfloat16)
     noise = torch.randn(batch, frames, 32, 4, device=place)
@@ -138,11 +147,9 @@ def one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
         yield Result(f"{title}: its linear layers alone", 1e3 * bound, "ms")
         yield Result(f"{title}: rate of these", 2 * 32 * weights / bound / 1e9, "GFLOP/s")
         yield Result(f"{title}: weights they read", weights * dtype.itemsize / bound / 1e9, "GB/s")
-    size = 4096 if device.type == "cuda" else 1024
     for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(size, size, device=device, dtype=dtype)
-        rate = 2 * size**3 / seconds_of(lambda a=a: a @ a, device, repeats=5)
-        yield Result(f"{size} x {size} matrix product, {dtype}", rate / 1e9, "GFLOP/s")
+        rate = matrix_rate(device, dtype=dtype)
+        yield Result(f"one large matrix product, {dtype}", rate / 1e9, "GFLOP/s")
 
 
 def evaluation(net: ARDiT) -> Callable[[], Tensor]:
@@ -175,6 +182,8 @@ def speeds(
             seconds = time_run(network, sampler, noise, skip=full, part=cycles)
             yield Result(f"{title}: cached, {name}", seconds, "s")
             yield Result(f"{title}: cached, {name}, faster than the window", naive / seconds, "x")
+            done = len(noise) * counting.frames * frame_flops(net)
+            yield Result(f"{title}: cached, {name}, computed", done / seconds / 1e9, "GFLOP/s")
 
 
 class Enough(Exception):

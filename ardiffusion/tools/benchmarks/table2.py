@@ -13,7 +13,7 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.generate import generate
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.benchmarks.measure import name_of, peak_memory, wait
+from ardiffusion.tools.benchmarks.measure import device_of, name_of, peak_memory, wait
 from ardiffusion.tools.benchmarks.sample import random_network
 
 # Method, peak memory in GB, seconds for 16 and for 128 frames, as printed in Table 2 of the
@@ -57,7 +57,7 @@ def table2(
         arvae_depth: Number of its blocks.
         resolution: Height and width of a frame.
     """
-    place, dtype = torch.device(device), getattr(torch, precision)
+    place, dtype = device_of(device), getattr(torch, precision)
     dit = random_network(width=width, depth=depth, heads=heads).to(place, dtype)
     torch.manual_seed(0)
     arvae = ARVAE(resolution=resolution, width=arvae_width, depth=arvae_depth)

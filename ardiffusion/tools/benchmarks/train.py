@@ -17,7 +17,14 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import TRAINING, flops
-from ardiffusion.tools.benchmarks.measure import Result, peak_memory, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import (
+    Result,
+    device_of,
+    matrix_rate,
+    peak_memory,
+    seconds_of,
+    show,
+)
 from ardiffusion.training.peaks import device_peak
 
 TYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
@@ -66,7 +73,7 @@ def train(
         compile: Whether the fast way compiles the network.
         steps: Steps to take the median of.
     """
-    place = torch.device(device)
+    place = device_of(device)
     for name, size in {"depth": depth, "frames": frames, "steps": steps}.items():
         if size < 1:
             raise ValueError(f"--{name} is {size} and must be at least 1.")
@@ -174,13 +181,6 @@ def check_agreement(task: Task, fast: Way, naive: Way) -> None:
             f"The fast way's losses differ by {off:.2g} of the naive way's, more than "
             f"{TOLERANCE[fast.precision]:g}: try --compile false or --precision 32-true."
         )
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the operations per second of a large matrix product."""
-    size = 4096 if device.type == "cuda" else 1024
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
-    return 2 * size**3 / seconds_of(lambda: a @ b, device, repeats=10)
 
 
 def largest_batch(task: Task, way: Way) -> int:
