@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.denoiser import Denoiser
-from ardiffusion.diffusion.run import to_device
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.nn.arvae import ARVAE
 
@@ -108,7 +107,7 @@ def generate(
     noise = FrameNoise(generators, tokens=arvae.tokens, channels=arvae.channels)
     latents = sampler.stream(
         denoiser,
-        lambda frame: to_device(noise(frame), device).to(device),
+        lambda frame: noise(frame).to(device),
         label=label,
         generators=[torch.Generator().manual_seed(step_seed(seed)) for seed in seeds],
         progress=progress,

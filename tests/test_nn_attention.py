@@ -50,11 +50,12 @@ def test_bfloat16_stays_close_to_float64_forward_and_backward() -> None:
         torch.testing.assert_close(a.grad.double(), b.grad, atol=1e-1, rtol=1e-1)
 
 
-def test_float32_queries_meet_bfloat16_values_under_autocast() -> None:
+@pytest.mark.parametrize("mask", [None, torch.ones(5, 7, dtype=torch.bool).tril()])
+def test_float32_queries_meet_bfloat16_values_under_autocast(mask: Tensor | None) -> None:
     q, k, v = random_heads(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = attend(q, k, v.bfloat16())
-    torch.testing.assert_close(out.float(), attend(q, k, v), atol=3e-2, rtol=3e-2)
+        out = attend(q, k, v.bfloat16(), mask=mask)
+    torch.testing.assert_close(out.float(), attend(q, k, v, mask=mask), atol=3e-2, rtol=3e-2)
 
 
 def test_module_projects_cross_inputs_with_the_packed_weights() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,33 @@ class Flight:
             self.past = None if self.past is None else torch.cat([self.past, 0 * new], dim=1)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one iteration does to its frames; all but the first two are factors (F, 1, 1).
+
+    Attributes:
+        t: Timesteps told to the network, shape (F,).
+        moves: Whether a frame makes a step, shape (F, 1, 1).
+        x: Factor of the latents.
+        output: Factor of the network's output.
+        past: Factor of the x_0 of the previous step.
+        noise: Factor of fresh noise.
+        clean_x: Factor of the latents in x_0.
+        clean_output: Factor of the network's output in x_0.
+        noisy: Whether there is fresh noise.
+    """
+
+    t: Tensor
+    moves: Tensor
+    x: Tensor
+    output: Tensor
+    past: Tensor
+    noise: Tensor
+    clean_x: Tensor
+    clean_output: Tensor
+    noisy: bool
+
+
 @dataclass
 class Run:
     """What stays the same during one run."""
@@ -62,6 +90,7 @@ class Run:
     static: bool | None
     cache: Cache = field(init=False)
     evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
+    step: Callable[..., Step] = field(init=False)
 
     def begin(self, like: Tensor) -> Flight:
         """Make the cache for frames like `like` (B, L, C); return an empty flight."""
@@ -85,6 +114,8 @@ class Run:
             return self.denoiser(x, t, label=label, null=null, cache=cache)
 
         self.evaluate = Graphs(evaluate) if self.static else evaluate
+        # An AD schedule repeats its rows, shifted by a frame, so that their factors stay at hand.
+        self.step = lru_cache(maxsize=4096)(partial(self.make_step, like=like))
         x = like[:, None][:, :0]  # (B, 0, L, C)
         return Flight(x=x, past=x if self.solver.remembers else None, prior=[])
 
@@ -92,29 +123,41 @@ class Run:
         """Compute clean frames (B, L, C) for the cache alone."""
         for i in range(0, len(given), self.most):
             x = torch.stack(list(given[i : i + self.most]), dim=1)
-            self.predict(x, t=torch.full((x.shape[1],), self.grid.clean))
+            self.predict(x, t=torch.full((x.shape[1],), self.grid.clean, device=x.device))
             self.cache.advance(x.shape[1])
 
     def iterate(self, flight: Flight, before: list[int], after: list[int]) -> None:
         """Take frames from step indices `before` to `after`."""
-        k_before, k_after = torch.tensor(before), torch.tensor(after)
-        x = flight.x
-        output = self.predict(x, t=self.grid.timesteps(k_before, k_after))
-        f = self.solver.factors(
-            k_before, k_after, torch.tensor(flight.prior), grid=self.grid, target=self.target
-        )
-        u, v = clean_factors(k_before, grid=self.grid, target=self.target)
-        moves = k_after > k_before
-        table = torch.stack([f.x, f.output, f.past, f.noise, u, v, moves])[..., None, None]
-        a, b, c, d, u, v, moving = to_device(table.to(x.dtype), x.device).unbind()  # (F, 1, 1)
-        flight.x = a * x + b * output
-        if f.noise.any():
-            flight.x = flight.x + d * self.fresh_noise(x, moves=moves)
+        x, step = flight.x, self.step(tuple(before), tuple(after), tuple(flight.prior))
+        output = self.predict(x, t=step.t)
+        flight.x = step.x * x + step.output * output
+        if step.noisy:
+            flight.x = flight.x + step.noise * self.fresh_noise(x, before, after)
         if flight.past is not None:
-            flight.x = flight.x + c * flight.past
-            flight.past = torch.where(moving > 0, u * x + v * output, flight.past)
-            flight.prior = torch.where(moves, k_before, torch.tensor(flight.prior)).tolist()
+            flight.x = flight.x + step.past * flight.past
+            x_0 = step.clean_x * x + step.clean_output * output
+            flight.past = torch.where(step.moves, x_0, flight.past)
+            pairs = zip(before, after, flight.prior, strict=True)
+            flight.prior = [k if k_after > k else prior for k, k_after, prior in pairs]
         self.progress()
+
+    def make_step(
+        self,
+        before: tuple[int, ...],
+        after: tuple[int, ...],
+        prior: tuple[int, ...],
+        like: Tensor,
+    ) -> Step:
+        """Compute what an iteration needs, in the type and on the device of `like`."""
+        k, k_after, k_prior = (torch.tensor(indices) for indices in (before, after, prior))
+        f = self.solver.factors(k, k_after, k_prior, grid=self.grid, target=self.target)
+        factors = torch.stack(
+            [f.x, f.output, f.past, f.noise, *clean_factors(k, grid=self.grid, target=self.target)]
+        )
+        moves = (k_after > k).to(like.device)[:, None, None]
+        t = self.grid.timesteps(k, k_after).to(like.device)
+        on_device = factors.to(like)[..., None, None].unbind()  # (F, 1, 1) each
+        return Step(t, moves, *on_device, noisy=bool(f.noise.any()))
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """Evaluate the network on x (B, F, L, C) at the frames' timesteps t (F,)."""
@@ -125,24 +168,19 @@ class Run:
             t = F.pad(t, (0, size - frames), value=self.grid.waiting)
         if self.guidance != 1:
             x = torch.cat([x, x])  # (2 B, F, L, C)
-        t = to_device(t, x.device).expand(len(x), -1)  # (B, F)
-        out = self.evaluate(x, t)[:, :frames].to(x.dtype)
+        out = self.evaluate(x, t.expand(len(x), -1))[:, :frames].to(x.dtype)
         if self.guidance != 1:
             without, given = out.chunk(2)
             out = without + self.guidance * (given - without)
         return out
 
-    def fresh_noise(self, x: Tensor, moves: Tensor) -> Tensor:
+    def fresh_noise(self, x: Tensor, before: list[int], after: list[int]) -> Tensor:
         """Draw noise for the frames that move, each sample from its own generator."""
         z = torch.zeros(x.shape, dtype=x.dtype)
-        size = (int(moves.sum()), *x.shape[2:])
+        moves = [
+            i for i, (k, k_after) in enumerate(zip(before, after, strict=True)) if k_after > k
+        ]
+        size = (len(moves), *x.shape[2:])
         for sample, generator in zip(z, self.generators or [None] * len(z), strict=True):
             sample[moves] = torch.randn(size, generator=generator, dtype=x.dtype)
         return z.to(x.device)
-
-
-def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """Copy a small table from the CPU without making the CPU wait."""
-    if device.type != "cuda":
-        return table
-    return table.pin_memory().to(device, non_blocking=True)

@@ -36,10 +36,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Do what `attend` does by two matrix products, holding all scores in memory."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, h, N, M)
-    if mask is not None:
-        scores = scores + (additive(mask, q.dtype) if mask.dtype == torch.bool else mask)
-    return scores.softmax(dim=-1) @ v  # (B, h, N, d)
+    scale, k = q.shape[-1] ** -0.5, k.contiguous()  # a copy costs less than products with gaps
+    if mask is None:
+        return ((q * scale) @ k.mT).softmax(dim=-1) @ v  # (B, h, N, d)
+    bias = as_additive(mask, q.dtype).expand(*q.shape[:3], k.shape[2]).flatten(0, 1)
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)  # (B h, N, M)
+    return scores.unflatten(0, q.shape[:2]).softmax(dim=-1) @ v  # (B, h, N, d)
+
+
+def as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into what is added to the scores, unless it is that already."""
+    return additive(mask, dtype) if mask.dtype == torch.bool else mask
 
 
 class Attention(nn.Module):

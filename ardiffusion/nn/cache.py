@@ -144,6 +144,8 @@ class KVCache:
         keys, values = self.write(layer, k=k, v=v)
         if not self.by_frames:
             return attend(q, keys, values, mask=self.mask)
+        if q.shape[2] == self.tokens:
+            return attend(q, keys, values)
         parts = []
         for i, part in enumerate(q.split(self.tokens, dim=2)):
             end = self.kept + i + 1

@@ -34,9 +34,11 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the median seconds of a call, after a warm-up of three."""
-    for _ in range(3):
+def seconds_of(
+    call: Callable[[], object], device: torch.device, repeats: int, warm_up: int = 3
+) -> float:
+    """Return the median seconds of a call, after some to warm up."""
+    for _ in range(warm_up):
         call()
     seconds = []
     for _ in range(repeats):

@@ -1,6 +1,7 @@
 """How fast latents are sampled, against recomputing a 16-frame window in every iteration."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ardiffusion.diffusion.ad import ad_iterations
-from ardiffusion.diffusion.denoiser import Denoiser
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.nn.dit import ARDiT
@@ -51,6 +51,7 @@ def sample(
         differences: Steps between neighbouring frames, one measurement each.
         batch: Videos at once.
         part: Iterations that are timed, once the pipeline is full; the rest is scaled from them.
+            The window is evaluated in between, and scaled too.
         compile: Whether to compile the network with torch.compile.
     """
     place = device_of(device)
@@ -166,7 +167,7 @@ def evaluation(net: ARDiT) -> Callable[[], Tensor]:
 def speeds(
     net: ARDiT, half: ARDiT, noise: Tensor, steps: int, differences: list[int], part: int
 ) -> Iterator[Result]:
-    """Time every difference: the naive way, cached in float32 and cached in bfloat16."""
+    """Time every difference, cached in float32 and in bfloat16, in turns with the window."""
     frames = noise.shape[1]
     for s in differences:
         sampler = Sampler(NoiseSchedule(), steps=steps, difference=s)
@@ -175,14 +176,12 @@ def speeds(
         title = f"F={frames} s={s}"
         yield Result(f"{title}: frame evaluations at least", frames * steps, "")
         yield Result(f"{title}: frame evaluations", counting.frames, "")
-        naive = time_run(Window(net), sampler, noise, skip=2, part=max(part // 4, 2))
-        yield Result(f"{title}: window, float32", naive, "s")
-        full, cycles = steps + 15 * s, math.ceil(part / max(s, 1)) * max(s, 1)
         for name, network in (("float32", net), ("bfloat16", half)):
-            seconds = time_run(network, sampler, noise, skip=full, part=cycles)
-            yield Result(f"{title}: cached, {name}", seconds, "s")
-            yield Result(f"{title}: cached, {name}, faster than the window", naive / seconds, "x")
+            window, seconds = time_in_turns(network, net, sampler, noise, part=part)
             done = len(noise) * counting.frames * frame_flops(net)
+            yield Result(f"{title}: window, float32", window, "s")
+            yield Result(f"{title}: cached, {name}", seconds, "s")
+            yield Result(f"{title}: cached, {name}, faster than window", window / seconds, "x")
             yield Result(f"{title}: cached, {name}, computed", done / seconds / 1e9, "GFLOP/s")
 
 
@@ -190,23 +189,38 @@ class Enough(Exception):
     """Enough iterations have been timed."""
 
 
-def time_run(denoiser: Denoiser, sampler: Sampler, noise: Tensor, skip: int, part: int) -> float:
-    """Return the seconds of a run, scaled from `part` iterations after the first `skip`."""
-    frames, device = noise.shape[1], noise.device
+def time_in_turns(
+    network: ARDiT, net: ARDiT, sampler: Sampler, noise: Tensor, part: int
+) -> tuple[float, float]:
+    """Time a run, scaled from a part, and in between what recomputes a window of 16 frames.
+
+    Returns:
+        The seconds of recomputing the window in every iteration, and those of the run.
+    """
+    frames, device, s = noise.shape[1], noise.device, max(sampler.difference, 1)
     total = ad_iterations(frames, steps=sampler.steps, difference=sampler.difference)
-    if total <= skip + part:  # short enough to be timed whole
-        skip, part = 1, total - 1
-    marks: dict[int, float] = {}
+    skip, turn = sampler.steps + 15 * s, s * math.ceil(10 / s)  # a full pipeline; whole cycles
+    if total < skip + max(part, 3 * turn):  # short enough to be timed whole
+        skip, part = 0, total
+    window = noise[:, :16].clone()
+    t = torch.randint(1000, window.shape[:2], device=device)
+    turns, windows, seen, begun = [], [], 0, time.perf_counter()
 
     def progress() -> None:
-        seen = len(marks) + 1
-        if seen in (skip, skip + part):
+        nonlocal seen, begun
+        seen += 1
+        if seen > skip and ((seen - skip) % turn == 0 or seen == total):
             wait(device)
-        marks[seen] = time.perf_counter()
-        if seen == skip + part:
-            raise Enough
+            turns.append(time.perf_counter() - begun)
+            windows.append(seconds_of(lambda: net(window, t), device, repeats=1, warm_up=0))
+            if seen - skip >= max(part, 3 * turn):
+                raise Enough
+        if seen >= skip and (seen - skip) % turn == 0:
+            wait(device)
+            begun = time.perf_counter()
 
     with suppress(Enough):
-        for _ in sampler.stream(denoiser, noise, progress=progress):
+        for _ in sampler.stream(network, noise, progress=progress):
             pass
-    return (marks[skip + part] - marks[skip]) / part * total
+    whole = sum(turns) if part == total else statistics.median(turns) / turn * total
+    return statistics.median(windows) * total, whole
