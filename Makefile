@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint parity clean
+.PHONY: setup demo test lint parity bench-gpu clean
 
 setup: $(READY)
 
@@ -28,6 +28,19 @@ lint: $(READY)
 # Compare with the reference implementation: make parity GOLDENS=folder
 parity: $(READY)
 	$(BIN)/python tests/parity.py $(GOLDENS)
+
+# Every speed that a GPU is judged by: sizes of the paper's Table 3, random weights, about 15 minutes
+BENCH := $(BIN)/python -m ardiffusion.tools.benchmark
+PAPER := --device cuda --width 1152 --depth 28 --heads 16
+bench-gpu: $(READY)
+	$(BENCH) table2 --device cuda
+	$(BENCH) sample $(PAPER) --differences "[5,50]"
+	$(BENCH) sample $(PAPER) --differences "[5]" --compile true
+	$(BENCH) sample $(PAPER) --differences "[5]" --batch 32 --compile true
+	$(BENCH) train $(PAPER) --batch 0 --compile true
+	$(BENCH) decode --device cuda --resolution 256 --width 1024 --depth 24 --heads 16 --pixel_width 128 --bf16 true
+	$(BENCH) memory --device cuda
+	$(BIN)/python -m pytest -m gpu
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

