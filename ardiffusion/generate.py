@@ -59,9 +59,7 @@ class FrameNoise:
     def __call__(self, frame: int) -> Tensor:
         """Return the noise (B, L, C) of a frame, on the CPU; frames are asked in order."""
         while self.last is None or self.drawn <= frame:
-            self.last = torch.stack(
-                [torch.randn(self.size, generator=g, dtype=torch.float32) for g in self.generators]
-            )
+            self.last = torch.stack([self.draw(g) for g in self.generators])
             self.drawn += 1
         assert frame == self.drawn - 1, "the noise of earlier frames is not kept"
         return self.last

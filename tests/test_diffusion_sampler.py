@@ -1,3 +1,5 @@
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.solver import DDIM, PublishedDDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
+from ardiffusion.nn.cache import KVCache
 from ardiffusion.nn.dit import ARDiT
 
 
@@ -86,6 +89,25 @@ def test_frames_arrive_while_later_ones_are_still_noise() -> None:
     assert arrivals == [4, 6, 8, 10, 12]
 
 
+def test_a_run_leaves_nothing_behind() -> None:
+    net, caches = tiny(), []
+    make = net.make_cache
+
+    def make_cache(*args: Any, **given: Any) -> KVCache:  # noqa: ANN401
+        cache = make(*args, **given)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    net.make_cache = make_cache
+    gc.disable()
+    try:
+        for static in (False, True):
+            Sampler(SCHEDULE, steps=4, difference=2, static=static).sample(net, noise(5))
+            assert caches.pop()() is None
+    finally:
+        gc.enable()
+
+
 def test_gradients_are_off_within_the_sampler_alone() -> None:
     net, sampler = tiny(), Sampler(SCHEDULE, steps=4, difference=2)
     one, other = (sampler.stream(net, noise(2)) for _ in range(2))
@@ -157,6 +179,12 @@ def test_frames_in_flight_that_outrun_the_window_are_refused() -> None:
     assert not iterations
     assert sampler.sample(gaussian, noise(3)).shape == (1, 3, 2, 3)
     assert Sampler(SCHEDULE, steps=9, difference=3).sample(gaussian, noise(6)).isfinite().all()
+
+
+def test_a_plan_for_another_length_is_refused() -> None:
+    sampler = Sampler(SCHEDULE, steps=4, difference=1)
+    with pytest.raises(ValueError, match="plan is for 3 frames, the video has 2"):
+        sampler.sample(tiny(), noise(2), plan=ad_plan(3, steps=4, difference=1))
 
 
 def test_guidance_without_a_condition_is_refused() -> None:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal, causal_window
+from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
+from ardiffusion.nn.masks import causal_mask
 from ardiffusion.nn.past import PastFrames, PastRing
 
 SIZES: dict[str, Any] = {
@@ -44,17 +45,6 @@ def visible(frame: int, window: int) -> slice:
     return slice(max(0, frame - window + 1), frame + 1)
 
 
-@pytest.mark.parametrize(
-    ("frames", "past", "window"), [(1, 2, 3), (4, 0, 16), (5, 2, 3), (3, 1, 1)]
-)
-def test_window_mask_matches_double_loop(frames: int, past: int, window: int) -> None:
-    mask = causal_window(frames, past=past, window=window, device=torch.device("cpu"))
-    mask = torch.ones(frames, past + frames, dtype=torch.bool) if mask is None else mask
-    for new in range(frames):
-        for seen in range(past + frames):
-            assert mask[new, seen] == (seen <= past + new < seen + window)
-
-
 @pytest.mark.parametrize("window", [2, 16])
 @pytest.mark.parametrize("memory", [PastFrames, PastRing])
 @torch.no_grad()
@@ -64,7 +54,7 @@ def test_fine_attention_sees_the_same_patch_of_earlier_frames(
     fine = lively(FineTemporal(width=8, heads=2))
     assert isinstance(fine, FineTemporal)
     x = torch.randn(2, 4, 3, 8, dtype=torch.float64)
-    mask = causal_window(4, past=0, window=window, device=x.device)
+    mask = causal_mask(4, 4, tokens=1, window=window, device=x.device)
     expected, y = x.clone(), fine.norm(x)
     for b, f, p in torch.cartesian_prod(*map(torch.arange, (2, 4, 3))).tolist():
         seen = y[b, visible(f, window), p]
@@ -82,7 +72,7 @@ def test_coarse_attention_sees_the_latents_of_earlier_frames(
     assert isinstance(coarse, CoarseTemporal)
     x = torch.randn(2, 4, 5, 8, dtype=torch.float64)
     latents = x[:, :, 3:]
-    mask = causal_window(4, past=0, window=window, device=x.device)
+    mask = causal_mask(4, 4, tokens=1, window=window, device=x.device)
     q, k, v = coarse.norm_q(x), coarse.norm_k(latents), coarse.norm_v(latents)
     expected = x.clone()
     for b, f, n in torch.cartesian_prod(*map(torch.arange, (2, 4, 5))).tolist():

@@ -1,6 +1,7 @@
 """CUDA graphs: a function of fixed shapes becomes one launch instead of hundreds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class Graphs:
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
+        self.pool: Any = None  # memory of all shapes, which are used in turn
         self.captured: dict[
             tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]
         ] = {}
@@ -27,12 +29,13 @@ class Graphs:
         if inputs[0].device.type != "cuda":
             return self.function(*inputs)
         key = tuple(x.shape for x in inputs)
-        if key not in self.captured:
-            self.captured[key] = self.capture(inputs)
-        graph, places, result = self.captured[key]
-        for place, x in zip(places, inputs, strict=True):
-            place.copy_(x)
-        graph.replay()
+        with torch.cuda.device(inputs[0].device):
+            if key not in self.captured:
+                self.captured[key] = self.capture(inputs)
+            graph, places, result = self.captured[key]
+            for place, x in zip(places, inputs, strict=True):
+                place.copy_(x)
+            graph.replay()
         return result
 
     def capture(
@@ -46,6 +49,8 @@ class Graphs:
             self.function(*places)  # libraries allocate and choose kernels in their first call
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Threads of data loaders may pin memory meanwhile, which is no business of this graph's.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             result = self.function(*places)
+        self.pool = graph.pool()
         return graph, places, result

@@ -110,12 +110,18 @@ class Run:
             static=self.static,
         )
 
+        # Neither function knows the run, which holds them: a cycle would outlive it
+        denoiser = self.denoiser
+
         def evaluate(x: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x, t, label=label, null=null, cache=cache)
+            return denoiser(x, t, label=label, null=null, cache=cache)
 
         self.evaluate = Graphs(evaluate) if self.static else evaluate
         # An AD schedule repeats its rows, shifted by a frame, so that their factors stay at hand.
-        self.step = lru_cache(maxsize=4096)(partial(self.make_step, like=like))
+        make = partial(
+            make_step, solver=self.solver, grid=self.grid, target=self.target, like=like[:0]
+        )
+        self.step = lru_cache(maxsize=4096)(make)
         x = like[:, None][:, :0]  # (B, 0, L, C)
         return Flight(x=x, past=x if self.solver.remembers else None, prior=[])
 
@@ -140,24 +146,6 @@ class Run:
             pairs = zip(before, after, flight.prior, strict=True)
             flight.prior = [k if k_after > k else prior for k, k_after, prior in pairs]
         self.progress()
-
-    def make_step(
-        self,
-        before: tuple[int, ...],
-        after: tuple[int, ...],
-        prior: tuple[int, ...],
-        like: Tensor,
-    ) -> Step:
-        """Compute what an iteration needs, in the type and on the device of `like`."""
-        k, k_after, k_prior = (torch.tensor(indices) for indices in (before, after, prior))
-        f = self.solver.factors(k, k_after, k_prior, grid=self.grid, target=self.target)
-        factors = torch.stack(
-            [f.x, f.output, f.past, f.noise, *clean_factors(k, grid=self.grid, target=self.target)]
-        )
-        moves = (k_after > k).to(like.device)[:, None, None]
-        t = self.grid.timesteps(k, k_after).to(like.device)
-        on_device = factors.to(like)[..., None, None].unbind()  # (F, 1, 1) each
-        return Step(t, moves, *on_device, noisy=bool(f.noise.any()))
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """Evaluate the network on x (B, F, L, C) at the frames' timesteps t (F,)."""
@@ -184,3 +172,24 @@ class Run:
         for sample, generator in zip(z, self.generators or [None] * len(z), strict=True):
             sample[moves] = torch.randn(size, generator=generator, dtype=x.dtype)
         return z.to(x.device)
+
+
+def make_step(
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+    prior: tuple[int, ...],
+    solver: Solver,
+    grid: Grid,
+    target: Target,
+    like: Tensor,
+) -> Step:
+    """Compute what an iteration needs, in the type and on the device of `like`."""
+    k, k_after, k_prior = (torch.tensor(indices) for indices in (before, after, prior))
+    f = solver.factors(k, k_after, k_prior, grid=grid, target=target)
+    factors = torch.stack(
+        [f.x, f.output, f.past, f.noise, *clean_factors(k, grid=grid, target=target)]
+    )
+    moves = (k_after > k).to(like.device)[:, None, None]
+    t = grid.timesteps(k, k_after).to(like.device)
+    on_device = factors.to(like)[..., None, None].unbind()  # (F, 1, 1) each
+    return Step(t, moves, *on_device, noisy=bool(f.noise.any()))

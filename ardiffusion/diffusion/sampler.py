@@ -105,7 +105,11 @@ class Sampler:
             The frame's index and its latents, shape (B, L, C), prefix first.
         """
         given = [] if prefix is None else list(prefix.unbind(dim=1))
+        if plan is not None and frames is None:
+            frames = plan.shape[1]
         frames = noise.shape[1] if isinstance(noise, Tensor) else frames
+        if plan is not None and frames != plan.shape[1]:
+            raise ValueError(f"The plan is for {plan.shape[1]} frames, the video has {frames}.")
         self.check(denoiser, frames=frames, ready=len(given))
         steps, s, ready = self.grid.steps, self.difference, len(given)
         in_flight = -(-steps // s) if s > 0 and plan is None else frames or 0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 @cache
-def on_device(values: tuple[float, ...], device: torch.device | str | None) -> Tensor:
+def on_device(values: tuple[float, ...], device: torch.device | str) -> Tensor:
     """Return numbers as a tensor, copied to the device once: copying makes the CPU wait."""
     return torch.tensor(values, device=device)
 
@@ -145,7 +145,7 @@ class PlanRows(Timesteps):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        choices = on_device(tuple(self.differences), device)
+        choices = on_device(tuple(self.differences), device or torch.get_default_device())
         size = (batch, 1)
         choice = torch.randint(len(choices), size=size, generator=generator, device=device)
         s = choices[choice]  # (B, 1)
@@ -180,7 +180,7 @@ class Mixture(Timesteps):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        weights = on_device(tuple(self.weights), device)
+        weights = on_device(tuple(self.weights), device or torch.get_default_device())
         choice = torch.multinomial(
             weights, num_samples=batch, replacement=True, generator=generator
         )  # (B,)

@@ -27,7 +27,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     Returns:
         The attended values (B, h, N, d).
     """
-    # Asked of v because autocast leaves q and k in float32 behind a norm. The fused kernel takes
+    # Asked of v: under autocast q and k may come in float32. The fused kernel takes
     # 2-6 times as long as two products for bfloat16 on a CPU, most of all in the backward pass.
     if v.device.type == "cpu" and v.dtype == torch.bfloat16:
         return attend_by_products(q, k, v, mask)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.attention import Attention, attend
 from ardiffusion.nn.linear import linear
+from ardiffusion.nn.masks import causal_mask
 from ardiffusion.nn.past import Past, PastFrames, PastRing
 
 
@@ -38,25 +39,6 @@ class Block(nn.Module):
         y = self.norm1(x)
         x = x + self.attention(y, y, y)
         return x + self.mlp(self.norm2(x))
-
-
-def causal_window(frames: int, past: int, window: int, device: torch.device) -> Tensor | None:
-    """Say which of past + new frames each new frame sees: itself and `window` - 1 before it.
-
-    Args:
-        frames: The number of new frames.
-        past: The number of frames before them.
-        window: How many frames a frame sees, itself included.
-        device: Where the mask is wanted.
-
-    Returns:
-        A mask (frames, past + frames), True where seen, or `None` if everything is seen.
-    """
-    if frames == 1 and past < window:
-        return None
-    age = past + torch.arange(frames, device=device)[:, None]
-    age = age - torch.arange(past + frames, device=device)  # (frames, past + frames)
-    return (age >= 0) & (age < window)
 
 
 class FineTemporal(nn.Module):
@@ -138,9 +120,9 @@ class TemporalPair(nn.Module):
         """Mix [class, patches, latents] (B, F, 1 + P + L, D) over time, and extend `past`."""
         patches = x.shape[2] - 1 - self.tokens
         head, patches, latents = x.split([1, patches, self.tokens], dim=2)
-        mask = causal_window(
-            frames=x.shape[1], past=past[0].frames, window=self.window, device=x.device
-        )
+        frames = x.shape[1]
+        keys = past[0].frames + frames
+        mask = causal_mask(frames, keys, tokens=1, window=self.window, device=x.device)
         patches = self.fine(patches, mask=mask, past=past[0])
         tokens = torch.cat([patches, latents], dim=2)  # (B, F, P + L, D)
         tokens = self.coarse(tokens, latents=latents, mask=mask, past=past[1])

@@ -184,6 +184,7 @@ class RingCache(KVCache):
         return self.window - 1 + self.frames
 
     def begin(self, frames: int) -> None:
+        assert frames <= self.frames, "more frames than the cache was made for"
         query = self.position + torch.arange(frames, device=self.device)
         slot = torch.arange(self.capacity, device=self.device)
         last = self.position + frames - 1

@@ -15,6 +15,8 @@ from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
 from ardiffusion.nn.rotary import rotary_phases
 
+MOST_CONDITIONS = 1024  # pairs of timestep and class worth a table: 0.8 GB at the paper's size
+
 
 class ARDiT(nn.Module):
     """Frame-causal diffusion transformer over (frames, tokens) latents.
@@ -168,19 +170,18 @@ class ARDiT(nn.Module):
             batch: Number of sequences B.
             frames: Most frames computed at once.
             device: Where the keys and values live.
-            timesteps: All timesteps that the run will ask for, rising, shape (K,); modulations
-                are then computed here, once, and calls with the cache need no label.
+            timesteps: All timesteps that the run will ask for, rising, shape (K,); their
+                modulations are then computed here, once, unless there are too many to keep.
             label: Class indices of the run, shape (B,); None or negative for "no class".
             null: Rows to be evaluated without their class, bool, shape (B,).
             static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
         """
         autocast = torch.is_autocast_enabled(device.type)
         weights = self.embed.weight.dtype
-        conditions = (
-            ConditionTable(self.modulations, timesteps.to(device), label=label, null=null)
-            if timesteps is not None
-            else None
-        )
+        labels = 1 if label is None else len(label.unique()) + (null is not None)
+        conditions = None
+        if timesteps is not None and labels * len(timesteps) <= MOST_CONDITIONS:
+            conditions = ConditionTable(self.modulations, timesteps.to(device), label, null)
         return (RingCache if static else KVCache)(
             layers=self.depth,
             batch=batch,

@@ -16,7 +16,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
-from ardiffusion.tools.demo_report import Report, report
+from ardiffusion.tools.demo_report import DIFFERENCE, STEPS, Report, report
 from ardiffusion.training.messages import clear_messages
 
 BIN = Path(sys.executable).parent
@@ -25,8 +25,8 @@ BIN = Path(sys.executable).parent
 def demo(
     out: str = "demo",
     videos: int = 240,
-    vae_steps: int = 1000,
-    dit_steps: int = 1300,
+    vae_steps: int = 1200,
+    dit_steps: int = 1500,
     samples: int = 4,
     frames: int = 128,
 ) -> dict[str, float]:
@@ -55,6 +55,7 @@ def demo(
         f"--model.arvae {vae_last} {steps(dit_steps)} "
         f"--trainer.logger.init_args.save_dir {folder / 'dit'}",
         "samples": f"{dit} predict --ckpt_path {dit_last} --samples {samples} --frames {frames} "
+        f"--solver DPMSolver2M --steps {STEPS} --difference {DIFFERENCE} "
         f"--output {folder / 'samples'}",
     }
     seconds = {}

@@ -9,6 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ardiffusion.data.video import read_frames
+from ardiffusion.diffusion.solver import DPMSolver2M
 from ardiffusion.generate import latent_noise, sample_seed, to_bytes, to_unit
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
@@ -18,6 +19,8 @@ from ardiffusion.tools.contact import contact_sheet
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.load import load_generator
+
+STEPS, DIFFERENCE = 30, 3  # of the demo's videos, with DPMSolver2M
 
 CLIP = 16
 
@@ -129,7 +132,8 @@ def sample_latents(module: DiffusionModule, samples: int, frames: int) -> Tensor
     tokens, channels = module.arvae.tokens, module.arvae.channels
     noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
     label = torch.arange(samples) % max(len(module.classes), 1) if module.dit.classes else None
-    latents = module.sampler().sample(module.dit, noise, label=label)  # pyright: ignore[reportArgumentType]
+    sampler = module.sampler(steps=STEPS, difference=DIFFERENCE, solver=DPMSolver2M())
+    latents = sampler.sample(module.dit, noise, label=label)  # pyright: ignore[reportArgumentType]
     return F.normalize(latents, dim=-1)
 
 

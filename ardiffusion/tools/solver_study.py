@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ardiffusion.diffusion.ad import ad_iterations
+from ardiffusion.diffusion.ad import ad_iterations, ad_rows
 from ardiffusion.diffusion.solver import DDIM, Solver
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.training.callbacks.sampling import sample_labels, sample_seeds
@@ -83,24 +83,22 @@ class Study:
 
     def row(self, solver: Solver, steps: int, reference: Tensor) -> Row:
         """Measure one solver at one number of steps."""
-        frames = 0
-
-        def count(_: object, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal frames
-            frames += inputs[0].shape[0] * inputs[0].shape[1]
-
-        hook = self.module.dit.register_forward_pre_hook(count)
         frechet = self.frechet(solver, steps)
-        hook.remove()
         found = self.latents(solver, steps)
         return Row(
             solver=type(solver).__name__,
             steps=steps,
             difference=self.difference(steps),
-            evaluations=frames / (self.videos * self.frames),
+            evaluations=self.evaluations(steps),
             frechet=frechet,
             deviation=float((found - reference).norm() / reference.norm()),
         )
+
+    def evaluations(self, steps: int) -> float:
+        """Return how often a frame is computed: in its steps, and once more for the cache."""
+        rows = list(ad_rows(self.frames, steps, self.difference(steps)))
+        clean = rows[-1].first  # frames that later ones attended to
+        return (sum(len(row.after) for row in rows) + clean) / self.frames
 
     def frechet(self, solver: Solver, steps: int) -> float:
         """Generate videos and return their distance to the real clips."""

@@ -17,6 +17,7 @@ from rich.table import Table
 from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
+from ardiffusion.tools.benchmarks.measure import device_of
 from ardiffusion.tools.plot import Panel, line_plot
 from ardiffusion.tools.solver_study import Row, Study
 from ardiffusion.training.data import VideoDataModule
@@ -60,7 +61,7 @@ def compare_solvers(
     """
     counts = {"steps": min(steps, default=0), "compared": compared, "batch_size": batch_size}
     check(counts | {"frames": frames}, videos=videos, difference=difference)
-    module = load_generator(checkpoint).to(device)
+    module = load_generator(checkpoint).to(device_of(device))
     assert module.arvae is not None
     metric = distance_to_real(
         extractor or Random3D(),

@@ -117,7 +117,7 @@ class SamplingTrainer(Trainer):
         )
         if compile:
             model.dit.compile(dynamic=False)
-            sampler.static = True  # one or two shapes, so that it is compiled no more than twice
+            sampler.static = True  # one or two shapes per batch size
         settings = {
             "frames": frames,
             "steps": steps,

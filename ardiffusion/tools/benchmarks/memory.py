@@ -20,7 +20,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.generate import generate
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.tools.benchmarks.measure import Result, peak_memory, show
+from ardiffusion.tools.benchmarks.measure import Result, device_of, peak_memory, show
 
 
 class Sizes(NamedTuple):
@@ -58,6 +58,7 @@ def memory(
     """
     if len(frames) < 2 or min(frames) < 1 or sorted(set(frames)) != list(frames):
         raise ValueError(f"--frames is {list(frames)}: give two lengths or more, shortest first.")
+    place = device_of(device)
     sizes = Sizes(resolution, width, depth, steps=steps, difference=difference, batch=batch)
     peaks = [peak_of_process(length, sizes, device=device) for length in frames]
     growth = 1e6 * (peaks[-1] - peaks[0]) / (frames[-1] - frames[0])
@@ -69,7 +70,7 @@ def memory(
         Result(f"{frames[-1]} over {frames[0]} frames", peaks[-1] / peaks[0], "x"),
         Result("growth per frame", growth, "kB"),
     ]
-    show(results, device=torch.device(device))
+    show(results, device=place)
 
 
 def peak_of_process(frames: int, sizes: Sizes, device: str) -> float:

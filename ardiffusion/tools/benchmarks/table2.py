@@ -60,7 +60,7 @@ def table2(
     place, dtype = device_of(device), getattr(torch, precision)
     dit = random_network(width=width, depth=depth, heads=heads).to(place, dtype)
     torch.manual_seed(0)
-    arvae = ARVAE(resolution=resolution, width=arvae_width, depth=arvae_depth)
+    arvae = ARVAE(resolution=resolution, width=arvae_width, depth=arvae_depth, temporal=True)
     arvae = arvae.to(place, dtype).eval().requires_grad_(False)
     sampler = Sampler(NoiseSchedule(), steps=steps, difference=difference)
 

@@ -11,12 +11,15 @@ class ProgressBar(RichProgressBar):
     """
 
     shown: dict[str, int | str | float | dict[str, float]] | None = None
+    read = -1  # the step that the numbers are from
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Return the numbers to show."""
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if self.shown is None or not trainer.training or trainer.global_step % max(every, 1) == 0:
-            self.shown = super().get_metrics(trainer, pl_module)
+        every = max(trainer.log_every_n_steps, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        step = trainer.global_step
+        due = step % every == 0 and step != self.read  # once, however many batches make the step
+        if self.shown is None or not trainer.training or due:
+            self.shown, self.read = super().get_metrics(trainer, pl_module), step
         return self.shown
