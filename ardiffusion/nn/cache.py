@@ -89,13 +89,18 @@ class KVCache:
         self.capacity = self.slots()
         size = (layers, 2, batch, heads, self.capacity * tokens, width)
         self.buffer = torch.zeros(size, dtype=dtype, device=device)
+        self.mask: Tensor | None = None  # of the current frames, made for all layers at once
+        self.position: int | Tensor = 0  # absolute index of the frame that is written next
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
         # Frame by frame no key is looked at in vain; other devices want few large calls instead,
         # and so does bfloat16 on a CPU, where all scores of a layer are one product.
-        self.by_frames = device.type == "cpu" and dtype != torch.bfloat16
-        self.mask: Tensor | None = None  # of the current frames, made for all layers at once
+        self.by_frames = self.device.type == "cpu" and self.buffer.dtype != torch.bfloat16
+        self.position = 0
         self.start = 0  # slot of the first kept frame
         self.kept = 0  # frames kept for later ones to attend to
-        self.position: int | Tensor = 0  # absolute index of the frame that is written next
 
     def slots(self) -> int:
         """Return how many frames the buffer holds."""
@@ -174,11 +179,11 @@ class RingCache(KVCache):
     the window, are masked.
     """
 
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # pyright: ignore[reportArgumentType]
-        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.rows = torch.empty(0)  # where the current frames' tokens go
+    rows: Tensor  # where the current frames' tokens go
+
+    def reset(self) -> None:
         self.by_frames = False
+        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def slots(self) -> int:
         return self.window - 1 + self.frames

@@ -26,7 +26,7 @@ def demo(
     out: str = "demo",
     videos: int = 240,
     vae_steps: int = 1200,
-    dit_steps: int = 1500,
+    dit_steps: int = 1300,
     samples: int = 4,
     frames: int = 128,
 ) -> dict[str, float]:
