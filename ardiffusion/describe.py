@@ -10,10 +10,13 @@ from torch import nn
 
 from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
 from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.grid import GridVAE
+from ardiffusion.nn.joint import JointDiT
 from ardiffusion.nn.published import PublishedDiT
 
 NETWORKS: dict[str, type[nn.Module]] = {
-    network.__name__: network for network in (ARVAE, PublishedARVAE, ARDiT, PublishedDiT)
+    network.__name__: network
+    for network in (ARVAE, PublishedARVAE, GridVAE, ARDiT, JointDiT, PublishedDiT)
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ardiffusion.diffusion.denoiser import Denoiser
 from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 
 LAST_SEED = 4293  # of a run; torch's CPU generators use 32 bits of a sample's seed
 
@@ -79,7 +79,7 @@ def latent_noise(
 
 def generate(
     denoiser: Denoiser,
-    arvae: ARVAE,
+    arvae: Autoencoder,
     sampler: Sampler,
     seeds: Sequence[int],
     frames: int | None,

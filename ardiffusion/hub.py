@@ -1,7 +1,8 @@
 """Networks from wherever their weights are: a folder, a file, or the Hugging Face Hub.
 
 A source is a folder that `save_pretrained` wrote, a file (.safetensors of ours or published, a
-published .bin or .pt, a Lightning .ckpt of ours), or hf://user/repo[/path][@revision].
+published .bin or .pt, a Lightning .ckpt of ours), the folder of an AutoencoderKL of diffusers, or
+hf://user/repo[/path][@revision].
 """
 
 import tempfile
@@ -11,11 +12,12 @@ from typing import Any
 from huggingface_hub import HfApi
 from torch import nn
 
+from ardiffusion import convert_grid
 from ardiffusion.convert import from_published
 from ardiffusion.download import HubPath, fetch, list_files, parse_hub_path
 from ardiffusion.hub_errors import readable_hub_errors
 from ardiffusion.model_card import Card
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.pretrained import (
@@ -42,11 +44,15 @@ __all__ = [
     "save_pretrained",
 ]
 
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {"arvae": (ARVAE,), "dit": (ARDiT, PublishedDiT)}
+# Subclasses included: a JointDiT is an ARDiT.
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "arvae": (Autoencoder,),
+    "dit": (ARDiT, PublishedDiT),
+}
 
 
-def load_arvae(source: str | Path) -> ARVAE:
-    """Load an AR-VAE.
+def load_arvae(source: str | Path) -> Autoencoder:
+    """Load an AR-VAE, or another autoencoder in its place.
 
     Args:
         source: Folder, file or hf://user/repo[/path][@revision].
@@ -57,7 +63,7 @@ def load_arvae(source: str | Path) -> ARVAE:
         ValueError: If it holds no AR-VAE, or a broken one; nothing in it is run.
     """
     found = load_networks(source).get("arvae")
-    if not isinstance(found, ARVAE):
+    if not isinstance(found, Autoencoder):
         raise ValueError(f"{source} holds no AR-VAE; give the file or folder of one.")
     return found
 
@@ -94,7 +100,8 @@ def load_hub(source: HubPath) -> dict[str, nn.Module]:
         config, commit = fetch(source / CONFIG)
     except FileNotFoundError as error:
         return load_file(fetch(only_weights(source, otherwise=error))[0])
-    fetch(source.at(commit) / WEIGHTS)
+    diffusers = convert_grid.is_diffusers(config)
+    fetch(source.at(commit) / (convert_grid.WEIGHTS if diffusers else WEIGHTS))
     return load_folder(config.parent)
 
 
@@ -112,6 +119,8 @@ def only_weights(folder: HubPath, otherwise: Exception) -> HubPath:
 def load_folder(folder: Path) -> dict[str, nn.Module]:
     """Load from a folder: one of `save_pretrained`, one of two such, or one with a single file."""
     if (folder / CONFIG).is_file():
+        if convert_grid.is_diffusers(folder / CONFIG):
+            return {"arvae": convert_grid.from_diffusers(folder)}
         return sort_by_kind(load_pretrained(folder))
     parts = [folder / kind for kind in KINDS if (folder / kind / CONFIG).is_file()]
     if parts:

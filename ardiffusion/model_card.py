@@ -9,7 +9,7 @@ from torch import nn
 from ardiffusion.describe import describe
 
 TAGS = ["video-generation", "ar-diffusion"]
-LOADERS = {"ARVAE": "load_arvae", "PublishedARVAE": "load_arvae"}
+LOADERS = dict.fromkeys(("ARVAE", "PublishedARVAE", "GridVAE"), "load_arvae")
 
 TEMPLATE = """---
 library_name: ardiffusion

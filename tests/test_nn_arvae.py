@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.arvae import ARVAE, Posterior, PublishedARVAE
+from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
+from ardiffusion.nn.autoencoder import Posterior
 from ardiffusion.nn.decoder import Pasts
 from ardiffusion.nn.encoder import ScrambledHead
 from ardiffusion.nn.past import Past, PastRing
@@ -144,6 +146,16 @@ def test_gradients_reach_frames_of_earlier_parts() -> None:
         for decode in (arvae.decode, partial(naive_decode, arvae))
     )
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_stage_2_learns_tokens_of_unit_length() -> None:
+    latents = torch.randn(2, 3, 3, 4, dtype=torch.float64)
+    expected = torch.zeros_like(latents)
+    for index in product(range(2), range(3), range(3)):
+        expected[index] = latents[index] / sum(x**2 for x in latents[index].tolist()) ** 0.5
+    unit = make().normalise(latents)
+    torch.testing.assert_close(unit, expected)
+    torch.testing.assert_close(make().normalise(unit), unit)
 
 
 def test_decoding_normalises_tokens() -> None:

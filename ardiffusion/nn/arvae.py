@@ -5,36 +5,20 @@ starts as the identity, and trains only that (AR-Diffusion, https://arxiv.org/ab
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ardiffusion.nn.autoencoder import Autoencoder, Posterior
 from ardiffusion.nn.decoder import Decoder, Pasts, SoftCodebook
 from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
 from ardiffusion.nn.linear import linear
 from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock
 
 
-class Posterior(NamedTuple):
-    """The diagonal Gaussian of the latent tokens, mean and log-variance (B, F, L, C)."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise (B, F, L, C) to a sample (B, F, L, C)."""
-        return self.mean + (0.5 * self.logvar).exp() * noise
-
-    def kl(self) -> Tensor:
-        """Compute the divergence from the standard normal in nats, summed per frame (B, F)."""
-        terms = 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
-        return terms.sum(dim=(-2, -1))
-
-
-class ARVAE(nn.Module):
+class ARVAE(Autoencoder):
     """Auto-encoder of video: each frame becomes a few tokens, decoded causally in time.
 
     Args:
@@ -110,21 +94,6 @@ class ARVAE(nn.Module):
             patch=patch, width=pixel_width, embedding=embedding, block=self.residual
         )
 
-    def forward(self, video: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode and decode.
-
-        Args:
-            video: The video (B, F, 3, H, W) in [0, 1].
-            noise: Standard normal numbers (B, F, L, C) to sample with; `None` decodes the mean.
-
-        Returns:
-            The reconstruction (B, F, 3, H, W), unclamped, and the posterior's mean and
-            log-variance (B, F, L, C).
-        """
-        posterior = self.posterior(video)
-        latents = posterior.mean if noise is None else posterior.sample(noise)
-        return self.decode(latents), posterior.mean, posterior.logvar
-
     def posterior(self, video: Tensor) -> Posterior:
         """Encode video (B, F, 3, H, W) in [0, 1] to the Gaussian of its tokens (B, F, L, C)."""
         moments = self.encoder(rearrange(video, "b f c h w -> (b f) c h w"))
@@ -132,9 +101,9 @@ class ARVAE(nn.Module):
         mean, logvar = moments.chunk(2, dim=-1)
         return Posterior(mean=mean, logvar=logvar.clamp(-30, 20))
 
-    def encode(self, video: Tensor) -> Tensor:
-        """Encode video (B, F, 3, H, W) in [0, 1] to mean tokens (B, F, L, C), not normalised."""
-        return self.posterior(video).mean
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Scale tokens (B, F, L, C) to unit length."""
+        return F.normalize(latents, dim=-1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode tokens (B, F, L, C) of any length to video (B, F, 3, H, W), unclamped.
@@ -157,7 +126,7 @@ class ARVAE(nn.Module):
 
     def decode_next(self, latents: Tensor, past: Pasts) -> Tensor:
         """Decode the frames (B, F, L, C) that follow `past`, and add them to it."""
-        normalised = F.normalize(latents, dim=-1, eps=1e-12).to(self.decoder.mask_token.dtype)
+        normalised = self.normalise(latents).to(self.decoder.mask_token.dtype)
         embeddings = self.lookup(self.decoder(normalised, past=past))
         side = self.resolution // self.patch
         frames = self.pixels(rearrange(embeddings, "n (p q) e -> n e p q", p=side))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from ardiffusion.generate import latent_noise, sample_seed, to_bytes, to_unit
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import psnr
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.tools.contact import contact_sheet
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
@@ -113,16 +112,16 @@ def repeat_to(video: Tensor, rows: int) -> Tensor:
     return video[torch.linspace(0, len(video) - 1, rows).round().long()]
 
 
-def reconstruct(arvae: ARVAE, video: Tensor) -> Tensor:
+def reconstruct(arvae: Autoencoder, video: Tensor) -> Tensor:
     """Encode and decode uint8 clips (N, F, 3, H, W)."""
     parts = [arvae.decode(arvae.encode(to_unit(part))) for part in video.split(8)]
     return to_bytes(torch.cat(parts))
 
 
-def unit_latents(arvae: ARVAE, video: Tensor) -> Tensor:
+def unit_latents(arvae: Autoencoder, video: Tensor) -> Tensor:
     """Encode uint8 clips (N, F, 3, H, W) to normalised tokens (N, F, L, C)."""
     parts = [arvae.encode(to_unit(part)) for part in video.split(8)]
-    return F.normalize(torch.cat(parts), dim=-1)
+    return arvae.normalise(torch.cat(parts))
 
 
 def sample_latents(module: DiffusionModule, samples: int, frames: int) -> Tensor:
@@ -134,7 +133,7 @@ def sample_latents(module: DiffusionModule, samples: int, frames: int) -> Tensor
     label = torch.arange(samples) % max(len(module.classes), 1) if module.dit.classes else None
     sampler = module.sampler(steps=STEPS, difference=DIFFERENCE, solver=DPMSolver2M())
     latents = sampler.sample(module.dit, noise, label=label)  # pyright: ignore[reportArgumentType]
-    return F.normalize(latents, dim=-1)
+    return module.arvae.normalise(latents)
 
 
 def nearest(latents: Tensor, bank: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import ad_iterations, ad_rows
@@ -129,4 +128,4 @@ class Study:
             label=sample_labels(self.module, indices) if self.module.dit.classes else None,
             progress=self.advance,
         )
-        return F.normalize(torch.stack([x for _, x in frames], dim=1), dim=-1)
+        return arvae.normalise(torch.stack([x for _, x in frames], dim=1))

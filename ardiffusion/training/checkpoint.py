@@ -9,7 +9,7 @@ from torch import nn
 
 from ardiffusion.describe import describe
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 
 COMMANDS = {"arvae": "ardiff-vae", "dit": "ardiff-dit"}
 
@@ -84,7 +84,7 @@ def check_fits(checkpoint: dict[str, Any], stage: str, **networks: nn.Module) ->
                 )
 
 
-def load_start(arvae: ARVAE, source: str) -> None:
+def load_start(arvae: Autoencoder, source: str) -> None:
     """Start an AR-VAE from other weights; only its temporal blocks may be missing there."""
     start = load_arvae(source)
     if type(start) is not type(arvae):

@@ -8,7 +8,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 from ardiffusion.hub import from_checkpoint, load_arvae, load_networks, published_files
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.presets import preset
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
@@ -81,7 +81,7 @@ def assemble(
     if arvae is None and "arvae" not in networks:
         raise ValueError(f"{source} holds no AR-VAE; name one with --arvae.")
     dit, decoder = networks["dit"], load_arvae(arvae) if arvae else networks["arvae"]
-    assert isinstance(decoder, ARVAE)
+    assert isinstance(decoder, Autoencoder)
     check_latents(None, arvae=decoder, dit=dit)
     # Lightning keeps a copy of all arguments, so the network itself comes after them.
     module = DiffusionModule(

@@ -3,26 +3,26 @@
 from torch import nn
 
 from ardiffusion.data.cache import fingerprint
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.training.data import VideoDataModule
 
 
-def check_resolution(data: object, arvae: ARVAE) -> None:
+def check_resolution(data: object, arvae: Autoencoder) -> None:
     """Raise if videos come in another size than the AR-VAE takes."""
     if not isinstance(data, VideoDataModule) or data.latents is not None:
         return
     if data.resolution != arvae.resolution:
         raise ValueError(
-            f"--data.resolution is {data.resolution}, but the AR-VAE takes {arvae.resolution}; "
-            "set both alike."
+            f"--data.resolution is {data.resolution}, but the autoencoder takes "
+            f"{arvae.resolution}; set both alike."
         )
 
 
-def check_latents(data: object, arvae: ARVAE, dit: nn.Module) -> None:
+def check_latents(data: object, arvae: Autoencoder, dit: nn.Module) -> None:
     """Raise if a generator's latents have other sizes, or come from another AR-VAE."""
     if (dit.tokens, dit.channels) != (arvae.tokens, arvae.channels):
         raise ValueError(
-            f"The network takes {dit.tokens} x {dit.channels} numbers per frame, the AR-VAE "
+            f"The network takes {dit.tokens} x {dit.channels} numbers per frame, the autoencoder "
             f"makes {arvae.tokens} x {arvae.channels}; set dit.tokens and dit.channels."
         )
     if isinstance(data, VideoDataModule) and data.latents is not None:

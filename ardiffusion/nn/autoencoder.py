@@ -1,0 +1,98 @@
+"""What the project asks of stage 1: frames to a few Gaussian tokens each, and tokens to video.
+
+Latents have one shape everywhere, (B, F, L, C): L tokens of C numbers for each of F frames.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Posterior(NamedTuple):
+    """The diagonal Gaussian of the latent tokens, mean and log-variance (B, F, L, C)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Map standard normal noise (B, F, L, C) to a sample (B, F, L, C)."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """Compute the divergence from the standard normal in nats, summed per frame (B, F)."""
+        terms = 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+        return terms.sum(dim=(-2, -1))
+
+
+class Autoencoder(nn.Module, ABC):
+    """A network of stage 1, trained by `ARVAEModule` and frozen in `DiffusionModule`.
+
+    `encode` gives latents, which caches hold; stage 2 learns `normalise` of them; `decode` takes
+    either, so `decode(normalise(z))` is `decode(z)`.
+
+    Attributes:
+        resolution: The height and width of a frame in pixels.
+        tokens: The number of latent tokens per frame L.
+        channels: The number of latent channels per token C.
+        temporal: Whether the decoder sees earlier frames.
+    """
+
+    resolution: int
+    tokens: int
+    channels: int
+    temporal: bool = False
+
+    def forward(self, video: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode and decode.
+
+        Args:
+            video: The video (B, F, 3, H, W) in [0, 1].
+            noise: Standard normal numbers (B, F, L, C) to sample with; `None` decodes the mean.
+
+        Returns:
+            The reconstruction (B, F, 3, H, W), unclamped, and the posterior's mean and
+            log-variance (B, F, L, C).
+        """
+        posterior = self.posterior(video)
+        latents = posterior.mean if noise is None else posterior.sample(noise)
+        return self.decode(latents), posterior.mean, posterior.logvar
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode video (B, F, 3, H, W) in [0, 1] to mean tokens (B, F, L, C)."""
+        return self.posterior(video).mean
+
+    @abstractmethod
+    def posterior(self, video: Tensor) -> Posterior:
+        """Encode video (B, F, 3, H, W) in [0, 1] to the Gaussian of its tokens (B, F, L, C)."""
+
+    @abstractmethod
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Map latents (B, F, L, C) to what stage 2 learns; twice is the same as once."""
+
+    def follow(self, latents: Tensor) -> None:
+        """Take note of the latents (B, F, L, C) of a training batch, after its step.
+
+        Not in `forward`, whose gradients need the network as it was.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode tokens (B, F, L, C) of any length to video (B, F, 3, H, W), unclamped."""
+
+    @abstractmethod
+    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end.
+
+        A frame is asked for when the one before it is out; memory does not grow.
+        """
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients balance the adversarial loss."""
+
+    def temporal_parameters(self) -> Iterator[nn.Parameter]:
+        """List what stage 1b trains."""
+        return iter(())

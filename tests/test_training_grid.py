@@ -1,0 +1,108 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from cli_runs import COMMANDS, DIT, FIT, SAMPLES, VAE, spell
+from stages import make_dit, make_first_stage, make_loader, make_trainer, weights
+
+from ardiffusion.data.cache import fingerprint, read_index
+from ardiffusion.data.video import count_frames
+from ardiffusion.hub import load_arvae
+from ardiffusion.nn.grid import GridVAE
+from ardiffusion.training.diffusion import DiffusionModule
+
+pytest.importorskip("diffusers", reason="GridVAE needs diffusers")
+EXPERIMENTS = Path(__file__).parents[1] / "configs/experiments"
+SIZES = {"widths": [4, 8], "groups": 2, "layers": 1, "resolution": 16}
+
+
+def make_grid() -> GridVAE:
+    torch.manual_seed(0)
+    return GridVAE(resolution=16, widths=(4, 8), layers=1, groups=2)
+
+
+@pytest.mark.parametrize("adversarial", [0.0, 1.0])
+def test_stage_1_trains_network_and_scale(adversarial: float) -> None:
+    module = make_first_stage(arvae=make_grid(), adversarial=adversarial, kl=0.1, sampled=True)
+    before = weights(module.arvae)
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(module, make_loader(2))
+    after = weights(module.arvae)
+    assert {n for n in after if torch.equal(after[n], before[n])} <= unused(before)
+    assert all(value.isfinite().all() for value in after.values())
+    logged = trainer.logged_metrics
+    assert float(logged["train/kl"]) > 0
+    assert ("train/gan_weight" in logged) == (adversarial > 0)
+
+
+def unused(names: dict[str, torch.Tensor]) -> set[str]:
+    """Name the biases of keys, to which a softmax is blind."""
+    return {name for name in names if name.endswith("to_k.bias")}
+
+
+def test_accumulated_batches_move_the_scale_and_nothing_breaks() -> None:
+    arvae = make_grid()
+    module, scales = make_first_stage(arvae=arvae, accumulate=2), []
+    arvae.register_forward_hook(lambda *_: scales.append(arvae.scale.clone()))
+    make_trainer(max_steps=3).fit(module, make_loader(3))
+    assert len(scales) == 3
+    assert not torch.equal(scales[0], scales[1]) and not torch.equal(scales[1], scales[2])
+
+
+def test_a_frozen_grid_keeps_its_scale_in_stage_2(tmp_path: Path) -> None:
+    first = make_first_stage(arvae=make_grid(), sampled=True)
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(first, make_loader(1))
+    trainer.save_checkpoint(tmp_path / "grid.ckpt")
+    module = DiffusionModule(dit=make_dit(tokens=64), arvae=str(tmp_path / "grid.ckpt"))
+    make_trainer(max_steps=2).fit(module, make_loader(2))
+    assert isinstance(module.arvae, GridVAE)
+    torch.testing.assert_close(weights(module.arvae), weights(first.arvae), rtol=0, atol=0)
+
+
+def test_temporal_blocks_are_asked_for_in_vain() -> None:
+    with pytest.raises(ValueError, match="temporal_only needs an AR-VAE with temporal: true"):
+        make_first_stage(arvae=make_grid(), temporal_only=True)
+
+
+def command(stage: str, verb: str, overlay: str, settings: dict[str, Any]) -> None:
+    tiny = f"{stage}_tiny.yaml"
+    overlays = [f"--config={tiny}", f"--config=experiments/{overlay}.yaml"]
+    given = {name: value for name, value in settings.items() if name != "config"}
+    COMMANDS[stage]([verb, *overlays, *spell(given)])
+
+
+def test_both_stages_run_from_the_command_line(skies: Path, tmp_path: Path) -> None:
+    data = {"data.root": skies, "data.cache": tmp_path / "index"}
+    first = {name: value for name, value in VAE.items() if not name.startswith("model.arvae.")}
+    first |= {f"model.arvae.init_args.{name}": value for name, value in SIZES.items()} | data
+    first |= {"trainer.logger.init_args.save_dir": tmp_path / "vae"}
+    command("vae", "fit", overlay="grid_vae_tiny", settings={**first, **FIT})
+    trained, latents = tmp_path / "vae/checkpoints/last.ckpt", tmp_path / "latents"
+    encode = {**first, "data.frames": 4, "ckpt_path": trained, "output": latents}
+    command("vae", "predict", overlay="grid_vae_tiny", settings=encode)
+    assert read_index(latents)["origin"]["fingerprint"] == fingerprint(load_arvae(trained))
+
+    second = {**DIT, **data, **FIT, "data.latents": latents, "model.arvae": trained}
+    second |= {"trainer.logger.init_args.save_dir": tmp_path / "dit"}
+    command(
+        "dit", "fit", overlay="grid_dit", settings={**second, "model.dit.init_args.tokens": 64}
+    )
+    sample = {"ckpt_path": tmp_path / "dit/checkpoints/last.ckpt", "output": tmp_path / "samples"}
+    COMMANDS["dit"](["predict", *spell({**SAMPLES, **sample, "trainer.accelerator": "cpu"})])
+    videos = sorted((tmp_path / "samples").rglob("*.mp4"))
+    assert [count_frames(video) for video in videos] == [4, 4]
+
+
+@pytest.mark.parametrize("size", ["vae", "vae_tiny"])
+def test_shipped_grids_have_a_grid_8_times_as_small(size: str) -> None:
+    given = yaml.safe_load((EXPERIMENTS / f"grid_{size}.yaml").read_text())["model"]["arvae"]
+    assert given["class_path"] == "ardiffusion.nn.grid.GridVAE"
+    with torch.device("meta"):
+        arvae = GridVAE(**given["init_args"])
+    assert arvae.resolution == 8 * arvae.side
+    second = yaml.safe_load((EXPERIMENTS / "grid_dit.yaml").read_text())["model"]["dit"]
+    tokens = {"vae": second["init_args"]["tokens"], "vae_tiny": 64}[size]
+    assert (arvae.tokens, arvae.channels) == (tokens, 4)
