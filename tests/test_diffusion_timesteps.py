@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from ardiffusion.diffusion.timesteps import (
     FoPP,
     Independent,
     Mixture,
+    NonDecreasing,
     PlanRows,
     Synchronous,
     Timesteps,
@@ -84,11 +86,45 @@ def test_fopp_marginals_match_the_reference(
 
 
 @pytest.mark.parametrize("frames", [1, 2, 128, 1024])
-def test_fopp_stays_ordered_at_any_length(frames: int) -> None:
-    t = FoPP(1000)(64, frames, generator=seeded())
+@pytest.mark.parametrize("sampler", [FoPP(1000), NonDecreasing(1000)])
+def test_sequences_stay_ordered_at_any_length(sampler: Timesteps, frames: int) -> None:
+    t = sampler(64, frames, generator=seeded())
     assert t.shape == (64, frames) and t.dtype == torch.int64
     assert t.min() >= 0 and t.max() < 1000
     assert (t.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+@pytest.mark.parametrize("timesteps", [1, 2, 3, 4])
+def test_all_non_decreasing_sequences_are_equally_likely(frames: int, timesteps: int) -> None:
+    grid = itertools.product(range(timesteps), repeat=frames)
+    seen = {t: 0 for t in grid if list(t) == sorted(t)}
+    assert len(seen) == math.comb(timesteps + frames - 1, frames)
+    count = 40_000
+    for t in map(tuple, NonDecreasing(timesteps)(count, frames, generator=seeded()).tolist()):
+        seen[t] += 1  # a sequence that decreases would be a KeyError
+    expected = count / len(seen)
+    chi2 = sum((n - expected) ** 2 / expected for n in seen.values())
+    freedom = len(seen) - 1
+    # five standard deviations of a chi-square variable
+    assert chi2 <= freedom + 5 * (2 * freedom) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(("frames", "timesteps"), [(5, 7), (16, 1000)])
+def test_marginals_of_non_decreasing_sequences_are_binomials(frames: int, timesteps: int) -> None:
+    count = 50_000
+    drawn = NonDecreasing(timesteps)(count, frames, generator=seeded(1))
+    total = math.comb(timesteps + frames - 1, frames)
+    for f in range(frames):
+        exact = [
+            math.comb(t + f, f) * math.comb(timesteps - 1 - t + frames - 1 - f, frames - 1 - f)
+            for t in range(timesteps)
+        ]
+        assert sum(exact) == total
+        reference = torch.tensor([n / total for n in exact]).cumsum(0)
+        seen = torch.bincount(drawn[:, f], minlength=timesteps).cumsum(0) / count
+        # Kolmogorov-Smirnov: 1.95 / sqrt(n) is exceeded once in a thousand
+        assert (seen - reference).abs().max() < 2.3 / count**0.5
 
 
 def test_independent_and_synchronous_do_what_they_say() -> None:

@@ -117,7 +117,8 @@ def test_every_sample_has_a_file_and_a_line(generator: Path, tmp_path: Path) -> 
     lines = predict(generator, tmp_path, samples=5, seed=3, guidance=2.0)
     module = load_generator(str(generator))
     shared = {"frames": 4, "steps": 3, "difference": 1, "guidance": 2.0, "solver": "DDIM"}
-    shared |= {"fps": 25, "seed": 3, "precision": "32-true", "model": fingerprint(module)}
+    shared |= {"plan": None, "fps": 25, "seed": 3, "precision": "32-true"}
+    shared |= {"model": fingerprint(module)}
     assert lines == [
         {"file": f"00000{i}.mp4", "index": i, "label": CLASSES[i % 4], **shared} for i in range(5)
     ]

@@ -8,11 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import TRAINING, flops
+from ardiffusion.nn.joint import JointDiT
 from ardiffusion.nn.published import PublishedDiT
 
 NETWORKS = {
     "ARDiT": lambda: ARDiT(width=64, depth=3, heads=2, tokens=8, classes=3),
     "shallow ARDiT": lambda: ARDiT(width=32, depth=1, heads=2, tokens=32, window=2),
+    "JointDiT": lambda: JointDiT(width=64, depth=3, heads=2, tokens=8),
     "PublishedDiT": lambda: PublishedDiT(
         width=64, depth=3, heads=2, tokens=8, context=7, context_width=24
     ),

@@ -43,6 +43,19 @@ class Flight:
             self.x, self.prior = torch.cat([self.x, new], dim=1), self.prior + [-1] * len(frames)
             self.past = None if self.past is None else torch.cat([self.past, 0 * new], dim=1)
 
+    def part(self, start: int, end: int) -> "Flight":
+        """Return frames `start` to `end`."""
+        past = None if self.past is None else self.past[:, start:end]
+        return Flight(x=self.x[:, start:end], past=past, prior=self.prior[start:end])
+
+    def put(self, part: "Flight", at: int) -> None:
+        """Replace the frames from index `at` on."""
+        end = at + part.x.shape[1]
+        self.x[:, at:end] = part.x
+        self.prior[at:end] = part.prior
+        if self.past is not None and part.past is not None:
+            self.past[:, at:end] = part.past
+
 
 @dataclass(frozen=True)
 class Step:

@@ -1,6 +1,6 @@
 """Sampler: turns noise into latents along a plan, with any solver, target and network.
 
-The AD schedule (paper section 3.4) is the default plan; `ad.py` defines plans, `engine.py` runs
+The AD schedule (paper section 3.4) is the default plan; `plans.py` defines plans, `engine.py` runs
 them.
 """
 
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ardiffusion.diffusion.ad import ad_rows, check_difference, plan_rows
+from ardiffusion.diffusion.ad import check_difference
 from ardiffusion.diffusion.denoiser import Denoiser
-from ardiffusion.diffusion.engine import run_cached, run_windowed
+from ardiffusion.diffusion.engine import run_cached, run_queued, run_windowed
+from ardiffusion.diffusion.plans import AD, Plan, Table
 from ardiffusion.diffusion.run import Run
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
@@ -34,6 +35,8 @@ class Sampler:
         guidance: Classifier-free guidance scale; 1 is off.
         static: Whether to compute in shapes that never change, padding where frames are missing,
             as CUDA graphs and torch.compile need; by default on GPUs.
+        plan: Which frame takes which step in which iteration; the AD schedule with `difference`
+            when not given.
     """
 
     def __init__(
@@ -45,8 +48,10 @@ class Sampler:
         difference: int = 5,
         guidance: float = 1.0,
         static: bool | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        check_difference(difference=difference, steps=steps)
+        if plan is None:
+            check_difference(difference=difference, steps=steps)
         self.schedule = schedule
         self.target = target or X0()
         self.solver = solver or DDIM()
@@ -54,6 +59,7 @@ class Sampler:
         self.difference = difference
         self.guidance = guidance
         self.static = static
+        self.plan = plan or AD(difference)
         self.grid = self.solver.grid(schedule, steps)
 
     def sample(
@@ -62,7 +68,7 @@ class Sampler:
         noise: Tensor,
         label: Tensor | None = None,
         prefix: Tensor | None = None,
-        plan: Tensor | None = None,
+        plan: Plan | Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
         """Return all frames at once; see `stream` for the arguments.
@@ -82,7 +88,7 @@ class Sampler:
         noise: Tensor | Callable[[int], Tensor],
         label: Tensor | None = None,
         prefix: Tensor | None = None,
-        plan: Tensor | None = None,
+        plan: Plan | Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         progress: Callable[[], None] = lambda: None,
         frames: int | None = None,
@@ -95,8 +101,8 @@ class Sampler:
                 to its noise (B, L, C), asked in rising order, the first frame perhaps twice.
             label: Class indices, shape (B,).
             prefix: Clean latents of the first frames, shape (B, P, L, C).
-            plan: Step indices after each iteration, shape (iterations, F), instead of the AD
-                schedule.
+            plan: A plan instead of the sampler's own, or a table of the step indices after each
+                iteration, shape (iterations, F).
             generators: One per sample, for solvers that add noise.
             progress: Called after each iteration.
             frames: Length F where noise is a function; without end if not given.
@@ -105,26 +111,21 @@ class Sampler:
             The frame's index and its latents, shape (B, L, C), prefix first.
         """
         given = [] if prefix is None else list(prefix.unbind(dim=1))
-        if plan is not None and frames is None:
-            frames = plan.shape[1]
-        frames = noise.shape[1] if isinstance(noise, Tensor) else frames
-        if plan is not None and frames != plan.shape[1]:
-            raise ValueError(f"The plan is for {plan.shape[1]} frames, the video has {frames}.")
+        if plan is None:
+            plan = self.plan
+        elif isinstance(plan, Tensor):
+            plan = Table(plan.tolist())
+        frames = plan.length(noise.shape[1] if isinstance(noise, Tensor) else frames)
         self.check(denoiser, frames=frames, ready=len(given))
-        steps, s, ready = self.grid.steps, self.difference, len(given)
-        in_flight = -(-steps // s) if s > 0 and plan is None else frames or 0
-        rows = (
-            ad_rows(frames, steps=steps, difference=s, ready=ready)
-            if plan is None
-            else plan_rows(plan, steps=steps, ready=ready)
-        )
+        steps, window = self.grid.steps, evaluated(denoiser)
+        in_flight = plan.in_flight(frames, steps=steps)
         run = Run(
             denoiser=denoiser,
             solver=self.solver,
             target=self.target,
             grid=self.grid,
             guidance=self.guidance,
-            rows=rows,
+            rows=plan.rows(frames, steps=steps, window=window, ready=len(given)),
             frames=frames,
             most=min(in_flight + 1, frames or in_flight + 1),
             noise=noise.unbind(dim=1).__getitem__ if isinstance(noise, Tensor) else noise,
@@ -133,9 +134,16 @@ class Sampler:
             progress=progress,
             static=self.static,
         )
-        engine = run_cached if denoiser.strictly_causal else run_windowed
+        windowed = run_queued if plan.partitioned else run_windowed
+        engine = run_cached if denoiser.strictly_causal else windowed
         yield from enumerate(given)
         yield from engine(run, given=given)
+
+    def iterations(self, denoiser: Denoiser, frames: int, ready: int = 0) -> int:
+        """Return how many iterations a video takes, of which `ready` frames are given."""
+        return self.plan.iterations(
+            frames, steps=self.grid.steps, window=evaluated(denoiser), ready=ready
+        )
 
     def check(self, denoiser: Denoiser, frames: int | None, ready: int) -> None:
         """Raise if this sampler cannot serve the network or the lengths do not fit."""
@@ -145,3 +153,8 @@ class Sampler:
             )
         if frames is not None and ready > frames:
             raise ValueError(f"The prefix has {ready} frames, the video only {frames}.")
+
+
+def evaluated(denoiser: Denoiser) -> int | None:
+    """Return how many frames a network can be evaluated on; None for any number."""
+    return None if denoiser.strictly_causal else denoiser.window

@@ -22,6 +22,26 @@ def on_device(values: tuple[float, ...], device: torch.device | str) -> Tensor:
     return torch.tensor(values, device=device)
 
 
+def urn(values: Tensor | int, start: Tensor | int, uniform: Tensor) -> Tensor:
+    """Draw uniformly random multisets by Polya's urn, unsorted.
+
+    Args:
+        values: Number of values m that a frame chooses from, broadcastable to (B, F).
+        start: First frame of the multiset that a frame belongs to, broadcastable to (B, F).
+        uniform: Numbers in [0, 1), float64, shape (B, F).
+
+    Returns:
+        Values in [0, m), shape (B, F), int64.
+    """
+    frames = uniform.shape[1]
+    f = torch.arange(frames, device=uniform.device)  # (F,)
+    ball = (uniform * (values + f - start)).long()  # (B, F)
+    parent = torch.where(ball < values, f, start + ball - values)
+    for _ in range((frames - 1).bit_length()):  # copies of copies: halve the chains
+        parent = parent.gather(dim=1, index=parent)
+    return ball.gather(dim=1, index=parent)
+
+
 class Timesteps(ABC):
     """Draws the timesteps of a batch of clips."""
 
@@ -66,12 +86,34 @@ class FoPP(Timesteps):
         start = torch.where(after, pivot + 1, 0)  # first frame of a frame's side
         offset = torch.where(after, t_pivot, 0)
         values = torch.where(after, self.timesteps - t_pivot, t_pivot + 1)  # m
-        ball = (uniform(batch, frames) * (values + f - start)).long()  # (B, F)
-        parent = torch.where(ball < values, f, start + ball - values)
-        for _ in range((frames - 1).bit_length()):  # copies of copies: halve the chains
-            parent = parent.gather(dim=1, index=parent)
-        t = offset + ball.gather(dim=1, index=parent)
+        t = offset + urn(values, start=start, uniform=uniform(batch, frames))
         return torch.where(f == pivot, t_pivot, t).sort(dim=1).values
+
+
+class NonDecreasing(Timesteps):
+    """All non-decreasing sequences of timesteps equally likely, without FoPP's pivot frame.
+
+    Of C(T + F - 1, F) sequences almost all climb evenly from 0 to T - 1: frame f follows a beta
+    distribution around T (f + 1) / (F + 1), so that the longer the clip, the fewer timesteps a
+    frame is trained at. FoPP's uniform pivot repairs that (paper, section 3.3).
+
+    Args:
+        timesteps: Number of training timesteps T.
+    """
+
+    def __init__(self, timesteps: int = 1000) -> None:
+        self.timesteps = timesteps
+
+    def __call__(
+        self,
+        batch: int,
+        frames: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        size = (batch, frames)
+        uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=device)
+        return urn(self.timesteps, start=0, uniform=uniform).sort(dim=1).values
 
 
 class Independent(Timesteps):

@@ -9,12 +9,36 @@ them. Frames that have left the attention window are dropped, so memory does not
 so that one CUDA graph or one compiled function serves every iteration.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from ardiffusion.nn.attention import attend
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.masks import additive, causal_mask, frame_mask
+
+
+class Memory(Protocol):
+    """What a network asks of whatever says which frames its current ones attend to."""
+
+    @property
+    def position(self) -> int | Tensor:
+        """Absolute index of the first of the current frames."""
+        ...
+
+    @property
+    def conditions(self) -> ConditionTable | None:
+        """Modulations of the timesteps and labels of a run, if they are kept."""
+        ...
+
+    def begin(self, frames: int) -> None:
+        """Make ready for `frames` frames."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let the current frames attend, shapes (B, h, F L, d)."""
+        ...
 
 
 class Uncached:
@@ -24,7 +48,6 @@ class Uncached:
     frames and not with its square.
 
     Args:
-        frames: Number of frames F.
         tokens: Tokens per frame L.
         window: Frames that a frame attends to, itself included.
         device: Where the frames live.
@@ -33,12 +56,16 @@ class Uncached:
     position = 0
     conditions = None
 
-    def __init__(self, frames: int, tokens: int, window: int, device: torch.device) -> None:
-        self.tokens = tokens
-        self.parts: list[tuple[slice, slice, Tensor | None]] = []  # queries, keys, mask
+    def __init__(self, tokens: int, window: int, device: torch.device) -> None:
+        self.tokens, self.window, self.device = tokens, window, device
+        self.parts: list[tuple[slice, slice, Tensor | None]]  # queries, keys, mask
+
+    def begin(self, frames: int) -> None:
+        """Divide `frames` frames into parts that are attended to together."""
+        tokens, window, self.parts = self.tokens, self.window, []
         for first in range(0, frames, window):
             end, start = min(first + window, frames), max(first - window + 1, 0)
-            mask = causal_mask(end - first, end - start, tokens, window, device=device)
+            mask = causal_mask(end - first, end - start, tokens, window, device=self.device)
             queries, keys = (slice(i * tokens, end * tokens) for i in (first, start))
             self.parts.append((queries, keys, mask))
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.cache import KVCache, Uncached
+from ardiffusion.nn.cache import Memory
 from ardiffusion.nn.rotary import rotate
 
 
@@ -37,7 +37,7 @@ class CausalAttention(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        memory: KVCache | Uncached,
+        memory: Memory,
         layer: int,
     ) -> Tensor:
         """Let tokens attend.
@@ -89,7 +89,7 @@ class DiTBlock(nn.Module):
         modulation: Tensor,
         cos: Tensor,
         sin: Tensor,
-        memory: KVCache | Uncached,
+        memory: Memory,
         layer: int,
     ) -> Tensor:
         """Update tokens.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.cache import KVCache, RingCache, Uncached
+from ardiffusion.nn.cache import KVCache, Memory, RingCache, Uncached
 from ardiffusion.nn.causal import DiTBlock, modulate
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
@@ -88,7 +88,7 @@ class ARDiT(nn.Module):
         t: Tensor,
         label: Tensor | None = None,
         null: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Memory | None = None,
     ) -> Tensor:
         """Predict the target of every frame.
 
@@ -103,11 +103,8 @@ class ARDiT(nn.Module):
             The prediction, shape (B, F, L, C).
         """
         frames, device = x_t.shape[1], x_t.device
-        if cache is None:
-            memory = Uncached(frames, tokens=self.tokens, window=self.window, device=device)
-        else:
-            memory = cache
-            cache.begin(frames)
+        memory = self.uncached(device) if cache is None else cache
+        memory.begin(frames)
         cos, sin = self.phases(position=memory.position, frames=frames, device=device)  # (F L, d)
         if memory.conditions is None:
             *modulations, last = self.modulations(t, label=label, null=null)
@@ -154,6 +151,10 @@ class ARDiT(nn.Module):
         cos, sin = (repeat(a, pattern, l=self.tokens).to(dtype) for a in (cos, sin))
         return cos, sin
 
+    def uncached(self, device: torch.device) -> Memory:
+        """Return what stands in for a cache where all frames are computed together."""
+        return Uncached(tokens=self.tokens, window=self.window, device=device)
+
     def make_cache(
         self,
         batch: int,
@@ -178,10 +179,6 @@ class ARDiT(nn.Module):
         """
         autocast = torch.is_autocast_enabled(device.type)
         weights = self.embed.weight.dtype
-        labels = 1 if label is None else len(label.unique()) + (null is not None)
-        conditions = None
-        if timesteps is not None and labels * len(timesteps) <= MOST_CONDITIONS:
-            conditions = ConditionTable(self.modulations, timesteps.to(device), label, null)
         return (RingCache if static else KVCache)(
             layers=self.depth,
             batch=batch,
@@ -192,5 +189,18 @@ class ARDiT(nn.Module):
             frames=frames,
             dtype=torch.get_autocast_dtype(device.type) if autocast else weights,
             device=device,
-            conditions=conditions,
+            conditions=self.tabulate(timesteps, label=label, null=null, device=device),
         )
+
+    def tabulate(
+        self,
+        timesteps: Tensor | None,
+        label: Tensor | None,
+        null: Tensor | None,
+        device: torch.device,
+    ) -> ConditionTable | None:
+        """Compute the modulations of a run, unless there are too many; see `make_cache`."""
+        labels = 1 if label is None else len(label.unique()) + (null is not None)
+        if timesteps is None or labels * len(timesteps) > MOST_CONDITIONS:
+            return None
+        return ConditionTable(self.modulations, timesteps.to(device), label, null)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ardiffusion.data.writer import VideoWriter
-from ardiffusion.diffusion.ad import ad_iterations
+from ardiffusion.diffusion.plans import AD
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.generate import sample_seed
 from ardiffusion.training.diffusion import DiffusionModule
@@ -84,6 +84,14 @@ class SampleFolder:
             ) from error
 
 
+def plan_settings(sampler: Sampler) -> dict[str, Any]:
+    """Return what `samples.jsonl` says of the plan; the AD schedule is the usual one."""
+    plan = sampler.plan
+    if isinstance(plan, AD):
+        return {"difference": plan.difference, "plan": None}
+    return {"difference": None, "plan": plan.describe()}
+
+
 class Generation(LightningModule):
     """Generates videos with a trained model; its batches are lists of requests.
 
@@ -113,7 +121,8 @@ class Generation(LightningModule):
     def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> list[str]:
         """Write the requested videos, each frame as soon as it is there; return their names."""
         files = [f"{request['index']:06d}.mp4" for request in batch]
-        steps = ad_iterations(self.frames, self.sampler.grid.steps, self.sampler.difference)
+        dit: Any = self.model.dit  # any network that is a Denoiser
+        steps = self.sampler.iterations(dit, frames=self.frames)
         with ExitStack() as stack:
             bar = stack.enter_context(progress_bar(enabled=self.trainer.is_global_zero))
             task = bar.add_task(f"samples {batch[0]['index']}-{batch[-1]['index']}", total=steps)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import fingerprint
+from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.solver import Solver
 from ardiffusion.generate import LAST_SEED
 from ardiffusion.nn.published import PublishedDiT
@@ -18,7 +19,12 @@ from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.generation import Generation, SampleFolder, make_requests
+from ardiffusion.training.generation import (
+    Generation,
+    SampleFolder,
+    make_requests,
+    plan_settings,
+)
 from ardiffusion.training.load import load_generator, load_preset
 
 PUBLISHED_FRAMES = 16  # beyond them the published scripts sample without guidance
@@ -72,6 +78,7 @@ class SamplingTrainer(Trainer):
         difference: int = 5,
         guidance: float | None = None,
         solver: Solver | None = None,
+        plan: Plan | None = None,
         labels: list[str] | str | None = None,
         seed: int = 0,
         batch_size: int = 4,
@@ -97,6 +104,8 @@ class SamplingTrainer(Trainer):
             guidance: Classifier-free guidance scale; 1 is off. By default 2 for published weights
                 and up to 16 frames, as they were published, else 1.
             solver: How one step is taken: by default DDIM, for published weights PublishedDDIM.
+            plan: Which frame takes which step when: by default the AD schedule with `difference`;
+                FIFO for long videos from a network that sees all frames of its window.
             labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
             seed: Seed, 0 to 4293; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result beyond rounding.
@@ -113,7 +122,7 @@ class SamplingTrainer(Trainer):
         if guidance is None:
             guidance = usual_guidance(model, frames=frames)
         sampler = model.sampler(
-            steps=steps, difference=difference, guidance=guidance, solver=solver
+            steps=steps, difference=difference, guidance=guidance, solver=solver, plan=plan
         )
         if compile:
             model.dit.compile(dynamic=False)
@@ -121,7 +130,7 @@ class SamplingTrainer(Trainer):
         settings = {
             "frames": frames,
             "steps": steps,
-            "difference": difference,
+            **plan_settings(sampler),
             "guidance": guidance,
             "solver": type(sampler.solver).__name__,
             "fps": fps,

@@ -1,0 +1,80 @@
+"""JointDiT: ARDiT without the causal mask, the network of ordinary video diffusion.
+
+Every frame of a clip attends to every other, later ones included. With one timestep for all frames
+that is a video diffusion transformer, with independent ones the network of Diffusion Forcing's
+baseline: the same weights, the same cost, nothing but who sees whom differs from ARDiT.
+"""
+
+import torch
+from torch import Tensor
+
+from ardiffusion.nn.attention import attend
+from ardiffusion.nn.conditions import ConditionTable
+from ardiffusion.nn.dit import ARDiT
+
+
+class Together:
+    """Stands in for a cache where every frame sees every other; keeps a run's modulations alone.
+
+    Args:
+        window: Most frames that are computed together.
+        conditions: Modulations of the timesteps and labels that a run will meet.
+    """
+
+    position = 0
+
+    def __init__(self, window: int, conditions: ConditionTable | None = None) -> None:
+        self.window = window
+        self.conditions = conditions
+
+    def begin(self, frames: int) -> None:
+        """Refuse more frames than the window holds."""
+        if frames > self.window:
+            raise ValueError(
+                f"JointDiT sees {self.window} frames at once, got {frames}: use clips of at most "
+                f"{self.window} frames, or train it with a longer window."
+            )
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let all frames attend to all frames, shapes (B, h, F L, d)."""
+        return attend(q, k, v)
+
+    def advance(self, frames: int) -> None:
+        """Keep nothing of the frames: their keys and values change with later frames."""
+
+
+class JointDiT(ARDiT):
+    """Diffusion transformer whose frames all see each other; takes clips of at most `window`.
+
+    References:
+        Video diffusion models (Ho et al., NeurIPS 2022); Diffusion Forcing (Chen et al., NeurIPS
+        2024), as the baseline of AR-Diffusion (Sun et al., CVPR 2025).
+
+    Args:
+        width: Number of channels D.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads; width / heads must be even.
+        tokens: Tokens per frame L, as the AR-VAE makes them.
+        channels: Numbers per token C, as the AR-VAE makes them.
+        classes: Number of classes; 0 for a model without class condition.
+        window: Most frames of a clip, all of which see each other.
+    """
+
+    strictly_causal = False
+
+    def uncached(self, device: torch.device) -> Together:
+        return Together(self.window)
+
+    def make_cache(  # pyright: ignore[reportIncompatibleMethodOverride] it keeps no frames
+        self,
+        batch: int,
+        frames: int,
+        device: torch.device,
+        timesteps: Tensor | None = None,
+        label: Tensor | None = None,
+        null: Tensor | None = None,
+        static: bool = False,
+    ) -> Together:
+        """Return what stays the same during a run: modulations; see ARDiT for the arguments."""
+        table = self.tabulate(timesteps, label=label, null=null, device=device)
+        return Together(self.window, conditions=table)
