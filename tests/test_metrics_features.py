@@ -1,3 +1,4 @@
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -8,7 +9,16 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ardiffusion.metrics import features
-from ardiffusion.metrics.features import I3D, Random3D, git_blob_hash
+from ardiffusion.metrics.features import (
+    I3D,
+    I3D_BLOB,
+    OwnFeatures,
+    Random3D,
+    VideoFeatures,
+    git_blob_hash,
+    network_hash,
+    network_name,
+)
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -145,3 +155,67 @@ def test_a_loaded_i3d_pickles_and_stays_out_of_state_dicts(i3d_file: Path) -> No
     result = network(video)
     assert not network.state_dict() and not list(network.parameters())
     assert_close(pickle.loads(pickle.dumps(network))(video), result)
+
+
+class Projection(nn.Module):
+    """Somebody's own network: mean colours, weighed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(4, 3, generator=generator))
+        self.register_buffer("offset", torch.tensor(2))
+        self.dropout = nn.Dropout()
+
+    def forward(self, video: Tensor) -> Tensor:
+        colours = video.float().mean(dim=(1, 3, 4))
+        return self.dropout(colours @ self.weight.T + self.get_buffer("offset"))
+
+
+class Named(VideoFeatures):
+    """A subclass with a name of its own."""
+
+    name = "mine"
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.inner = Projection(seed)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.inner(video)
+
+
+def test_random3d_is_known_by_its_seed_and_width_and_i3d_by_its_file() -> None:
+    one = Random3D(seed=3, width=2).hash
+    others = [Random3D(seed=3, width=4).hash, Random3D(seed=4, width=2).hash, Random3D().hash]
+    assert one == Random3D(seed=3, width=2).hash
+    assert len({one, *others}) == 4 and {len(h) for h in (one, *others)} == {64}
+    assert I3D(path="nowhere.pt").hash == I3D_BLOB
+
+
+def test_other_networks_are_known_by_their_class_and_their_weights() -> None:
+    network = Projection()
+    digest = hashlib.sha256(b"Projection")
+    digest.update(b"offset torch.int64 ()" + network.get_buffer("offset").numpy().tobytes())
+    digest.update(b"weight torch.float32 (4, 3)" + network.weight.detach().numpy().tobytes())
+    assert network_hash(network) == network_hash(OwnFeatures(network)) == digest.hexdigest()
+    assert network_hash(Projection(seed=1)) != network_hash(network)
+    assert Named().hash == network_hash(Named()) != Named(seed=1).hash
+    names = [network_name(n) for n in (network, OwnFeatures(network), Named(), Random3D())]
+    assert names == ["projection", "projection", "mine", "random3d"]
+
+
+def test_any_network_can_describe_videos_and_stays_as_it_is() -> None:
+    network = Projection()
+    features = OwnFeatures(network).train()
+    result = features(moving(3))
+    assert_close(result, network.eval()(moving(3)))
+    assert not result.requires_grad and result.shape == (3, 4)
+    metric = FrechetVideoDistance(features)
+    metric.update(real=moving(6), fake=255 - moving(6))
+    assert metric.name == "frechet_projection" and metric.compute() > 1
+
+
+def test_features_that_are_no_vectors_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Flatten gave features of shape \(13824,\) for 2"):
+        OwnFeatures(nn.Flatten(0, -1))(moving(2)[:, :4])

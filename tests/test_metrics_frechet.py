@@ -36,6 +36,16 @@ def test_diagonal_covariances_have_a_closed_form() -> None:
     assert_close(distance, expected.double())
 
 
+@pytest.mark.parametrize("scale", [0.25, 1.0, 9.0])
+def test_scaled_covariances_have_a_closed_form(scale: float) -> None:
+    mean, covariance = gaussian(8, 6, 50)
+    shift = torch.arange(6, dtype=torch.float64)
+    # (c C)^½ = c^½ C^½, so what is left of the traces is (1 - c^½)² tr C
+    expected = shift.square().sum() + (1 - scale**0.5) ** 2 * covariance.trace()
+    distance = frechet_distance(mean, covariance, mean + shift, scale * covariance)
+    assert_close(distance, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("samples", [2, 5, 100])
 def test_equal_gaussians_are_at_distance_zero_even_if_singular(samples: int) -> None:
     mean, covariance = gaussian(3, 30, samples)

@@ -36,6 +36,12 @@ class VideoFeatures(nn.Module, ABC):
     def load(self) -> None:
         """Fetch what the network needs, so that a missing file is told before any work is done."""
 
+    @property
+    def hash(self) -> str:
+        """What identifies the network with its weights: equal hashes, comparable features."""
+        self.load()
+        return weights_hash(self)
+
     @abstractmethod
     def forward(self, video: Tensor) -> Tensor:
         """Describe videos.
@@ -82,11 +88,20 @@ class I3D(VideoFeatures):
                 )
             self._loaded.append(torch.jit.load(io.BytesIO(data), map_location="cpu").eval())
 
+    @property
+    def hash(self) -> str:
+        return I3D_BLOB
+
     def forward(self, video: Tensor) -> Tensor:
         if video.shape[1] < self.frames:
             raise ValueError(
                 f"I3D needs clips of {self.frames} frames or more, but these have "
                 f"{video.shape[1]}; use longer clips or another feature network."
+            )
+        if video.dtype != torch.uint8:
+            raise ValueError(
+                f"I3D takes uint8 videos from 0 to 255, but these are {video.dtype}; convert "
+                f"them, or choose InceptionI3D where a protocol prepares them."
             )
         self.load()
         x = rearrange(video, "b f c h w -> b c f h w").float()  # (B, 3, F, H, W)
@@ -116,6 +131,7 @@ class Random3D(VideoFeatures):
 
     def __init__(self, seed: int = 0, width: int = 16) -> None:
         super().__init__()
+        self.seed = seed
         self.width = 2 * self.layers * width
         generator = torch.Generator().manual_seed(seed)
         channels = 3
@@ -125,9 +141,16 @@ class Random3D(VideoFeatures):
             self.register_buffer(f"weight{layer}", weight, persistent=False)
             channels = width
 
+    @property
+    def hash(self) -> str:
+        # Not of the weights: their last bits may depend on the version of PyTorch.
+        text = f"{type(self).__name__} seed={self.seed} width={self.width}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def forward(self, video: Tensor) -> Tensor:
         frames = video.shape[1]
-        x = rearrange(video, "b f c h w -> b c f h w").float() / 127.5 - 1  # (B, 3, F, H, W)
+        x = video.float() / 127.5 - 1 if video.dtype == torch.uint8 else video
+        x = rearrange(x, "b f c h w -> b c f h w")  # (B, 3, F, H, W)
         x = F.adaptive_avg_pool3d(x, (frames, self.side, self.side))
         features = []
         for layer in range(self.layers):
@@ -138,6 +161,53 @@ class Random3D(VideoFeatures):
             features += [reduce(y, "b c f h w -> b c", "mean") for y in (x, moved)]
         # The logarithm weighs slow motion, whose averages are small, like brightness and colour.
         return torch.cat(features, dim=1).mul(100).log1p()  # (B, width)
+
+
+class OwnFeatures(VideoFeatures):
+    """A feature network of your own, whatever its class; distances are called after the class.
+
+    A subclass of `VideoFeatures` needs no such wrapping and can bring a name of its own.
+
+    Args:
+        network: Maps uint8 videos (B, F, 3, H, W) to features (B, d).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.name = network_name(network)
+
+    @property
+    def hash(self) -> str:
+        return weights_hash(self.network)
+
+    def forward(self, video: Tensor) -> Tensor:
+        features = self.network.eval()(video)
+        if features.ndim != 2 or len(features) != len(video):
+            raise ValueError(
+                f"{type(self.network).__name__} gave features of shape {tuple(features.shape)} "
+                f"for {len(video)} videos; let it give one vector per video, (B, d)."
+            )
+        return features.float()
+
+
+def network_hash(network: nn.Module) -> str:
+    """What identifies a feature network with its weights, whether it is one of ours or not."""
+    return network.hash if isinstance(network, VideoFeatures) else weights_hash(network)
+
+
+def network_name(network: nn.Module) -> str:
+    """What distances are called after, whether the feature network is one of ours or not."""
+    return str(getattr(network, "name", type(network).__name__.lower()))
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 of a network's class, of the names of its weights, and of the weights."""
+    digest = hashlib.sha256(type(network).__name__.encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def git_blob_hash(data: bytes) -> str:

@@ -6,12 +6,13 @@ population covariance, 1/N, not 1/(N-1).
 """
 
 import torch
-from einops import einsum, reduce
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ardiffusion.metrics.features import I3D
+from ardiffusion.metrics.features import I3D, network_name
 from ardiffusion.metrics.frechet import frechet_distance
+from ardiffusion.metrics.i3d import InceptionI3D
+from ardiffusion.metrics.moments import gaussian, sums
 
 
 class FrechetVideoDistance(Metric):
@@ -51,9 +52,9 @@ class FrechetVideoDistance(Metric):
     @property
     def name(self) -> str:
         """What to log the distance as: `fvd` is kept for I3D, whose numbers others publish."""
-        if isinstance(self.extractor, I3D):
+        if isinstance(self.extractor, I3D | InceptionI3D):
             return "fvd"
-        return f"frechet_{getattr(self.extractor, 'name', type(self.extractor).__name__.lower())}"
+        return f"frechet_{network_name(self.extractor)}"
 
     def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:
         """Add videos to either side or both.
@@ -81,8 +82,8 @@ class FrechetVideoDistance(Metric):
                 f"A Fréchet distance needs two real and two generated videos or more, but there "
                 f"are {real} and {fake}; use more."
             )
-        mean1, cov1 = _gaussian(self.real_count, self.real_sum, self.real_outer)
-        mean2, cov2 = _gaussian(self.fake_count, self.fake_sum, self.fake_outer)
+        mean1, cov1 = gaussian(self.real_count, self.real_sum, self.real_outer)
+        mean2, cov2 = gaussian(self.fake_count, self.fake_sum, self.fake_outer)
         return frechet_distance(mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2)
 
     def counts(self) -> tuple[int, int]:
@@ -104,10 +105,6 @@ class FrechetVideoDistance(Metric):
             )
         # Features in half precision would shift the distance.
         with torch.autocast(device_type=video.device.type, enabled=False):
-            x = self.extractor.eval()(video).double()  # (B, d)
-        return len(x), reduce(x, "b d -> d", "sum"), einsum(x, x, "b i, b j -> i j")
-
-
-def _gaussian(count: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    mean = total / count
-    return mean, outer / count - einsum(mean, mean, "i, j -> i j")
+            features = self.extractor.eval()(video)  # (B, d)
+        _, total, outer = sums(features)
+        return len(features), total, outer

@@ -1,0 +1,70 @@
+"""Mistakes that spoil a Fréchet distance without a trace, each told in one sentence."""
+
+import torch
+from torch import Tensor
+
+from ardiffusion.metrics.protocol import Protocol
+
+ENOUGH = 256  # clips from which papers give numbers
+
+
+def check_frames(protocol: Protocol) -> None:
+    """Raise if a protocol's clips are shorter than its feature network can take."""
+    least = getattr(protocol.extractor, "frames", 1)
+    if protocol.frames < least:
+        raise ValueError(
+            f"{type(protocol.extractor).__name__} needs clips of {least} frames or more, but the "
+            f"protocol takes {protocol.frames}; use longer clips or another feature network."
+        )
+
+
+def check_clip(video: Tensor, name: str, frames: int) -> None:
+    """Raise unless a clip is uint8 (F, 3, H, W)."""
+    if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[:2] != (frames, 3):
+        raise ValueError(
+            f"{name} gives clips of {video.dtype} and shape {tuple(video.shape)}, but the "
+            f"distance is of uint8 clips (F, 3, H, W) of {frames} frames with values from 0 to "
+            "255; convert them first."
+        )
+
+
+def check_size(one: str, size: tuple[int, int], other: str, others: tuple[int, int]) -> None:
+    """Raise unless the frames of two folders, or of one, have the same height and width."""
+    if size != others:
+        folders = one if one == other else f"{one} and {other}"
+        raise ValueError(
+            f"The frames of {folders} differ in size ({size[1]} x {size[0]} and {others[1]} x "
+            f"{others[0]} pixels); give a --resolution that all are scaled and cropped to."
+        )
+
+
+def check_range(one: str, highest: int, other: str, others: int) -> None:
+    """Raise if the largest value of one folder shows that it was written in another range."""
+    if highest <= 1 < others:
+        raise ValueError(
+            f"No value in {one} is above {highest}, while {other} reaches {others}: they are "
+            "floats from 0 to 1 that were made bytes, or black; write them times 255."
+        )
+    if others <= 1 < highest:
+        check_range(other, others, one, highest)
+
+
+def doubts(clips: int, width: int) -> list[str]:
+    """Say what is doubtful about a distance of so few clips.
+
+    Args:
+        clips: Clips on the side that has fewer.
+        width: Length of the features.
+    """
+    found = []
+    if clips < ENOUGH:
+        found.append(
+            f"There are only {clips} clips on one side: below {ENOUGH} the distance is biased "
+            "upwards so much that it compares only with others of exactly as many."
+        )
+    if clips <= width:
+        found.append(
+            f"{clips} clips are too few for {width} features: the covariance is singular, and the "
+            "distance mostly tells how many clips there are."
+        )
+    return found

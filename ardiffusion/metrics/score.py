@@ -1,0 +1,137 @@
+"""A measured number with everything that decides what it can be compared with."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+COMPARED = ("metric", "protocol", "real", "fake", "split", "stride", "resolution", "network")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured number and how it was measured; one JSON object on disk.
+
+    Attributes:
+        metric: What was measured, as fvd_16, frechet_random3d_16 or psnr.
+        value: The number.
+        interval: The range that 95 % of repetitions with other videos fall into, if known.
+        protocol: What `Protocol.describe` says, or the like.
+        real: Number of real clips.
+        fake: Number of generated clips.
+        split: Where the real videos come from.
+        stride: Step between two frames of a clip.
+        resolution: Short side of the frames in pixels.
+        seeds: Seeds of the generated videos and of what the protocol draws.
+        network: Name and hash of the feature network.
+        weights: Fingerprint of the model that generated, if known.
+        versions: Versions of the packages involved.
+        data: Names of the folders and what else is known about the videos.
+        warnings: Sentences about what makes the number doubtful.
+    """
+
+    metric: str
+    value: float
+    protocol: dict[str, Any]
+    real: int
+    fake: int
+    split: str
+    stride: int
+    resolution: int
+    network: dict[str, str]
+    interval: tuple[float, float] | None = None
+    seeds: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    data: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """Say the number and what matters most in one line."""
+        between = ""
+        if self.interval is not None:
+            between = " (95 %: {:.4g} to {:.4g})".format(*self.interval)
+        return (
+            f"{self.metric} = {self.value:.4f}{between}, {self.real} real and {self.fake} "
+            f"generated clips at stride {self.stride}, {self.resolution} pixels, split "
+            f"{self.split}, {self.protocol['name']}"
+        )
+
+    def json(self) -> str:
+        """Return the record as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    def save(self, path: str | Path) -> None:
+        """Write the record aside and move it into place."""
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(self.json() + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise OSError(
+                f"Cannot write {path} ({error.strerror}): choose another place."
+            ) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a record.
+
+        Raises:
+            ValueError: If the file holds none.
+        """
+        try:
+            # the last line, because tools print records after other things
+            fields = json.loads(Path(path).read_text(encoding="utf-8").splitlines()[-1])
+            if fields["interval"] is not None:
+                fields["interval"] = tuple(fields["interval"])
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise ValueError(
+                f"{path} holds no score: give files that the fvd tool wrote with --output."
+            ) from None
+
+
+def check_comparable(scores: Sequence[Score], names: Sequence[str] | None = None) -> None:
+    """Raise unless all scores were measured alike.
+
+    Args:
+        scores: The scores.
+        names: What to call them in the message, by default their metrics and data.
+
+    Raises:
+        ValueError: If two differ, with a sentence that names both and what differs.
+    """
+    names = names or [f"{s.metric} of {s.data.get('fake', 'a folder')}" for s in scores]
+    flat = [_flat({key: getattr(score, key) for key in COMPARED}) for score in scores]
+    for name, fields in zip(names[1:], flat[1:], strict=True):
+        for key in flat[0] | fields:
+            first, other = flat[0].get(key), fields.get(key)
+            if first != other:
+                raise ValueError(
+                    f"{names[0]} and {name} do not compare, because {key} is {first!r} in the "
+                    f"one and {other!r} in the other: measure both alike."
+                )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what numbers depend on."""
+    packages = ("ardiffusion", "torch", "av", "pillow")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _flat(fields: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Name the entries of dictionaries within dictionaries as `outer.inner`."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat

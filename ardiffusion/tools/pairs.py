@@ -1,0 +1,134 @@
+"""Frame by frame likeness of videos of the same name in two folders, as for reconstructions."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ardiffusion.generate import to_unit
+from ardiffusion.metrics.bootstrap import mean_interval
+from ardiffusion.metrics.checks import check_size
+from ardiffusion.metrics.clip_features import gather, processes
+from ardiffusion.metrics.image import psnr, ssim
+from ardiffusion.metrics.score import Score
+from ardiffusion.nn.perceptual import LPIPS, VGG_FILE, VGG_URL
+from ardiffusion.tools.video_folder import VideoFolder
+
+AT_ONCE = 16  # frames that go through VGG16 together
+
+
+class Likeness(Protocol):
+    """Compares two uint8 videos (F, 3, H, W), giving one number per frame (F,)."""
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor: ...
+
+
+class Pairs:
+    """Videos of two folders that have the same path but for its suffix.
+
+    Of videos of different lengths the frames that both have are compared. Everything that may be
+    missing is found so when this is made.
+
+    Args:
+        real: Folder of real videos.
+        fake: Folder of their reconstructions.
+        lpips: Whether LPIPS is measured besides PSNR and SSIM.
+    """
+
+    def __init__(self, real: VideoFolder, fake: VideoFolder, lpips: bool) -> None:
+        self.real, self.fake = real, fake
+        self.matched = match(real, fake)
+        self.frames = [min(real.lengths[i], fake.lengths[j]) for i, j in self.matched]
+        self.read(0, frames=1)
+        self.likenesses: dict[str, Likeness] = {"psnr": psnr, "ssim": ssim}
+        if lpips:
+            self.likenesses["lpips"] = load_lpips()
+
+    def read(self, pair: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Read the first frames of both videos of a pair."""
+        one, other = self.matched[pair]
+        x, y = self.real.read(one, 0, frames), self.fake.read(other, 0, frames)
+        sizes = [(video.shape[-2], video.shape[-1]) for video in (x, y)]
+        check_size(str(self.real.root), sizes[0], str(self.fake.root), sizes[1])
+        return x, y
+
+    @torch.no_grad()
+    def compare(self, device: torch.device, advance: Callable[[int], object]) -> Tensor:
+        """Average each likeness over the frames of each pair, (N, K); processes share the work."""
+        rank, world = processes()
+        values: dict[int, list[float]] = {}
+        for pair in range(rank, len(self.matched), world):
+            x, y = (video.to(device) for video in self.read(pair, self.frames[pair]))
+            values[pair] = [like(x, y).double().mean().item() for like in self.likenesses.values()]
+            advance(1)
+        values = gather(values)
+        return torch.tensor([values[n] for n in range(len(values))], dtype=torch.float64)
+
+    def score(self, name: str, values: Tensor, split: str, draws: int, seed: int) -> Score:
+        """Return the score of a likeness, averaged over the pairs' values (N,)."""
+        lengths = set(self.frames)
+        return Score(
+            metric=name,
+            value=values.mean().item(),
+            interval=mean_interval(values, draws=draws, seed=seed) if draws else None,
+            protocol={
+                "name": "Paired",
+                "frames": lengths.pop() if len(lengths) == 1 else "all",
+                "average": "over frames, then over videos",
+            },
+            real=len(values),
+            fake=len(values),
+            split=split,
+            stride=1,
+            resolution=min(self.read(0, frames=1)[0].shape[-2:]),
+            seeds={"bootstrap": seed},
+            network={"name": "vgg16", "hash": VGG_FILE} if name == "lpips" else {},
+            data={"real": self.real.root.name, "fake": self.fake.root.name},
+            warnings=self.doubts(),
+        )
+
+    def doubts(self) -> list[str]:
+        """Say what is not compared."""
+        found = []
+        if alone := len(self.real.paths) + len(self.fake.paths) - 2 * len(self.matched):
+            found.append(f"{alone} videos have none of the same path on the other side.")
+        if any(self.real.lengths[i] != self.fake.lengths[j] for i, j in self.matched):
+            found.append("Some pairs differ in length: only frames that both have are compared.")
+        return found
+
+
+def match(real: VideoFolder, fake: VideoFolder) -> list[tuple[int, int]]:
+    """Number the videos that have the same path in both folders but for its suffix."""
+    first, second = real.stems(), fake.stems()
+    pairs = [
+        (first[name], second[name])
+        for name in first
+        if name in second and real.lengths[first[name]] and fake.lengths[second[name]]
+    ]
+    if not pairs:
+        raise ValueError(
+            f"No video of {real.root} and {fake.root} has the same path but for its suffix: name "
+            "them alike, or leave out --paired."
+        )
+    return pairs
+
+
+def load_lpips() -> Likeness:
+    """Read the network of LPIPS."""
+    network = LPIPS()
+    try:
+        network.load()
+    except OSError as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise FileNotFoundError(
+            f"LPIPS needs {VGG_FILE}, which could not be fetched: download {VGG_URL} into "
+            f"{folder}, or leave it out with --lpips false."
+        ) from error
+
+    def distances(real: Tensor, fake: Tensor) -> Tensor:
+        parts = zip(real.split(AT_ONCE), fake.split(AT_ONCE), strict=True)
+        return torch.cat([network(to_unit(x), to_unit(y)) for x, y in parts])
+
+    return distances

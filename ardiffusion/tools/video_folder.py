@@ -1,0 +1,120 @@
+"""A folder of videos as the evaluation reads it, and what else is known of its videos."""
+
+import os
+from pathlib import Path
+
+import av
+from av.error import FFmpegError
+from torch import Tensor
+
+from ardiffusion.data.clips import resize_crop
+from ardiffusion.data.index import index_clips
+from ardiffusion.data.layouts import VIDEOS, find_clips
+from ardiffusion.data.stamp import stamp
+from ardiffusion.data.video import picture_files, read_frames
+from ardiffusion.metrics.clip_features import Videos
+from ardiffusion.metrics.protocol import Protocol
+
+LOSSLESS = frozenset("png bmp tif tiff ppm ffv1 huffyuv ffvhuff utvideo rawvideo qtrle".split())
+
+
+class VideoFolder:
+    """Videos below a folder, in the order of their paths.
+
+    Args:
+        root: Folder of videos or of folders of frames.
+        resolution: Height and width that frames are scaled and cropped to, if any.
+        cache: Folder for the numbers of frames, the user's cache folder by default.
+
+    Attributes:
+        paths: The videos, below the root.
+        lengths: Their numbers of frames, 0 for broken ones.
+    """
+
+    def __init__(
+        self, root: str | Path, resolution: int | None = None, cache: str | Path | None = None
+    ) -> None:
+        self.root, self.resolution = Path(root), resolution
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"There is no folder {root}: correct the path.")
+        try:
+            entries = find_clips(self.root)
+        except ValueError:
+            raise ValueError(
+                f"{root} holds no videos and no folders of frames: name a folder that does."
+            ) from None
+        counts = index_clips(self.root, clips=[entry.path for entry in entries], cache=cache)
+        self.paths = list(counts)
+        self.lengths = [count.frames for count in counts.values()]
+
+    def videos(self, protocol: Protocol) -> Videos:
+        """Return what the evaluation by a protocol needs."""
+        frames, stride = protocol.frames, protocol.stride
+        return Videos(
+            name=str(self.root),
+            keys=[f"{path}:{stamp(self.root / path)}" for path in self.paths],
+            lengths=self.lengths,
+            read=lambda clip: self.read(clip.video, clip.start, frames=frames, stride=stride),
+            identity={"root": os.path.realpath(self.root), "resolution": self.resolution},
+        )
+
+    def read(self, video: int, start: int, frames: int, stride: int = 1) -> Tensor:
+        """Read a clip of a video, uint8 (F, 3, H, W)."""
+        path = self.root / self.paths[video]
+        clip = read_frames(path, start=start, frames=frames, stride=stride)
+        return clip if self.resolution is None else resize_crop(clip, self.resolution)
+
+    def stems(self) -> dict[str, int]:
+        """Number the videos by their paths without suffix."""
+        found: dict[str, int] = {}
+        for number, path in enumerate(self.paths):
+            stem = str(Path(path).with_suffix("")) if is_video_name(path) else path
+            if stem in found:
+                raise ValueError(
+                    f"{self.root / path} and {self.root / self.paths[found[stem]]} have the same "
+                    "name but for their suffix: keep one."
+                )
+            found[stem] = number
+        return found
+
+    def broken(self) -> list[str]:
+        """List the videos that cannot be read."""
+        return [p for p, length in zip(self.paths, self.lengths, strict=True) if not length]
+
+    def encodings(self) -> list[str]:
+        """List the ways that videos are stored: suffixes of pictures and names of codecs."""
+        found: dict[str, str] = {}
+        for path, length in zip(self.paths, self.lengths, strict=True):
+            file = self.root / path
+            suffix = (picture_files(file)[0] if length and file.is_dir() else file).suffix.lower()
+            if length and suffix not in found:
+                found[suffix] = suffix[1:] if file.is_dir() else codec(file)
+        return sorted(set(found.values()))
+
+
+def is_video_name(path: str) -> bool:
+    """Say whether a path ends like that of a video."""
+    return Path(path).suffix.lower() in VIDEOS
+
+
+def codec(path: Path) -> str:
+    """Name the codec of a video file."""
+    try:
+        with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
+            return container.streams.video[0].codec_context.name
+    except FFmpegError as error:
+        raise ValueError(f"{path} is broken or not a video: replace it.") from error
+
+
+def compression_differs(one: VideoFolder, other: VideoFolder) -> str | None:
+    """Say so if two folders store their videos differently."""
+    first, second = one.encodings(), other.encodings()
+    if first == second:
+        return None
+    lossy = [any(name not in LOSSLESS for name in names) for names in (first, second)]
+    if not any(lossy):
+        return None
+    return (
+        f"{one.root} is stored as {', '.join(first)} and {other.root} as {', '.join(second)}: "
+        "traces of compression on one side shift the distance, so store both alike."
+    )

@@ -1,0 +1,331 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from numbered import write_numbered
+from PIL import Image
+from torch import Tensor
+
+from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.metrics.features import I3D, Random3D
+from ardiffusion.metrics.frechet import frechet_distance
+from ardiffusion.metrics.fvd import FrechetVideoDistance
+from ardiffusion.metrics.image import psnr, ssim
+from ardiffusion.metrics.moments import moments
+from ardiffusion.metrics.score import Score
+from ardiffusion.tools import pairs
+from ardiffusion.tools.fvd import main
+
+SMALL = ["--protocol", "StyleGANV", "--protocol.extractor", "Random3D"]
+SMALL += ["--protocol.extractor.width", "1", "--bootstrap", "5", "--split", "train"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def video(seed: int, frames: int = 16, height: int = 16, width: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(frames, 3, 4, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (fine * 255).byte()
+
+
+def write(folder: Path, videos: int = 3, seed: int = 0, **options: int) -> Path:
+    folder.mkdir()
+    for i in range(videos):
+        write_video(folder / f"{i:03d}.mp4", video(seed + i, **options))
+    return folder
+
+
+def write_pictures(folder: Path, suffix: str, seed: int = 0, high: int = 255) -> Path:
+    for i in range(3):
+        (folder / f"{i:03d}").mkdir(parents=True)
+        for f, frame in enumerate(rearrange(video(seed + i), "f c h w -> f h w c").numpy()):
+            picture = Image.fromarray(frame // (256 // (high + 1)))
+            picture.save(folder / f"{i:03d}" / f"{f}.{suffix}")
+    return folder
+
+
+def measured(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[dict, str]:
+    main([*map(str, args)])
+    captured = capsys.readouterr()
+    return json.loads(captured.out.splitlines()[-1]), captured.out + captured.err
+
+
+def test_command_records_what_the_score_depends_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, fake = write(tmp_path / "real", 5), write(tmp_path / "fake", 4, seed=100)
+    lines = [
+        {"file": f"{i:03d}.mp4", "index": i, "seed": 7, "label": None, "steps": 50, "model": "abc"}
+        for i in range(4)
+    ]
+    log = "\n".join(map(json.dumps, lines)) + '\n{"cut": '
+    (fake / "samples.jsonl").write_text(log)
+    result, printed = measured(capsys, real, fake, *SMALL, "--output", tmp_path / "s.json")
+    network = Random3D(width=1)
+    stats = []
+    for folder in (real, fake):
+        clips = [read_frames(path) for path in sorted(folder.glob("*.mp4"))]
+        stats += moments(torch.cat([network(clip[None]) for clip in clips]))
+    expected = frechet_distance(*stats).item()
+    assert result["value"] == pytest.approx(expected, rel=1e-9)
+    assert Score.load(tmp_path / "s.json").line() in printed.splitlines()
+    assert json.loads((tmp_path / "s.json").read_text()) == result
+    assert result["metric"] == "frechet_random3d_16" and result["resolution"] == 16
+    assert (result["real"], result["fake"], result["split"]) == (5, 4, "train")
+    assert result["weights"] == "abc"
+    assert result["seeds"] == {"protocol": 0, "bootstrap": 0, "generated": [7]}
+    assert result["data"] == {
+        "real": "real",
+        "fake": "fake",
+        "size": [16, 16],
+        "sampling": {"steps": 50},
+    }
+    assert f"warning: {result['warnings'][0]}" in printed and str(tmp_path) not in str(result)
+
+
+def test_second_run_reads_features_from_the_cache(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, fake = write(tmp_path / "real"), write(tmp_path / "fake", seed=9)
+    first, _ = measured(capsys, real, fake, *SMALL)
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    assert len(kept) == 2 and all(path.parts[-3] == "features" for path in kept)
+    again, _ = measured(capsys, real, fake, *SMALL)
+    assert again == first
+    assert kept == {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    os.utime(fake / "001.mp4", ns=(1, 1))
+    measured(capsys, real, fake, *SMALL, "--cache", str(cache / "ardiffusion" / "features"))
+    assert len(list(cache.rglob("*.safetensors"))) == 3
+
+
+def test_protocol_and_resolution_are_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = write(tmp_path / "real", height=24, width=20, frames=20)
+    fake = write(tmp_path / "fake", seed=9)
+    options = [*SMALL[2:], "--protocol.frames", "8", "--protocol.clip_stride", "2"]
+    options = ["--protocol", "ARDiffusion", *options, "--resolution", "16"]
+    result, _ = measured(capsys, real, fake, *options)
+    assert result["protocol"]["name"] == "ARDiffusion" and result["protocol"]["frames"] == 8
+    assert (result["real"], result["fake"], result["resolution"]) == (3 * 7, 3, 16)
+
+
+def test_pairs_are_compared_frame_by_frame(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Distance:
+        """In the place of LPIPS, whose network would be downloaded."""
+
+        def load(self) -> None: ...
+
+        def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+            assert 0 <= x.min() and x.max() <= 1
+            return (x - y).abs().mean(dim=(1, 2, 3))
+
+    monkeypatch.setattr(pairs, "LPIPS", Distance)
+    real, fake = (
+        write(tmp_path / "real", 4, frames=20),
+        write_pictures(tmp_path / "fake", "png", 1),
+    )
+    result, printed = measured(capsys, real, fake, *SMALL, "--paired", "true")
+    expected: dict[str, list[float]] = {"psnr": [], "ssim": [], "lpips": []}
+    for i in range(3):
+        x, y = read_frames(real / f"{i:03d}.mp4", frames=16), read_frames(fake / f"{i:03d}")
+        expected["psnr"].append(psnr(x, y).double().mean().item())
+        expected["ssim"].append(ssim(x, y).mean().item())
+        difference = (x.double() - y.double()).abs() / 255
+        expected["lpips"].append(difference.mean().item())
+    assert [pair["metric"] for pair in result["paired"]] == list(expected)
+    for pair in result["paired"]:
+        assert pair["value"] == pytest.approx(np.mean(expected[pair["metric"]]), rel=1e-5)
+        assert pair["interval"][0] <= pair["value"] <= pair["interval"][1]
+        assert (pair["real"], pair["protocol"]["frames"]) == (3, 16)
+        assert any("1 videos have none of the same path" in w for w in pair["warnings"])
+        assert any("Some pairs differ in length" in w for w in pair["warnings"])
+        assert Score.load(f"score.{pair['metric']}.json").value == pair["value"]
+    assert "ssim = " in printed
+    without, _ = measured(capsys, real, fake, *SMALL, "--paired", "true", "--lpips", "false")
+    assert [pair["metric"] for pair in without["paired"]] == ["psnr", "ssim"]
+
+
+SHORT_I3D = '{"class_path": "StyleGANV", "init_args": {"frames": 9, "extractor": "I3D"}}'
+
+
+def renamed(folder: Path) -> Path:
+    for path in folder.glob("*.mp4"):
+        path.rename(folder / f"x{path.name}")
+    return folder
+
+
+def doubled(folder: Path) -> Path:
+    (folder / "000.avi").write_bytes((folder / "000.mp4").read_bytes())
+    return folder
+
+
+def offline(*args: object, **options: object) -> None:
+    raise OSError("no network")
+
+
+Make = Callable[[Path], list[str | Path]]
+ERRORS: dict[str, tuple[Make, str]] = {
+    "no folder": (
+        lambda p: [write(p / "a"), p / "none"],
+        "There is no folder {p}/none: correct the path.",
+    ),
+    "empty folder": (
+        lambda p: [write(p / "a"), write(p / "b", 0)],
+        "{p}/b holds no videos and no folders of frames: name a folder that does.",
+    ),
+    "one video": (
+        lambda p: [write(p / "a"), write(p / "b", 1)],
+        "{p}/b gives 1 clips of 16 frames, and a Fréchet distance needs two or more",
+    ),
+    "short videos": (
+        lambda p: [write(p / "a"), write(p / "b", frames=15)],
+        "(its longest video has 15 frames): use more or longer videos, or fewer frames.",
+    ),
+    "sizes": (
+        lambda p: [write(p / "a"), write(p / "b", width=18)],
+        "The frames of {p}/a and {p}/b differ in size (16 x 16 and 18 x 16 pixels); give a "
+        "--resolution that all are scaled and cropped to.",
+    ),
+    "range": (
+        lambda p: [write_pictures(p / "a", "png"), write_pictures(p / "b", "png", high=1)],
+        "No value in {p}/b is above 1, while {p}/a reaches 2",
+    ),
+    "few frames for I3D": (
+        lambda p: [write(p / "a"), write(p / "b"), "--protocol", SHORT_I3D],
+        "I3D needs clips of 10 frames or more, but the protocol takes 9; use longer clips or "
+        "another feature network.",
+    ),
+    "no pairs": (
+        lambda p: [write(p / "a"), renamed(write(p / "b")), "--paired", "true"],
+        "No video of {p}/a and {p}/b has the same path but for its suffix: name them alike, or "
+        "leave out --paired.",
+    ),
+    "two of a name": (
+        lambda p: [write(p / "a"), doubled(write(p / "b")), "--paired", "true"],
+        "{p}/b/000.mp4 and {p}/b/000.avi have the same name but for their suffix: keep one.",
+    ),
+    "no LPIPS": (
+        lambda p: [write(p / "a"), write(p / "b"), "--paired", "true"],
+        "LPIPS needs vgg16-397923af.pth, which could not be fetched: download https://",
+    ),
+    "resolution": (
+        lambda p: [write(p / "a"), write(p / "b"), "--resolution", "0"],
+        "--resolution must be at least 1, got 0.",
+    ),
+    "bootstrap": (
+        lambda p: [write(p / "a"), write(p / "b"), "--bootstrap", "-1"],
+        "--bootstrap must be at least 0, got -1.",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", ERRORS)
+def test_mistakes_end_with_one_sentence(
+    mistake: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    make, told = ERRORS[mistake]
+    args = make(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main([*SMALL, *map(str, args)])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert told.format(p=tmp_path) in error and "Traceback" not in error
+    assert not Path("score.json").exists()
+
+
+WARNINGS: dict[str, tuple[Make, str]] = {
+    "same folder": (
+        lambda p: [write(p / "a"), p / "a" / ".." / "a"],
+        "is compared with itself.",
+    ),
+    "compression": (
+        lambda p: [write_pictures(p / "a", "png"), write(p / "b")],
+        "{p}/a is stored as png and {p}/b as h264: traces of compression on one side",
+    ),
+    "too few": (
+        lambda p: [write(p / "a"), write(p / "b")],
+        "3 clips are too few for 6 features: the covariance is singular",
+    ),
+    "below 256": (
+        lambda p: [write(p / "a"), write(p / "b")],
+        "There are only 3 clips on one side: below 256 the distance is biased upwards",
+    ),
+    "broken": (
+        lambda p: [write(p / "a"), broken(write(p / "b"))],
+        "1 videos of {p}/b cannot be read and are left out, for example 999.mp4.",
+    ),
+    "no split": (
+        lambda p: [write(p / "a"), write(p / "b"), "--split", "null"],
+        "name the split with --split.",
+    ),
+    "two models": (
+        lambda p: [write(p / "a"), two_models(write(p / "b"))],
+        "{p}/b mixes videos of 2 models.",
+    ),
+}
+
+
+def broken(folder: Path) -> Path:
+    (folder / "999.mp4").write_bytes(b"no video")
+    return folder
+
+
+def two_models(folder: Path) -> Path:
+    (folder / "samples.jsonl").write_text('{"model": "a"}\n{"model": "b"}\n')
+    return folder
+
+
+@pytest.mark.parametrize("doubt", WARNINGS)
+def test_doubts_are_recorded_and_printed(
+    doubt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, told = WARNINGS[doubt]
+    result, printed = measured(capsys, *SMALL, *make(tmp_path))
+    sentence = told.format(p=tmp_path)
+    assert sum(sentence in warning for warning in result["warnings"]) == 1
+    assert printed.count(sentence) == 3 - 1  # in the record, and as a warning
+
+
+def test_alike_folders_are_in_no_doubt_about_compression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    png, other = write_pictures(tmp_path / "a", "png"), write_pictures(tmp_path / "b", "bmp", 5)
+    result, _ = measured(capsys, png, other, *SMALL)
+    assert not any("compression" in warning for warning in result["warnings"])
+
+
+def test_numbered_videos_are_compared_by_their_first_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_numbered(tmp_path / "videos", [16, 16, 16, 16])
+    longer = write_numbered(tmp_path / "longer", [20, 20, 20, 20])
+    result, _ = measured(capsys, folder, longer, *SMALL)
+    assert result["value"] < 1e-3  # real clips have but one place, generated ones start at 0
+    moved, _ = measured(capsys, longer, folder, *SMALL)
+    assert moved["value"] > 1e-3  # real clips start anywhere
+
+
+@pytest.mark.skipif("I3D_TORCHSCRIPT" not in os.environ, reason="I3D_TORCHSCRIPT names no file")
+def test_zeros_against_ones_is_the_published_number() -> None:
+    metric = FrechetVideoDistance(I3D(os.environ["I3D_TORCHSCRIPT"]))
+    zeros = torch.zeros(8, 30, 3, 64, 64, dtype=torch.uint8)
+    metric.update(real=zeros, fake=zeros + 255)
+    assert metric.compute().item() == pytest.approx(151.26, abs=0.1)
