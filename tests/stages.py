@@ -73,9 +73,8 @@ def make_loader(count: int, batch: int = 2, frames: int = 2) -> DataLoader[Any]:
 
 def make_data(root: Path, **options: Any) -> VideoDataModule:  # noqa: ANN401
     settings = {"resolution": 16, "frames": 4, "batch_size": 2, "workers": 0, "val_fraction": 0.2}
-    return VideoDataModule(
-        root=str(root), cache=str(root.parent / "index"), **{**settings, **options}
-    )
+    cache = {"cache": str(root.parent / "index")}
+    return VideoDataModule(root=str(root), **{**settings, **cache, **options})
 
 
 def make_trainer(**options: Any) -> Trainer:  # noqa: ANN401

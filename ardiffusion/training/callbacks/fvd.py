@@ -1,27 +1,37 @@
 """Callbacks that measure Fréchet video distances: of reconstructions and of generated videos."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor
+from torch import nn
 
-from ardiffusion.metrics.features import VideoFeatures
+from ardiffusion.data.cache import fingerprint
+from ardiffusion.metrics.checks import check_frames, doubts
+from ardiffusion.metrics.evaluation import evaluate
+from ardiffusion.metrics.features import VideoFeatures, network_hash, network_name
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import FramePSNR, FrameSSIM
-from ardiffusion.training.callbacks.sampling import VideoGenerator, sample_labels, sample_seeds
-
-ENOUGH = 256
+from ardiffusion.metrics.protocol import Protocol
+from ardiffusion.metrics.score import Score
+from ardiffusion.training.callbacks.report import report
+from ardiffusion.training.callbacks.sampling import VideoGenerator
+from ardiffusion.training.callbacks.sides import Samples, feature_cache, real_videos
+from ardiffusion.training.data import VideoDataModule
 
 
 class FVDRec(Callback):
     """Measures how well the AR-VAE reconstructs the clips of validation and test.
 
     Logs `psnr`, `ssim` and `fvd_rec`, or `frechet_<name>_rec` for feature networks other than
-    I3D. Reads the outputs {"real", "fake"} of the validation and test step.
+    the two I3Ds, and writes a record of the distance into `scores` in the folder of the run. Its
+    clips are those of the validation and test batches, whose step returns {"real", "fake"}, so
+    that there is nothing for a protocol to choose.
 
     Args:
         extractor: Feature network; I3D gives FVD, Random3D needs no download.
@@ -30,9 +40,12 @@ class FVDRec(Callback):
     def __init__(self, extractor: VideoFeatures) -> None:
         self.distance = FrechetVideoDistance(extractor)
         self.frames = {"psnr": FramePSNR(), "ssim": FrameSSIM()}
+        self.shape: tuple[int, ...] = ()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        _load(self.distance, trainer)
+        # At the start, because nobody wants to hear of a missing file after an epoch of training.
+        if not trainer.predicting:
+            cast(VideoFeatures, self.distance.extractor).load()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in (self.distance, *self.frames.values()):
@@ -49,66 +62,112 @@ class FVDRec(Callback):
     ) -> None:
         if not trainer.sanity_checking:
             assert isinstance(outputs, Mapping), "the step returns no videos"
+            self.shape = tuple(outputs["real"].shape)
             for metric in (self.distance, *self.frames.values()):
                 metric.update(real=outputs["real"], fake=outputs["fake"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            scores = {name: metric.compute().float() for name, metric in self.frames.items()}
-            pl_module.log_dict(scores, sync_dist=True)
-            _log_distance(self.distance, suffix="rec", module=pl_module)
+        if trainer.sanity_checking:
+            return
+        scores = {name: metric.compute().float() for name, metric in self.frames.items()}
+        pl_module.log_dict(scores, sync_dist=True)
+        name, counts = f"{self.distance.name}_rec", self.distance.counts()
+        if min(counts) < 2:
+            warn_left_out(name, *counts)
+        else:
+            report(self._score(trainer, pl_module), name, trainer=trainer, module=pl_module)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
+    def _score(self, trainer: Trainer, module: LightningModule) -> Score:
+        extractor, (real, fake) = self.distance.extractor, self.distance.counts()
+        (_, frames, _, *sides), data = self.shape, getattr(trainer, "datamodule", None)
+        network = {"name": network_name(extractor), "hash": network_hash(extractor)}
+        protocol = {
+            "name": "Reconstructions",
+            "frames": frames,
+            "stride": 1,
+            "resize": "by the network",
+            "reencoded": "no",
+            "network": network["name"],
+            "network_hash": network["hash"],
+            "covariance": "1/N",
+            "real": "clips of the validation or test batches",
+            "fake": "their reconstructions",
+        }
+        arvae = cast(nn.Module, getattr(module, "arvae", module))
+        return Score(
+            metric=f"{self.distance.name}_{frames}",
+            value=self.distance.compute().item(),
+            protocol=protocol,
+            real=real,
+            fake=fake,
+            split="test" if trainer.testing else "val",
+            stride=getattr(data, "stride", 1),
+            resolution=min(sides),
+            network=network,
+            weights=fingerprint(arvae),
+            data={
+                "real": getattr(data, "root", Path()).name,
+                "fake": "reconstructions",
+                "size": sides,
+            },
+            warnings=doubts(min(real, fake), width=self.distance.real_sum.shape[-1]),
+        )
+
 
 class FVDGen(Callback):
     """Measures how far videos that stage 2 generates are from real ones, at validation and test.
 
-    Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than I3D. Sample i depends
-    on `seed` and i alone, whatever the batch size and the number of processes. Of a module with
-    classes it takes them in turn. Papers compare 2048 videos with the training split (UCF-101:
-    training and test); distances of different `samples`, `frames` or `split` do not compare.
+    Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than I3D, and writes a
+    record into `scores` in the folder of the run. The protocol says how many videos are generated,
+    which real clips they are compared with, and by which network. Sample i depends on `seed` and i
+    alone, whatever the batch size and the number of processes. Of a module with classes it takes
+    them in turn. Features of real clips are kept beside the index of `data.cache`.
 
     Args:
-        extractor: Feature network; I3D gives FVD, Random3D needs no download.
+        protocol: How to measure; StyleGANV is what papers do, EveryClip with Random3D needs no
+            download.
         steps: Denoising steps per frame.
         difference: Steps between neighbouring frames.
         guidance: Classifier-free guidance scale; 1 is off.
-        frames: Frames per video, real and generated.
-        samples: How many videos are generated, and how many real clips are read at most.
         batch_size: Videos that a process generates at once.
         every_n_epochs: While training, measure after every so many epochs only.
         seed: Seed of the samples.
-        split: Where the real clips come from.
+        splits: Where the real clips come from; papers take train (UCF-101: train and test).
     """
 
     def __init__(
         self,
-        extractor: VideoFeatures,
+        protocol: Protocol,
         steps: int = 50,
         difference: int = 5,
         guidance: float = 1.0,
-        frames: int = 16,
-        samples: int = ENOUGH,
         batch_size: int = 16,
         every_n_epochs: int = 1,
         seed: int = 0,
-        split: Literal["train", "val", "test"] = "val",
+        splits: tuple[Literal["train", "val", "test"], ...] = ("val",),
     ) -> None:
-        self.distance = FrechetVideoDistance(extractor)
+        check_frames(protocol)
+        self.protocol = protocol
         self.steps, self.difference, self.guidance = steps, difference, guidance
-        self.frames = frames
-        self.samples = samples
         self.batch_size = batch_size
         self.every_n_epochs = every_n_epochs
         self.seed = seed
-        self.split = split
+        self.splits = splits
+
+    @property
+    def name(self) -> str:
+        """What the distance is logged as."""
+        return self.protocol.metric.removesuffix(f"_{self.protocol.frames}") + "_gen"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        _load(self.distance, trainer)
-        self.distance.reset()
+        if not trainer.predicting:
+            self.protocol.extractor.load()
+            if not isinstance(getattr(trainer, "datamodule", None), VideoDataModule):
+                raise ValueError("FVDGen takes real clips from a VideoDataModule; train with one.")
 
     # Averaged weights are in place between the start and the end of the epoch, so at the first
     # batch they are there whatever the order of the callbacks.
@@ -121,45 +180,47 @@ class FVDGen(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch_idx == 0 and dataloader_idx == 0 and is_due(trainer, self.every_n_epochs):
-            self.distance.to(pl_module.device)
-            self.distance.reset_fake()
-            # The real clips stay the same, so they are read once.
-            if int(self.distance.real_count) == 0:
-                for video in self._real(trainer):
-                    self.distance.update(real=video.to(pl_module.device))
-            for video in self._fake(trainer, cast(VideoGenerator, pl_module)):
-                self.distance.update(fake=video.to(pl_module.device))
-            _log_distance(self.distance, suffix="gen", module=pl_module)
+            score = self.measure(trainer, pl_module)
+            if score is not None:
+                report(score, self.name, trainer=trainer, module=pl_module)
 
     on_test_batch_start = on_validation_batch_start
 
-    def _real(self, trainer: Trainer) -> Iterator[Tensor]:
-        clips = getattr(getattr(trainer, "datamodule", None), "clips", None)
-        if clips is None:
-            raise ValueError("FVDGen takes real clips from a VideoDataModule; train with one.")
-        missing = len(self._mine(trainer))
-        for batch in clips(self.split, frames=self.frames):
-            yield batch["video"][:missing]
-            missing -= len(batch["video"])
-            if missing <= 0:
-                return
-
-    def _fake(self, trainer: Trainer, module: VideoGenerator) -> Iterator[Tensor]:
-        mine = self._mine(trainer)
-        sampler = module.sampler(
+    def measure(self, trainer: Trainer, module: LightningModule) -> Score | None:
+        """Generate and compare; None where there are too few videos."""
+        data, generator = trainer.datamodule, cast(VideoGenerator, module)  # pyright: ignore[reportAttributeAccessIssue]
+        sampler = generator.sampler(
             steps=self.steps, difference=self.difference, guidance=self.guidance
         )
-        for start in range(0, len(mine), self.batch_size):
-            indices = mine[start : start + self.batch_size]
-            yield module.generate(
-                sampler,
-                seeds=sample_seeds(self.seed, indices),
-                frames=self.frames,
-                label=sample_labels(module, indices),
-            )
-
-    def _mine(self, trainer: Trainer) -> range:
-        return range(trainer.global_rank, self.samples, trainer.world_size)
+        real = real_videos(data, self.splits, protocol=self.protocol)
+        samples = Samples(
+            generator,
+            sampler=sampler,
+            protocol=self.protocol,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+        counts = len(self.protocol.real(real.lengths)), self.protocol.videos
+        if min(counts) < 2:
+            warn_left_out(self.name, *counts)
+            return None
+        score = evaluate(
+            self.protocol,
+            real=real,
+            fake=samples.videos(),
+            split="+".join(self.splits),
+            cache=feature_cache(data),
+            bootstrap=0,
+            device=module.device,
+        )
+        return replace(
+            score,
+            stride=score.stride * data.stride,
+            seeds={"protocol": self.protocol.seed, "samples": self.seed},
+            weights=fingerprint(module),
+            data=score.data
+            | {"steps": self.steps, "difference": self.difference, "guidance": self.guidance},
+        )
 
 
 def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
@@ -170,23 +231,6 @@ def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
     return not training or (trainer.current_epoch + 1) % every_n_epochs == 0
 
 
-def _load(distance: FrechetVideoDistance, trainer: Trainer) -> None:
-    # At the start, because nobody wants to hear of a missing file after an epoch of training.
-    if not trainer.predicting:
-        cast(VideoFeatures, distance.extractor).load()
-
-
-def _log_distance(distance: FrechetVideoDistance, suffix: str, module: LightningModule) -> None:
-    name, (real, fake) = f"{distance.name}_{suffix}", distance.counts()
-    if min(real, fake) < 2:
-        rank_zero_warn(
-            f"{name} needs two videos or more and is left out: {real} real, {fake} made."
-        )
-        return
-    if min(real, fake) < ENOUGH:
-        rank_zero_warn(
-            f"{name} compares {real} real with {fake} made videos; below {ENOUGH} it is biased "
-            f"upwards, and comparable only at equal numbers."
-        )
-    score = distance.compute().float()
-    module.log(name, score, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+def warn_left_out(name: str, real: int, fake: int) -> None:
+    """Say that there is nothing to compare."""
+    rank_zero_warn(f"{name} needs two videos or more and is left out: {real} real, {fake} made.")

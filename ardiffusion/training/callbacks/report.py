@@ -1,0 +1,27 @@
+"""What callbacks do with a score: log, print and keep it in the folder of the run."""
+
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from ardiffusion.metrics.score import Score
+
+
+def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -> None:
+    """Log a score, print its line and write `scores/NAME_step_000123.json` beside the logs.
+
+    Args:
+        score: The score.
+        name: What to log it as.
+        trainer: The trainer; every process must report.
+        module: What logs.
+    """
+    for warning in score.warnings:
+        rank_zero_warn(f"{name}: {warning}")
+    module.log(name, score.value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask
+    tested = "_test" if trainer.testing else ""
+    if trainer.is_global_zero:
+        score.save(folder / "scores" / f"{name}{tested}_step_{trainer.global_step:06d}.json")
+        trainer.print(score.line())
