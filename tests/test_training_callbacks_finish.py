@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from stages import make_data, make_dit, make_trainer, weights
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from stages import Record, make_data, make_dit, make_trainer, weights
 from torch.optim import AdamW
 from torch.testing import assert_close
 
@@ -32,9 +33,8 @@ def run(
     torch.manual_seed(0)
     keep = ModelCheckpoint(folder, every_n_train_steps=every, save_last=True, save_top_k=0)
     resume = options.pop("ckpt_path", None)
-    trainer = make_trainer(
-        callbacks=[keep, EMA(decay=0.5), SaveFinish()], enable_checkpointing=True, **options
-    )
+    callbacks = [keep, EMA(decay=0.5), SaveFinish(), *options.pop("callbacks", [])]
+    trainer = make_trainer(callbacks=callbacks, enable_checkpointing=True, **options)
     trainer.fit(module, datamodule=make_data(skies), ckpt_path=resume)
     return module
 
@@ -61,3 +61,61 @@ def test_run_of_any_length_can_be_made_longer(
 def test_last_epoch_is_kept_to_its_end(tokenizer: Path, skies: Path, tmp_path: Path) -> None:
     run(tokenizer, skies, tmp_path, max_epochs=1, max_steps=-1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+def stop_after(step: int) -> Record:
+    """Ask the trainer to stop after a step, as a timer does."""
+
+    def look(trainer: Trainer) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == step
+
+    return Record(look)
+
+
+class Flat(Callback):
+    """Logs a score that never gets better, with which early stopping ends the run."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("flat", torch.tensor(1.0))
+
+
+def test_timed_run_ends_with_a_fresh_checkpoint(
+    tokenizer: Path, skies: Path, tmp_path: Path
+) -> None:
+    short = run(tokenizer, skies, tmp_path, every=100, max_steps=8, max_time={"microseconds": 1})
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 1
+    assert_close(last["ema"]["raw"]["dit.out.weight"], short.state_dict()["dit.out.weight"])
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_stopped_run_can_be_made_longer(
+    tokenizer: Path, skies: Path, tmp_path: Path, every: int
+) -> None:
+    whole = run(tokenizer, skies, tmp_path / "whole", every=every, max_steps=8)
+    run(tokenizer, skies, tmp_path, every=every, max_steps=8, callbacks=[stop_after(3)])
+    last = tmp_path / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    longer = run(tokenizer, skies, tmp_path, every=every, max_steps=8, ckpt_path=last)
+    assert_close(weights(longer), weights(whole), rtol=0, atol=0)
+
+
+def test_run_that_early_stopping_ends_is_kept(
+    tokenizer: Path, skies: Path, tmp_path: Path
+) -> None:
+    stop = EarlyStopping("flat", patience=1, check_on_train_epoch_end=False)
+    options = {"val_check_interval": 3, "check_val_every_n_epoch": None, "max_steps": 20}
+    short = run(tokenizer, skies, tmp_path, every=100, callbacks=[Flat(), stop], **options)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 6 == short.trainer.global_step
+
+
+def test_stop_that_is_put_off_saves_nothing_yet(
+    tokenizer: Path, skies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(
+        SaveFinish, "save_last", lambda _, trainer, __: saved.append(trainer.global_step)
+    )
+    run(tokenizer, skies, tmp_path, every=100, max_steps=8, min_steps=5, callbacks=[stop_after(2)])
+    assert saved == [5]

@@ -150,9 +150,9 @@ def test_cache_of_another_arvae_is_refused(latents: Path, skies: Path, tmp_path:
 @pytest.mark.parametrize(
     ("dit", "data", "sentence"),
     [
-        ({"tokens": 4}, {}, "network takes 4 x 4 numbers per frame, the AR-VAE makes 2 x 4"),
+        ({"tokens": 4}, {}, "network takes 4 x 4 numbers per frame, the autoencoder makes 2 x 4"),
         ({"classes": 3}, {}, "network has 3 classes, the data 4; set dit.classes"),
-        ({}, {"resolution": 8}, "--data.resolution is 8, but the AR-VAE takes 16"),
+        ({}, {"resolution": 8}, "--data.resolution is 8, but the autoencoder takes 16"),
     ],
 )
 def test_what_does_not_match_is_named(

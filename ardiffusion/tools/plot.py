@@ -1,74 +1,106 @@
-"""Line plots as pictures: panels side by side, logarithmic to the right, from zero upwards."""
+"""Plots as pictures: panels in rows, with lines and dots over linear or logarithmic axes."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ardiffusion.tools.axes import Scale, at_values, from_zero
+
 SCALE = 4  # drawn so many times larger than shown, for smooth lines
 WIDTH, HEIGHT = 440, 300  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 62, 46
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind people too
+PALE = ("#a9d0ea", "#f6c9a4", "#a5dccb", "#ecd0de")  # the same, light
 INK, GRID = "#222222", "#dddddd"
+
+Points = Sequence[tuple[float, float]]
+
+
+class Style(NamedTuple):
+    """How a curve is drawn: width of its line, radius of its dots, and its colour if not next."""
+
+    line: float = 2.0
+    dot: float = 3.5
+    colour: str | None = None
 
 
 class Panel(NamedTuple):
-    """One plot: points (x, y) by the name of their curve, x > 0 and y >= 0."""
+    """One plot: points (x, y) by the name of their curve, later curves above earlier ones.
+
+    `x` and `y` make axes for the values of all curves; two panels may share one.
+    """
 
     title: str
     x_label: str
-    curves: Mapping[str, Sequence[tuple[float, float]]]
+    curves: Mapping[str, Points]
+    styles: Mapping[str, Style] = {}
+    x: Callable[[Sequence[float]], Scale] = at_values
+    y: Callable[[Sequence[float]], Scale] = from_zero
 
 
-def line_plot(panels: Sequence[Panel]) -> Image.Image:
-    """Draw panels side by side; a colour stands for the same place in each panel's curves."""
-    size = (SCALE * WIDTH * len(panels), SCALE * HEIGHT)
-    picture = Image.new("RGB", size, "white")
+def line_plot(panels: Sequence[Panel], columns: int | None = None) -> Image.Image:
+    """Draw panels in rows; a colour stands for the same place in each panel's curves.
+
+    Args:
+        panels: What to draw, row after row.
+        columns: Panels per row; all in one if not given.
+    """
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    picture = Image.new("RGB", (SCALE * WIDTH * columns, SCALE * HEIGHT * rows), "white")
     for i, panel in enumerate(panels):
-        draw_panel(ImageDraw.Draw(picture), panel, left=i * WIDTH)
+        # Each has a picture of its own, which cuts off what lies outside.
+        tile = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
+        draw_panel(ImageDraw.Draw(tile), panel)
+        picture.paste(tile, (i % columns * tile.width, i // columns * tile.height))
     return picture.reduce(SCALE)
 
 
-def draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
-    """Draw a panel whose left edge lies at `left`."""
+def draw_panel(draw: ImageDraw.ImageDraw, panel: Panel) -> None:
+    """Draw a panel: axes, then its curves and their names."""
     points = [point for curve in panel.curves.values() for point in curve]
-    ticks = y_ticks(max(y for _, y in points))
-    lowest, highest = min(x for x, _ in points), max(x for x, _ in points)
-    span = math.log(highest / lowest) or 1.0
+    x_scale, y_scale = panel.x([x for x, _ in points]), panel.y([y for _, y in points])
 
     def place(x: float, y: float) -> tuple[float, float]:
-        right = math.log(x / lowest) / span * (WIDTH - LEFT - RIGHT - 16) + 8
-        up = y / ticks[-1] * (HEIGHT - TOP - BOTTOM)
-        return SCALE * (left + LEFT + right), SCALE * (HEIGHT - BOTTOM - up)
+        right = x_scale.share(x) * (WIDTH - LEFT - RIGHT - 16) + 8
+        up = y_scale.share(y) * (HEIGHT - TOP - BOTTOM)
+        return SCALE * (LEFT + right), SCALE * (HEIGHT - BOTTOM - up)
 
-    edges = SCALE * (left + LEFT), SCALE * (left + WIDTH - RIGHT)
+    edges = SCALE * LEFT, SCALE * (WIDTH - RIGHT)
+    bottom = SCALE * (HEIGHT - BOTTOM)
     write(draw, (edges[0], 14 * SCALE), panel.title, anchor="lm", size=14)
-    for y in ticks:
-        height = place(lowest, y)[1]
-        draw.line([(edges[0], height), (edges[1], height)], fill=GRID if y else INK, width=SCALE)
-        write(draw, (edges[0] - 6 * SCALE, height), f"{y:g}", anchor="rm")
-    for x in sorted({x for x, _ in points}):
-        right, bottom = place(x, 0)
+    for y in y_scale.ticks:
+        height = place(x_scale.low, y)[1]
+        draw.line([(edges[0], height), (edges[1], height)], fill=GRID, width=SCALE)
+        write(draw, (edges[0] - 6 * SCALE, height), label(y), anchor="rm")
+    draw.line([(edges[0], bottom), (edges[1], bottom)], fill=INK, width=SCALE)
+    for x in x_scale.ticks:
+        right = place(x, y_scale.low)[0]
         draw.line([(right, bottom), (right, bottom + 4 * SCALE)], fill=INK, width=SCALE)
-        write(draw, (right, bottom + 12 * SCALE), f"{x:g}", anchor="mm")
-    middle = sum(edges) / 2, SCALE * (HEIGHT - 12)
-    write(draw, middle, panel.x_label, anchor="mm")
-    key = edges[0]
-    for (name, curve), colour in zip(panel.curves.items(), cycle(COLOURS), strict=False):
-        draw_curve(draw, [place(x, y) for x, y in sorted(curve)], colour=colour)
-        draw_curve(draw, [(key, 38 * SCALE), (key + 20 * SCALE, 38 * SCALE)], colour=colour)
-        key = write(draw, (key + 28 * SCALE, 38 * SCALE), name, anchor="lm") + 20 * SCALE
+        write(draw, (right, bottom + 12 * SCALE), label(x), anchor="mm")
+    write(draw, (sum(edges) / 2, SCALE * (HEIGHT - 12)), panel.x_label, anchor="mm")
+    key, middle = edges[0], 38 * SCALE
+    for (name, curve), next_colour in zip(panel.curves.items(), cycle(COLOURS), strict=False):
+        style = panel.styles.get(name, Style())
+        colour = style.colour or next_colour
+        draw_curve(draw, [place(x, y) for x, y in sorted(curve)], style=style, colour=colour)
+        sample = [(key, middle), (key + 20 * SCALE, middle)]
+        if not style.line:
+            sample = [(key + 10 * SCALE, middle)]
+        draw_curve(draw, sample, style=style, colour=colour)
+        key = write(draw, (key + 28 * SCALE, middle), name, anchor="lm") + 20 * SCALE
 
 
-def draw_curve(
-    draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: str
-) -> None:
-    """Draw a line with a dot at each point."""
-    draw.line(points, fill=colour, width=2 * SCALE, joint="curve")
-    for point in points:
-        draw.circle(point, radius=3.5 * SCALE, fill=colour)
+def draw_curve(draw: ImageDraw.ImageDraw, points: Points, style: Style, colour: str) -> None:
+    """Draw a line, a dot at each point, or both."""
+    if style.line and points:
+        width = round(style.line * SCALE)
+        draw.line(points, fill=colour, width=width, joint="curve")
+    if style.dot:
+        for point in points:
+            draw.circle(point, radius=style.dot * SCALE, fill=colour)
 
 
 def write(
@@ -84,10 +116,6 @@ def write(
     return draw.textbbox(place, text, font=font, anchor=anchor)[2]
 
 
-def y_ticks(highest: float) -> list[float]:
-    """Return three to six round numbers from 0 that reach up to `highest` or just above."""
-    if highest <= 0:
-        return [0.0, 0.5, 1.0]
-    power = 10.0 ** math.floor(math.log10(highest / 5))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power * 5 >= highest * (1 - 1e-9))
-    return [i * step for i in range(math.ceil(highest / step - 1e-9) + 1)]
+def label(value: float) -> str:
+    """Write the number of a tick, thousands as k where there are many."""
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"

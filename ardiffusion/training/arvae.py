@@ -24,9 +24,10 @@ from ardiffusion.nn.adversarial import (
     discriminator_loss,
     generator_loss,
 )
-from ardiffusion.nn.arvae import ARVAE, Posterior
+from ardiffusion.nn.autoencoder import Autoencoder, Posterior
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, load_start, pack
+from ardiffusion.training.guard import look_at_step
 from ardiffusion.training.match import check_resolution
 from ardiffusion.training.randomness import step_generator
 
@@ -35,7 +36,7 @@ class ARVAEModule(LightningModule):
     """Trains an AR-VAE; steps of trainer, checkpoints and schedules count batches.
 
     Args:
-        arvae: The network.
+        arvae: The network: an AR-VAE, or another autoencoder in its place.
         start: Weights to start from: a file, a folder or hf://user/repo. A network with temporal
             blocks may start from one without (stage 1b).
         temporal_only: Whether to train only the temporal blocks of the decoder (stage 1b).
@@ -58,7 +59,7 @@ class ARVAEModule(LightningModule):
 
     def __init__(
         self,
-        arvae: ARVAE,
+        arvae: Autoencoder,
         start: str | None = None,
         temporal_only: bool = False,
         l1: float = 1.0,
@@ -84,12 +85,10 @@ class ARVAEModule(LightningModule):
             raise ValueError("temporal_only needs an AR-VAE with temporal: true.")
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.arvae = arvae
-        self.start = start
+        self.arvae, self.start = arvae, start
         self.l1, self.mse, self.perceptual, self.kl = l1, mse, perceptual, kl
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
-        self.sampled = sampled
-        self.lpips = lpips or LPIPS()
+        self.sampled, self.lpips = sampled, lpips or LPIPS()
         self.discriminator = (discriminator or Discriminator()) if adversarial > 0 else None
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.lr_scheduler = lr_scheduler
@@ -119,8 +118,8 @@ class ARVAEModule(LightningModule):
             # either backward pass leaves the other network out
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Update the AR-VAE and, once it takes part, the discriminator."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Update the AR-VAE and, once it takes part, the discriminator; return the loss."""
         video = to_unit(batch["video"])  # (B, F, 3, H, W)
         noise = self.latent_noise(video) if self.sampled else None  # (B, F, L, C)
         fake, mean, logvar = self.arvae(video, noise=noise)
@@ -135,9 +134,11 @@ class ARVAEModule(LightningModule):
             terms["discriminator"] = self.discriminator_term(video, fake=fake.detach())
             self.manual_backward(terms["discriminator"] / self.accumulate)
         self.take_step(adversarial=adversarial)
-        log = {f"train/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(log | {"train/loss": loss.detach()})
+        self.arvae.follow(mean.detach())
+        terms["loss"] = loss
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return {"loss": loss}
 
     def reconstruction_terms(
         self, real: Tensor, fake: Tensor, posterior: Posterior
@@ -174,9 +175,10 @@ class ARVAEModule(LightningModule):
     def take_step(self, adversarial: bool) -> None:
         """Step optimisers when enough batches are gathered, schedules and counter in any case."""
         raw = self.optimizers(use_pl_optimizer=False)
-        optimizers = raw if isinstance(raw, list) else [raw]
+        optimizers = (raw if isinstance(raw, list) else [raw])[: 2 if adversarial else 1]
         if (self.global_step + 1) % self.accumulate == 0:
-            for optimizer in optimizers[: 2 if adversarial else 1]:
+            look_at_step(optimizers, trainer=self.trainer)
+            for optimizer in optimizers:
                 if self.grad_clip > 0:
                     parameters = [p for group in optimizer.param_groups for p in group["params"]]
                     norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
@@ -188,8 +190,7 @@ class ARVAEModule(LightningModule):
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             assert not isinstance(scheduler, ReduceLROnPlateau)
             scheduler.step()
-        # Lightning counts the steps of its wrapped optimisers, two per batch here or none while
-        # gathering. Raw ones are not counted, so that one count per batch is all there is.
+        # Raw optimisers go uncounted; Lightning's count two steps a batch, none while gathering.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()

@@ -2,21 +2,22 @@
 
     loss = mean (network(x_t, t) - target)^2,   x_t = alpha_t x + sigma_t eps,
 
-with x the l2-normalised tokens of a clip and one timestep t_f per frame.
+with x the normalised tokens of a clip and one timestep t_f per frame.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ardiffusion.describe import build
+from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
@@ -24,7 +25,7 @@ from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.diffusion.timesteps import FoPP, Timesteps
 from ardiffusion.generate import generate, to_unit
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.training.checkpoint import check_fits, pack
 from ardiffusion.training.clipping import clip_gradients
 from ardiffusion.training.match import check_classes, check_latents, check_resolution
@@ -66,14 +67,12 @@ class DiffusionModule(LightningModule):
         if not 0 <= class_dropout <= 1:
             raise ValueError(f"class_dropout is a probability, got {class_dropout}.")
         self.save_hyperparameters()
-        self.dit = dit
-        self.arvae: ARVAE | None = None
-        self.arvae_source = arvae
+        self.dit, self.arvae_source = dit, arvae
+        self.arvae: Autoencoder | None = None
         self.schedule = schedule or NoiseSchedule()
         self.timesteps = timesteps or FoPP(self.schedule.timesteps)
-        self.target = target or X0()
         self.solver: Solver = DDIM()
-        self.class_dropout = class_dropout
+        self.class_dropout, self.target = class_dropout, target or X0()
         self.optimizer, self.lr_scheduler, self.compiled = optimizer, lr_scheduler, compile
         self.classes: list[str] = []
 
@@ -84,7 +83,7 @@ class DiffusionModule(LightningModule):
         if stage == "fit" and self.compiled:
             self.dit.compile()
 
-    def adopt(self, arvae: ARVAE) -> None:
+    def adopt(self, arvae: Autoencoder) -> None:
         """Adopt an AR-VAE that is not trained."""
         self.arvae = arvae.requires_grad_(False).eval()
 
@@ -113,13 +112,13 @@ class DiffusionModule(LightningModule):
         return classes
 
     def latents(self, batch: dict[str, Any]) -> Tensor:
-        """Return the unit tokens of a batch, from its cache or its video, shape (B, F, L, C)."""
-        if "latents" in batch:
-            return F.normalize(batch["latents"], dim=-1)
+        """Return the normalised tokens (B, F, L, C) of a batch, from its cache or its video."""
         assert self.arvae is not None
+        if "latents" in batch:
+            return self.arvae.normalise(batch["latents"])
         with torch.no_grad():
             latents = self.arvae.encode(to_unit(batch["video"]))
-        return F.normalize(latents.float(), dim=-1)
+        return self.arvae.normalise(latents.float())
 
     def loss(
         self, x: Tensor, label: Tensor, t: Tensor, noise: Tensor, null: Tensor | None
@@ -127,7 +126,7 @@ class DiffusionModule(LightningModule):
         """Compute the error of every frame.
 
         Args:
-            x: Unit tokens, shape (B, F, L, C).
+            x: Normalised tokens, shape (B, F, L, C).
             label: Class indices, shape (B,).
             t: Timesteps, shape (B, F).
             noise: Standard normal noise, shape (B, F, L, C).
@@ -141,17 +140,18 @@ class DiffusionModule(LightningModule):
         output = self.dit(alpha * x + sigma * noise, t, label=label, null=null)
         return (output.float() - target).square().mean(dim=(-2, -1))
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Compute the loss of a batch."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> STEP_OUTPUT:
+        """Compute the loss of a batch; callbacks get that of every frame with its timestep."""
         x = self.latents(batch)  # (B, F, L, C)
         generator = step_generator(self.trainer, device=x.device)
         t = self.timesteps(x.shape[0], x.shape[1], generator=generator, device=x.device)  # (B, F)
         null = torch.rand(len(x), generator=generator, device=x.device) < self.class_dropout
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        loss = self.loss(x, label=batch["label"], t=t, noise=noise, null=null).mean()
+        losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=null)  # (B, F)
+        loss = losses.mean()
         self.log("train/loss", loss.detach())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        return loss
+        return {"loss": loss, "losses": losses.detach(), "t": t}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the loss under noise and timesteps that are the same in every run."""
@@ -173,6 +173,7 @@ class DiffusionModule(LightningModule):
         difference: int = 5,
         guidance: float = 1.0,
         solver: Solver | None = None,
+        plan: Plan | None = None,
     ) -> Sampler:
         """Return a sampler for this module's schedule and target."""
         return Sampler(
@@ -182,6 +183,7 @@ class DiffusionModule(LightningModule):
             steps=steps,
             difference=difference,
             guidance=guidance,
+            plan=plan,
         )
 
     def stream(
@@ -243,6 +245,6 @@ class DiffusionModule(LightningModule):
         """Rebuild the AR-VAE that the checkpoint brings."""
         check_fits(checkpoint, stage="dit", dit=self.dit)
         arvae = build(checkpoint["networks"]["arvae"])
-        assert isinstance(arvae, ARVAE)
+        assert isinstance(arvae, Autoencoder)
         self.adopt(arvae)
         self.classes = checkpoint["diffusion"]["classes"]

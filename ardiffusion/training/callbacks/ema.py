@@ -12,6 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ardiffusion.training.guard import step_skipped
+
 
 class EMA(Callback):
     """Averages one network's weights in float32; validation, test and checkpoints use the average.
@@ -66,6 +68,8 @@ class EMA(Callback):
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
+        if step_skipped(trainer):
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         parameters = self.parameters(pl_module)

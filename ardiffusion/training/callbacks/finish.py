@@ -4,15 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 
 class SaveFinish(Callback):
     """Writes `last.ckpt` after the last batch, for each ModelCheckpoint with `save_last`.
 
-    Lightning does so only where nothing was saved before, and so late that a longer run, resumed
-    from there, would pass over the rest of the epoch.
+    The last batch is that of `max_steps` or `max_epochs`, or the one after which something asks
+    the trainer to stop, as `max_time` does. Lightning saves only where nothing was saved before,
+    and so late that a longer run, resumed from there, would pass over the rest of the epoch.
     """
+
+    def __init__(self) -> None:
+        self.saved = -1  # the step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come after every callback that may stop the run, but before those that save."""
+        others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
+        order = sorted([*others, self], key=lambda callback: isinstance(callback, Checkpoint))
+        trainer.callbacks = order  # pyright: ignore[reportAttributeAccessIssue]
+        self.saved = -1
 
     def on_train_batch_end(
         self,
@@ -22,10 +33,32 @@ class SaveFinish(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Save if this was the last batch; averages are moved by then, if they come before."""
+        """Save if this was the last batch; averages are moved by then."""
         epochs = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-        if trainer.global_step != trainer.max_steps and not epochs:
+        if trainer.global_step == trainer.max_steps or epochs:
+            self.save(trainer)
+        else:
+            self.save_if_stopping(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if validation ends the run, as early stopping does."""
+        if not trainer.sanity_checking:
+            self.save_if_stopping(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if the epoch's numbers end the run."""
+        self.save_if_stopping(trainer)
+
+    def save_if_stopping(self, trainer: Trainer) -> None:
+        """Save if the run stops here, which `min_steps` and `min_epochs` may put off."""
+        if trainer.should_stop and trainer.fit_loop._can_stop_early:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save once for each callback that keeps a last checkpoint."""
+        if self.saved == trainer.global_step:
             return
+        self.saved = trainer.global_step
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
                 self.save_last(trainer, callback)
