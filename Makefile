@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint parity bench-gpu clean
+.PHONY: setup demo reproduce test lint parity bench-gpu clean
 
 setup: $(READY)
 
@@ -16,6 +16,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python -m ardiffusion.tools.demo --out demo
+
+# The supplement's experiments at the scale of a CPU, in under an hour
+reproduce: $(READY)
+	$(BIN)/python -m ardiffusion.tools.reproduce --out reproduce
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -43,5 +47,5 @@ bench-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo reproduce build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

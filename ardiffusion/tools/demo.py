@@ -5,10 +5,6 @@ user types, four videos of 128 frames are generated, and everything is measured.
 """
 
 import json
-import os
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,10 +12,12 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
+from ardiffusion.tools.command import DIT, PYTHON, VAE, run, words
 from ardiffusion.tools.demo_report import DIFFERENCE, STEPS, Report, report
+from ardiffusion.tools.files import save_json
 from ardiffusion.training.messages import clear_messages
 
-BIN = Path(sys.executable).parent
+READING = ("stage 1", "cache", "stage 2")  # stages with a process that reads clips
 
 
 def demo(
@@ -42,31 +40,37 @@ def demo(
     """
     folder = Path(out)
     data, latents = folder / "skies", folder / "latents"
-    vae = f"{BIN}/ardiff-vae"
-    dit = f"{BIN}/ardiff-dit"
     vae_last, dit_last = (folder / stage / "checkpoints" / "last.ckpt" for stage in ("vae", "dit"))
+    save_dir = "--trainer.logger.init_args.save_dir"
     stages = {
-        "clips": f"{sys.executable} -m ardiffusion.tools.demo_videos {data} --videos {videos}",
-        "stage 1": f"{vae} fit --config vae_tiny.yaml --data.root {data} "
-        f"{steps(vae_steps)} --trainer.logger.init_args.save_dir {folder / 'vae'}",
-        "cache": f"{vae} predict --config vae_tiny.yaml --data.root {data} --data.frames 16 "
-        f"--ckpt_path {vae_last} --output {latents}",
-        "stage 2": f"{dit} fit --config dit_tiny.yaml --data.root {data} --data.latents {latents} "
-        f"--model.arvae {vae_last} {steps(dit_steps)} "
-        f"--trainer.logger.init_args.save_dir {folder / 'dit'}",
-        "samples": f"{dit} predict --ckpt_path {dit_last} --samples {samples} --frames {frames} "
-        f"--solver DPMSolver2M --steps {STEPS} --difference {DIFFERENCE} "
-        f"--output {folder / 'samples'}",
+        "clips": words(PYTHON, "-m ardiffusion.tools.demo_videos", data, "--videos", str(videos)),
+        "stage 1": words(
+            *(VAE, "fit --config vae_tiny.yaml --data.root", data, steps(vae_steps)),
+            *(save_dir, folder / "vae"),
+        ),
+        "cache": words(
+            *(VAE, "predict --config vae_tiny.yaml --data.root", data, "--data.frames 16"),
+            *("--ckpt_path", vae_last, "--output", latents),
+        ),
+        "stage 2": words(
+            *(DIT, "fit --config dit_tiny.yaml --data.root", data, "--data.latents", latents),
+            *("--model.arvae", vae_last, steps(dit_steps), save_dir, folder / "dit"),
+        ),
+        "samples": words(
+            *(DIT, "predict --ckpt_path", dit_last, f"--samples {samples} --frames {frames}"),
+            f"--solver DPMSolver2M --steps {STEPS} --difference {DIFFERENCE}",
+            *("--output", folder / "samples"),
+        ),
     }
     seconds = {}
     for name, command in stages.items():
-        seconds[name] = run(name, command)
+        seconds[name] = run(name, command, readers=name in READING)
     start = time.monotonic()
     with clear_messages():
         result = report(folder, data=data, ckpt_path=dit_last, samples=samples, frames=frames)
     seconds["report"] = time.monotonic() - start
     show(result, seconds=seconds)
-    (folder / "report.json").write_text(json.dumps(result._asdict() | {"seconds": seconds}))
+    save_json(result._asdict() | {"seconds": seconds}, folder / "report.json")
     return {name: round(value, 4) for name, value in result._asdict().items()}
 
 
@@ -75,20 +79,6 @@ def steps(count: int) -> str:
     schedule = {"steps": count, "warm_up": min(100, count // 10)}
     options = [f"--model.lr_scheduler.init_args.{name} {n}" for name, n in schedule.items()]
     return " ".join([f"--trainer.max_steps {count}", *options])
-
-
-def run(name: str, command: str) -> float:
-    """Run a command in a process of its own and return its seconds."""
-    console = Console()
-    console.rule(f"[bold]{name}")
-    console.print(command.replace(f"{BIN}/", ""), style="dim", soft_wrap=True)
-    start = time.monotonic()
-    # One core is for the process that reads clips: threads that wait for each other lose more.
-    threads = str(max((os.cpu_count() or 1) - 1, 1))
-    done = subprocess.run(shlex.split(command), env={"OMP_NUM_THREADS": threads} | os.environ)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    return time.monotonic() - start
 
 
 def show(result: Report, seconds: dict[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
 from ardiffusion.data.video import write_video
+from ardiffusion.tools.command import told_in_one_sentence
 
 Draw = Callable[[int, int, int, torch.Generator], Tensor]
 KINDS: dict[str, tuple[Draw, tuple[str, ...]]] = {
@@ -82,11 +82,8 @@ def demo_videos(
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    try:
+    with told_in_one_sentence():
         result = auto_cli(demo_videos, args=args, as_positional=True)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(result))
 
 

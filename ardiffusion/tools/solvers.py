@@ -1,11 +1,8 @@
 """Quality against steps of the solvers: `python -m ardiffusion.tools.solvers CHECKPOINT REAL`."""
 
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -18,11 +15,12 @@ from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.tools.benchmarks.measure import device_of
+from ardiffusion.tools.command import told_in_one_sentence
+from ardiffusion.tools.files import save_json, save_png
 from ardiffusion.tools.plot import Panel, line_plot
 from ardiffusion.tools.solver_study import Row, Study
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.load import load_generator
-from ardiffusion.training.messages import clear_messages
 
 NEAR = 1.05
 
@@ -93,7 +91,8 @@ def compare_solvers(
         "rows": [asdict(row) | {"ratio": row.frechet / baseline(rows)} for row in rows],
         "fewest": best,
     }
-    save(out, result=result, picture=draw(rows, reference=reference))
+    save_json(result, f"{out}.json")
+    save_png(draw(rows, reference=reference), f"{out}.png")
     show(rows, best=best)
     return result
 
@@ -183,31 +182,10 @@ def draw(rows: Sequence[Row], reference: int) -> Image.Image:
     return line_plot([left, Panel(title, "steps", curves(lambda r: 100 * r.deviation))])
 
 
-def save(out: str, result: dict[str, Any], picture: Image.Image) -> None:
-    """Write numbers and plot aside and move them into place."""
-    text = json.dumps(result, indent=1) + "\n"
-    writers: dict[str, Callable[[Path], object]] = {
-        ".json": lambda path: path.write_text(text),
-        ".png": lambda path: picture.save(path, "PNG"),
-    }
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    for end, write in writers.items():
-        partial = Path(f"{out}{end}.{os.getpid()}")
-        try:
-            write(partial)
-            os.replace(partial, f"{out}{end}")
-        finally:
-            partial.unlink(missing_ok=True)
-
-
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    try:
-        with clear_messages():
-            result = auto_cli(compare_solvers, args=args, as_positional=True)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    with told_in_one_sentence():
+        result = auto_cli(compare_solvers, args=args, as_positional=True)
     print(json.dumps(result))
 
 

@@ -8,10 +8,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.benchmarks.measure import Result, device_of, peak_memory, seconds_of, show
+from ardiffusion.tools.benchmarks.measure import (
+    Result,
+    device_of,
+    enliven,
+    peak_memory,
+    seconds_of,
+    show,
+)
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the video, relative
 
@@ -65,14 +72,6 @@ def decode(
     enliven(arvae).to(place, dtype)
     latents = torch.randn(batch, frames, arvae.tokens, arvae.channels).to(place, dtype)
     show(measure(arvae, latents, repeats=repeats), device=place)
-
-
-def enliven(arvae: ARVAE) -> ARVAE:
-    """Let the parts that start as the identity have a say."""
-    for parameter in arvae.parameters():
-        if parameter.ndim > 1 and not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    return arvae
 
 
 def streamed(arvae: ARVAE, latents: Tensor) -> Tensor:

@@ -7,11 +7,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Result(NamedTuple):
@@ -32,6 +35,14 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device is {name}, but PyTorch finds no GPU here; use cpu.")
     return device
+
+
+def enliven(network: Network) -> Network:
+    """Let the parts that start at zero have a say, so that the output depends on everything."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return network
 
 
 def seconds_of(

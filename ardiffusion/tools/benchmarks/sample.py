@@ -19,6 +19,7 @@ from ardiffusion.nn.flops import frame_flops
 from ardiffusion.tools.benchmarks.measure import (
     Result,
     device_of,
+    enliven,
     matrix_rate,
     peak_memory,
     seconds_of,
@@ -70,11 +71,7 @@ def sample(
 def random_network(**sizes: int) -> ARDiT:
     """Make a network whose output depends on everything, which a new one's does not."""
     torch.manual_seed(0)
-    net = ARDiT(**sizes).eval().requires_grad_(False)
-    for name, p in net.named_parameters():
-        if p.ndim > 1 and ("modulation" in name or name == "out.weight"):
-            nn.init.normal_(p, std=0.02)
-    return net
+    return enliven(ARDiT(**sizes).eval().requires_grad_(False))
 
 
 class Window:

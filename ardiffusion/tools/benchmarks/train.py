@@ -20,6 +20,7 @@ from ardiffusion.nn.flops import TRAINING, flops
 from ardiffusion.tools.benchmarks.measure import (
     Result,
     device_of,
+    enliven,
     matrix_rate,
     peak_memory,
     seconds_of,
@@ -121,10 +122,7 @@ def measure(task: Task, way: Way, batch: int, steps: int) -> Iterator[Result]:
 def make_step(task: Task, way: Way, batch: int) -> Callable[[], Tensor]:
     """Build a network and return a function that trains it by a step and returns the loss."""
     torch.manual_seed(0)
-    dit = task.network()
-    for parameter in dit.parameters():
-        if not parameter.any():  # or most of the network would have no say at first
-            nn.init.normal_(parameter, std=0.02)
+    dit = enliven(task.network())
     dit.to(task.device)
     if way.compile:
         torch.compiler.reset()  # or an earlier step's network would stay in memory
