@@ -93,3 +93,15 @@ def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     half = 1.96 * values.std().item() / 500**0.5
     mean = values.mean().item()
     assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
+
+
+def test_pairs_are_drawn_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(N, D, generator=generator, dtype=torch.float64)
+    videos = [i // 2 for i in range(N)]  # two clips of each
+    both, seed = (videos, videos), 3
+    low, high = interval(real, real + 0.1, videos=both, draws=50, seed=seed, paired=True)
+    # Whatever is drawn, the two sides differ by the shift alone.
+    assert low == pytest.approx(D * 0.01, rel=1e-6) and high == pytest.approx(D * 0.01, rel=1e-6)
+    apart = interval(real, real + 0.1, videos=both, draws=50, seed=seed)
+    assert apart[1] > 2 * high

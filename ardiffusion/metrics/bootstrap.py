@@ -46,6 +46,7 @@ def interval(
     ddof: int = 0,
     draws: int = 200,
     seed: int = 0,
+    paired: bool = False,
 ) -> tuple[float, float]:
     """Return the range that 95 % of repetitions with other videos fall into.
 
@@ -57,10 +58,17 @@ def interval(
         ddof: Covariances are divided by the number of clips less this.
         draws: How many times to draw.
         seed: Seed of the draws.
+        paired: Whether a number stands for a pair, as a video and its reconstruction, of which
+            both are drawn or neither; what pairs have in common then does not widen the range.
     """
     value = distance(real, fake, ddof=ddof)
     generator = torch.Generator().manual_seed(seed)
-    counts = [[draw(side, generator) for side in videos] for _ in range(draws)]
+    if paired:
+        both = [*videos[0], *videos[1]]
+        sizes = [len(side) for side in videos]
+        counts = [list(draw(both, generator).split(sizes)) for _ in range(draws)]
+    else:
+        counts = [[draw(side, generator) for side in videos] for _ in range(draws)]
     found = in_threads(lambda drawn: distance(real, fake, ddof=ddof, counts=drawn), counts)
     drawn = torch.tensor(found, dtype=torch.float64)
     low, high = (ends(drawn) + value - drawn.mean()).tolist()

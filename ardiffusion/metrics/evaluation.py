@@ -23,6 +23,7 @@ def evaluate(
     cache: str | Path | None = None,
     bootstrap: int = 200,
     seed: int = 0,
+    paired: bool = False,
     device: torch.device | str = "cpu",
     advance: Callable[[int], object] = lambda clips: None,
 ) -> Score:
@@ -36,6 +37,7 @@ def evaluate(
         cache: Folder to keep features in; without one they are forgotten.
         bootstrap: Draws of the confidence interval; 0 leaves it out.
         seed: Seed of those draws.
+        paired: Whether the videos of one place on both sides are drawn together.
         device: Where the feature network runs.
         advance: Told how many clips have been described since it was told last.
     """
@@ -53,13 +55,18 @@ def evaluate(
     )
     check_size(real.name, first.size, fake.name, second.size)
     check_range(real.name, first.highest, fake.name, second.highest)
-    score = between(protocol, first, second, bootstrap=bootstrap, seed=seed)
+    score = between(protocol, first, second, bootstrap=bootstrap, seed=seed, paired=paired)
     names = {"real": Path(real.name).name, "fake": Path(fake.name).name}
     return replace(score, split=split, data=names | score.data)
 
 
 def between(
-    protocol: Protocol, real: Described, fake: Described, bootstrap: int, seed: int
+    protocol: Protocol,
+    real: Described,
+    fake: Described,
+    bootstrap: int,
+    seed: int,
+    paired: bool = False,
 ) -> Score:
     """Return the score of features, which knows nothing of where they come from."""
     features = real.features, fake.features
@@ -67,7 +74,12 @@ def between(
     if bootstrap:
         numbers = [c.video for c in real.clips], [c.video for c in fake.clips]
         interval = interval_of(
-            *features, videos=numbers, ddof=protocol.ddof, draws=bootstrap, seed=seed
+            *features,
+            videos=numbers,
+            ddof=protocol.ddof,
+            draws=bootstrap,
+            seed=seed,
+            paired=paired,
         )
     network = protocol.extractor
     return Score(

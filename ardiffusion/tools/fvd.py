@@ -56,7 +56,7 @@ def fvd(
             without it all frames must be of one size.
         split: Which split the real videos are, for the record.
         paired: Also compare videos of the same path but for its suffix frame by frame, by PSNR,
-            SSIM and LPIPS, as for reconstructions.
+            SSIM and LPIPS, as for reconstructions; intervals then draw pairs.
         lpips: Whether LPIPS is among these; its network (528 MB) is downloaded at first use.
         cache: Folder for features; ~/.cache/ardiffusion/features by default.
         output: File for the score; scores of pairs go beside it, as score.psnr.json.
@@ -73,7 +73,9 @@ def fvd(
         folders = VideoFolder(real, resolution), VideoFolder(generated, resolution)
         pairs = Pairs(*folders, lpips=lpips) if paired else None
         options = {"split": split or UNKNOWN, "draws": draws, "device": place}
-        scores = [frechet(protocol or StyleGANV(), *folders, cache=cache, **options)]
+        together = pairs is not None and pairs.in_step()
+        protocol = protocol or StyleGANV()
+        scores = [frechet(protocol, *folders, cache=cache, paired=together, **options)]
         if pairs is not None:
             scores += likenesses(pairs, **options)
         scores = [annotate(score, *folders) for score in scores]
@@ -96,6 +98,7 @@ def frechet(
     fake: VideoFolder,
     split: str,
     cache: str | None,
+    paired: bool,
     draws: Draws,
     device: torch.device,
 ) -> Score:
@@ -110,6 +113,7 @@ def frechet(
             cache=cache or default_cache(),
             bootstrap=draws.times,
             seed=draws.seed,
+            paired=paired,
             device=device,
             advance=advance,
         )

@@ -46,6 +46,11 @@ class Pairs:
         if lpips:
             self.likenesses["lpips"] = load_lpips()
 
+    def in_step(self) -> bool:
+        """Whether both folders hold these pairs alone, so that a pair has one place in both."""
+        sizes = {len(self.matched), len(self.real.paths), len(self.fake.paths)}
+        return len(sizes) == 1 and all(i == j for i, j in self.matched)
+
     def read(self, pair: int, frames: int) -> tuple[Tensor, Tensor]:
         """Read the first frames of both videos of a pair."""
         one, other = self.matched[pair]

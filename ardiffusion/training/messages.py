@@ -19,6 +19,7 @@ WARNINGS = (
     "Detected call of `lr_scheduler.step..` before `optimizer.step..`",  # gathering batches
     "Checkpoint directory .* exists and is not empty",  # runs are resumed in their folder
     "The dirpath has changed from",  # the best model so far is no measure of ours
+    "Be aware that when using .ckpt_path.*\\['Timer'\\]",  # a clock that only training needs
     "Total length of `DataLoader` across ranks is zero",  # an error where data is needed
     "The 'predict_dataloader' does not have many workers",  # requests need no reading
 )

@@ -79,16 +79,16 @@ def paragraphs(text: str) -> list[str]:
 
 
 def section(part: Section, place: int, videos: Videos | None, scores: Sequence[Score]) -> Markup:
-    """Return a section: text, scores, tables, figures, videos."""
+    """Return a section: text, tables, figures, scores, videos."""
     tables = [table(t.title, t.columns, t.rows, t.note) for t in part.tables]
     id_ = f"section-{place}"
     return element(
         "section",
         element("h2", part.title, id=f"{id_}-title"),
         *(element("p", text) for text in paragraphs(part.text)),
-        score_tables(scores) if scores else "",
         *tables,
         *(figure(one) for one in part.figures),
+        score_tables(scores) if scores else "",
         gallery(videos) if videos is not None else "",
         id=id_,
         aria_labelledby=f"{id_}-title",

@@ -67,10 +67,13 @@ def protocol_table(group: Sequence[Score]) -> Markup:
         element("summary", "Lines to quote"),
         element("pre", "\n".join(line(score) for score in group)),
     )
+    concerned: dict[str, list[str]] = {}
+    for score in group:
+        for warning in score.warnings:
+            concerned.setdefault(warning, []).append(f"{score.metric} of {origin(score)}")
     cautions = [
-        element("li", element("strong", f"{score.metric} of {origin(score)}: "), warning)
-        for score in group
-        for warning in score.warnings
+        element("li", element("strong", f"{', '.join(names)}: "), warning)
+        for warning, names in concerned.items()
     ]
     warned = element("ul", *cautions, class_="warnings", aria_label="Warnings")
     rows = [cells(score) for score in group]
