@@ -32,10 +32,37 @@ def test_files_mirror_the_folder_and_are_kept(
     main([*options, "2"])
     main([*options, "3"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result == {"out": str(tmp_path), "videos": 3, "written": 1}
+    assert result == {"out": str(tmp_path), "videos": 3, "written": 1, "broken": []}
     wanted = [entry.path for entry in find_clips(skies)[:3]]
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.mp4")) == wanted
     assert len(read_frames(tmp_path / wanted[0])) == 2
+
+
+def test_another_network_or_length_is_refused(
+    tokenizer: Path, skies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(tokenizer), str(skies), str(tmp_path), "--limit", "1", "--frames"]
+    main([*options, "2"])
+    with pytest.raises(SystemExit) as exit_:
+        main([*options, "3"])
+    assert exit_.value.code == 2
+    assert "holds reconstructions with frames 2, not 3; choose another" in capsys.readouterr().err
+
+
+def test_broken_videos_are_left_out_and_listed(
+    tokenizer: Path, skies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "a.mp4").symlink_to(skies / find_clips(skies)[0].path)
+    (videos / "b.mp4").write_bytes(b"nothing")
+    main([str(tokenizer), str(videos), str(tmp_path / "out")])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["written"] == 1 and "b.mp4" in result["broken"][0]
+    (videos / "a.avi").symlink_to(skies / find_clips(skies)[1].path)
+    with pytest.raises(SystemExit):
+        main([str(tokenizer), str(videos), str(tmp_path / "more")])
+    assert "nothing but the end of their name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

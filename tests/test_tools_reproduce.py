@@ -29,7 +29,7 @@ def test_clock_is_read_back_as_the_same_time(seconds: int) -> None:
 
 
 def test_every_stage_finds_what_it_needs_made_before(tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
+    recipe = make_recipe(tmp_path / "my runs")
     stages = list(stages_of(EXPERIMENTS.values(), recipe))
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)
@@ -99,7 +99,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     for stage in (Stage("a", ["one"]), Stage("b", ["two"])):
         again.do(stage)
     assert ran == ["one", "fail", "two"]
-    assert Log(make_recipe(tmp_path), root=None, videos=5).seconds == {"a": 1.2, "b": 1.2}
+    last = Log(make_recipe(tmp_path), root=None, videos=5)
+    assert last.seconds == {"a": 1.2, "b": 1.2} and last.attempts == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_bad_input_ends_with_one_sentence(
     sizes |= {"root": None, "videos": 300, "vae_seconds": 210, "dit_seconds": 150}
     sizes |= {"long_samples": 16, "long_frames": 128, "steps": 50}
     del sizes["out"]
-    done.write_text(json.dumps({"settings": sizes, "seconds": {}}))
+    done.write_text(json.dumps({"settings": sizes, "seconds": {}, "attempts": {}}))
     out = done.parent if "--samples" in options else tmp_path / "new"
     with pytest.raises(SystemExit) as exit_:
         main(["--out", str(out), *options])

@@ -137,7 +137,9 @@ def test_reconstructions_of_the_test_split_are_scored_and_recorded(
     expected = distance(real, real // 2).item()
     assert logged["frechet_random3d_rec"] == pytest.approx(expected)
     assert {"psnr", "ssim"} <= logged.keys()
-    score = Score.load(tmp_path / "scores/frechet_random3d_rec_test_step_000000.json")
+    (file,) = (tmp_path / "scores").iterdir()
+    score = Score.load(file)
+    assert file.name == f"frechet_random3d_rec_test_{score.weights}.json"
     assert score.value == pytest.approx(expected) and score.metric == "frechet_random3d_4"
     assert (score.real, score.fake, score.split, score.resolution) == (10, 10, "test", 16)
     assert score.network == {"name": "random3d", "hash": Random3D(width=2).hash}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS, find_clips
 from ardiffusion.data.video import read_frames, write_video
@@ -18,6 +20,7 @@ from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.tools.benchmarks.measure import device_of
 from ardiffusion.tools.command import told_in_one_sentence
+from ardiffusion.tools.files import save_json
 
 
 def reconstruct(
@@ -27,10 +30,11 @@ def reconstruct(
     frames: int | None = None,
     limit: int | None = None,
     device: str = "cpu",
-) -> dict[str, int | str]:
+) -> dict[str, Any]:
     """Encode and decode videos; write the reconstructions as OUT/<their path>.mp4.
 
-    Files that are there are kept, so a run that was cut short goes on where it was.
+    Files that are there are kept, so a run that was cut short goes on where it was. Videos that
+    cannot be read are left out and listed.
 
     Args:
         arvae: The AR-VAE: a checkpoint, file, folder or hf://user/repo.
@@ -44,17 +48,51 @@ def reconstruct(
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
     network = load_arvae(arvae).to(device_of(device)).eval()
-    entries = find_clips(videos)[:limit]
-    written = 0
-    for entry in track(entries, "Reconstructing", console=Console(stderr=True)):
-        path = Path(out, f"{without_suffix(entry.path)}.mp4")
-        if not path.exists():
-            real = read_frames(Path(videos, entry.path), frames=frames)
-            real = resize_crop(real, network.resolution)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, frames=torch.stack(list(there_and_back(network, real))), crf=14)
-            written += 1
-    return {"out": out, "videos": len(entries), "written": written}
+    check_source(Path(out), {"arvae": fingerprint(network), "frames": frames, "videos": videos})
+    places = places_of(videos, out=Path(out), limit=limit)
+    written, broken = 0, []
+    for source, path in track(places.items(), "Reconstructing", console=Console(stderr=True)):
+        if path.exists():
+            continue
+        try:
+            real = resize_crop(read_frames(source, frames=frames), network.resolution)
+        except (ValueError, OSError) as error:
+            broken.append(str(error))
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, frames=torch.stack(list(there_and_back(network, real))), crf=14)
+        written += 1
+    if len(broken) == len(places):
+        raise ValueError(f"No video of {videos} can be read, for example: {broken[0]}")
+    return {"out": out, "videos": len(places), "written": written, "broken": broken}
+
+
+def check_source(out: Path, source: dict[str, str | int | None]) -> None:
+    """Refuse a folder that holds reconstructions of other videos, or by another network."""
+    note = out / "reconstructions.json"
+    found = json.loads(note.read_text()) if note.exists() else source
+    for name, value in source.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{out} holds reconstructions with {name} {found.get(name)}, not {value}; choose "
+                "another folder."
+            )
+    save_json(source, note)
+
+
+def places_of(videos: str, out: Path, limit: int | None) -> dict[Path, Path]:
+    """Return where the reconstruction of each video goes."""
+    try:
+        entries = find_clips(videos)[:limit]
+    except OSError as error:
+        raise FileNotFoundError(f"There is no folder {videos}: check its path.") from error
+    places = {Path(videos, e.path): out / f"{without_suffix(e.path)}.mp4" for e in entries}
+    if len(set(places.values())) < len(places):
+        raise ValueError(
+            f"Some videos of {videos} differ in nothing but the end of their name, so that their "
+            "reconstructions would have one name: rename them."
+        )
+    return places
 
 
 def without_suffix(path: str) -> str:

@@ -27,7 +27,7 @@ from ardiffusion.tools.reproduce_models import DIFFERENCES
 from ardiffusion.tools.reproduce_results import Results
 from ardiffusion.tools.reproduce_runs import Recipe, Stage, tool
 
-HELD_OUT = 0.2
+SHARE_HELD_OUT = 0.2
 Name = Literal["tokenizer", "time", "stability", "difference", "timesteps", "methods"]
 
 
@@ -83,7 +83,9 @@ def reproduce(
     stages = list(stages_of(chosen, recipe))
     for number, stage in enumerate(stages, start=1):
         log.do(stage, place=f"{number} of {len(stages)}: ")
-    page = write_page(chosen, Results(recipe, log.seconds), settings=log.settings)
+    page = write_page(
+        chosen, Results(recipe, log.seconds, attempts=log.attempts), settings=log.settings
+    )
     Console(stderr=True).print(f"[bold]{page}[/] shows the results.")
     return {"page": str(page), "minutes": round(sum(log.seconds.values()) / 60, 1)}
 
@@ -102,6 +104,7 @@ class Log:
         sizes = {name: value for name, value in asdict(recipe).items() if name != "out"}
         self.settings = sizes | {"root": root, "videos": None if root else videos}
         self.seconds: dict[str, float] = {}
+        self.attempts: dict[str, int] = {}  # the seconds are those of the last one
         if self.path.exists():
             found = json.loads(self.path.read_text())
             for name, value in self.settings.items():
@@ -110,15 +113,22 @@ class Log:
                         f"{self.path.parent} holds a reproduction with {name} "
                         f"{found['settings'].get(name)}, not {value}; choose another --out."
                     )
-            self.seconds = found["seconds"]
+            self.seconds, self.attempts = found["seconds"], found["attempts"]
 
     def do(self, stage: Stage, place: str = "") -> None:
         """Run a stage unless it is done."""
         if stage.name in self.seconds:
             return
+        self.attempts[stage.name] = self.attempts.get(stage.name, 0) + 1
+        self.save()
         seconds = run(place + stage.name, stage.command, readers=stage.readers)
         self.seconds[stage.name] = round(seconds, 1)
-        save_json({"settings": self.settings, "seconds": self.seconds}, self.path)
+        self.save()
+
+    def save(self) -> None:
+        """Write down what is done."""
+        done = {"settings": self.settings, "seconds": self.seconds, "attempts": self.attempts}
+        save_json(done, self.path)
 
 
 def draw(recipe: Recipe, videos: int, log: Log) -> Path:
@@ -131,7 +141,7 @@ def draw(recipe: Recipe, videos: int, log: Log) -> Path:
 def split(source: Path, recipe: Recipe) -> None:
     """Link the videos to train on and those held out into folders of their own."""
     paths = [entry.path for entry in find_clips(source)]
-    parts = split_fractions(paths, fractions={"val": HELD_OUT})
+    parts = split_fractions(paths, fractions={"val": SHARE_HELD_OUT})
     for folder, part in ((recipe.train, "train"), (recipe.held_out, "val")):
         for path in parts[part]:
             link = folder / path

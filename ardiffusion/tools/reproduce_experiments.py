@@ -7,7 +7,7 @@ from ardiffusion.tools import reproduce_sections as sections
 from ardiffusion.tools.gallery import Section
 from ardiffusion.tools.reproduce_models import MODELS
 from ardiffusion.tools.reproduce_results import Results
-from ardiffusion.tools.reproduce_runs import Recipe, Stage
+from ardiffusion.tools.reproduce_runs import HELD_OUT, Recipe, Stage
 
 
 class Experiment(NamedTuple):
@@ -65,7 +65,7 @@ def stages_of(experiments: Iterable[Experiment], recipe: Recipe) -> Iterator[Sta
     models = in_order(name for experiment in chosen for name in experiment.models)
     for name in in_order(MODELS[model].tokenizer for model in models):
         yield from recipe.tokenizer(name)
-    yield recipe.distance("held-out", real=recipe.train)
+    yield recipe.distance(HELD_OUT, real=recipe.train)
     yield from (recipe.model(name) for name in models)
     for name in in_order(name for experiment in chosen for name in experiment.samples):
         yield from recipe.videos(name)

@@ -20,11 +20,13 @@ class Results:
 
     Attributes:
         recipe: Places and sizes.
-        seconds: How long each stage took.
+        seconds: How long each stage took, the last attempt at it.
+        attempts: How often each stage was begun.
     """
 
     recipe: Recipe
     seconds: dict[str, float]
+    attempts: dict[str, int]
 
     def score(self, name: str) -> str:
         """Return a set's Fréchet distance with its interval."""
@@ -49,8 +51,9 @@ class Results:
         return f"{Score.load(self.recipe.score(f'{name}.psnr')).value:.1f}"
 
     def took(self, name: str) -> str:
-        """Return how many seconds the generation of a set took."""
-        return f"{self.seconds[f'videos of {name}']:.0f}"
+        """Return how many seconds the generation of a set took, if it was not cut short."""
+        stage = f"videos of {name}"
+        return f"{self.seconds[stage]:.0f}" if self.attempts[stage] == 1 else "-"
 
     def made(self, names: Iterable[str]) -> dict[str, Path]:
         """Return the folders of sets by their titles."""

@@ -83,7 +83,7 @@ class Recipe:
         rebuilt, last = f"rebuilt-{name}", self.last(name)
         options = f"--config vae_tiny.yaml {TOKENIZERS[name].options}"
         return [
-            self.fit(VAE, name, self.vae_seconds, words(options)),
+            self.fit(VAE, name, self.vae_seconds, options),
             Stage(
                 f"latents of {name}",
                 words(
@@ -103,18 +103,18 @@ class Recipe:
     def model(self, name: str) -> Stage:
         """Train a generator."""
         model = MODELS[name]
-        options = words(
-            *("--config dit_tiny.yaml", model.options, "--data.latents"),
-            *(self.latents(model.tokenizer), "--model.arvae", self.last(model.tokenizer)),
+        options = f"--config dit_tiny.yaml {model.options} --data.latents"
+        arvae = "--model.arvae", self.last(model.tokenizer)
+        return self.fit(
+            DIT, name, self.dit_seconds, options, self.latents(model.tokenizer), *arvae
         )
-        return self.fit(DIT, name, self.dit_seconds, options)
 
     @property
     def data(self) -> tuple[str | Path, ...]:
         """Options for the training videos, all of them."""
         return "--data.val_fraction 0 --data.root", self.train
 
-    def fit(self, program: Path, name: str, seconds: int, options: Sequence[str]) -> Stage:
+    def fit(self, program: Path, name: str, seconds: int, *options: str | Path) -> Stage:
         """Train for so long; a run that was cut short goes on from its last checkpoint."""
         last = self.last(name)
         command = words(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ardiffusion.metrics.score import Score
@@ -10,6 +11,9 @@ from ardiffusion.metrics.score import Score
 
 def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -> None:
     """Log a score, print its line and write `scores/NAME_step_000123.json` beside the logs.
+
+    Where nothing is trained the trainer knows no step, and the file is called after the
+    fingerprint of the weights: `scores/NAME_test_0123456789abcdef.json`.
 
     Args:
         score: The score.
@@ -21,7 +25,9 @@ def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -
         rank_zero_warn(f"{name}: {warning}")
     module.log(name, score.value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask
-    tested = "_test" if trainer.testing else ""
+    when = f"step_{trainer.global_step:06d}"
+    if trainer.state.fn is not TrainerFn.FITTING:
+        when = f"{'test' if trainer.testing else 'val'}_{score.weights}"
     if trainer.is_global_zero:
-        score.save(folder / "scores" / f"{name}{tested}_step_{trainer.global_step:06d}.json")
+        score.save(folder / "scores" / f"{name}_{when}.json")
         trainer.print(score.line())
