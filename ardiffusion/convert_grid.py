@@ -49,7 +49,7 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
     path = Path(folder, "config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     if not Path(folder, WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} holds config.json but no {WEIGHTS}.")
+        raise FileNotFoundError(f"{folder} holds config.json but no {WEIGHTS}: add it.")
     given = {ours: config[theirs] for theirs, ours in ARGUMENTS.items() if theirs in config}
     if resolution is not None:
         given["resolution"] = resolution
@@ -73,7 +73,10 @@ def check_config(config: dict[str, Any], arvae: GridVAE, source: Path) -> None:
             continue
         theirs = config.get(name, ours)
         if theirs != (list(ours) if isinstance(ours, tuple) else ours):
-            raise ValueError(f"{source} has {name} {theirs}, GridVAE is built with {ours} only.")
+            raise ValueError(
+                f"{source} has {name} {theirs}, GridVAE is built with {ours} only: choose another "
+                "autoencoder."
+            )
 
 
 def new_name(name: str) -> str:

@@ -88,7 +88,7 @@ def test_another_resolution_can_be_asked_for(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"use_quant_conv": False}, r"config\.json has use_quant_conv False"),
-        ({"act_fn": "relu"}, "has act_fn relu, GridVAE is built with silu only"),
+        ({"act_fn": "relu"}, "has act_fn relu, GridVAE is built with silu only: choose another"),
         ({"sample_size": 17}, r"config\.json cannot be built: resolution 17"),
     ],
 )
@@ -108,7 +108,7 @@ def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks network\.decoder\.conv_out\.bias"):
         load_arvae(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds config.json but no {WEIGHTS}"):
+    with pytest.raises(FileNotFoundError, match=f"holds config.json but no {WEIGHTS}: add it"):
         load_arvae(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path)):

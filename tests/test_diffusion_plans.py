@@ -211,9 +211,13 @@ def test_plans_that_cannot_be_run_are_refused() -> None:
         Sampler(SCHEDULE, steps=4, plan=FIFO(block=5)).sample(net, noise(6))
     with pytest.raises(ValueError, match="difference must lie between 0 and the 4 steps, got 9"):
         Sampler(SCHEDULE, steps=4, plan=AD(9)).sample(net, noise(6))
-    with pytest.raises(ValueError, match="one step index for each frame"):
+    with pytest.raises(
+        ValueError, match="one step index for each frame: give all the same length"
+    ):
         Table([[1, 2], [1]])
-    with pytest.raises(ValueError, match="plan is for 1 frames, the video has 6"):
+    with pytest.raises(ValueError, match="for 1 frames, the video has 6: use --frames 1"):
         Sampler(SCHEDULE, steps=2, plan=Table([[2]])).sample(net, noise(6))
-    with pytest.raises(ValueError, match="outrun the network's window of 4 frames"):
+    with pytest.raises(ValueError, match="block of 2 frames does nothing for a strictly causal"):
+        Sampler(SCHEDULE, steps=4, plan=FIFO(block=2)).sample(tiny(ARDiT), noise(6))
+    with pytest.raises(ValueError, match=r"window of 4 frames.*for long videos, --plan FIFO"):
         Sampler(SCHEDULE, steps=8, plan=AD(1)).sample(net, noise(6))

@@ -6,10 +6,19 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from stages import Record, make_data, make_dit, make_trainer, weights
+from stages import (
+    Record,
+    make_data,
+    make_dit,
+    make_first_stage,
+    make_loader,
+    make_trainer,
+    weights,
+)
 from torch.optim import AdamW
 from torch.testing import assert_close
 
+from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.callbacks.finish import SaveFinish
 from ardiffusion.training.diffusion import DiffusionModule
@@ -72,6 +81,15 @@ def stop_after(step: int) -> Record:
     return Record(look)
 
 
+def stop_after_batches(count: int) -> Record:
+    """Ask the trainer to stop after so many batches, and once only."""
+
+    def look(trainer: Trainer) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx + 1 == count
+
+    return Record(look)
+
+
 class Flat(Callback):
     """Logs a score that never gets better, with which early stopping ends the run."""
 
@@ -108,6 +126,61 @@ def test_run_that_early_stopping_ends_is_kept(
     short = run(tokenizer, skies, tmp_path, every=100, callbacks=[Flat(), stop], **options)
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["global_step"] == 6 == short.trainer.global_step
+    options["max_steps"] = 8
+    whole = run(tokenizer, skies, tmp_path / "whole", every=100, callbacks=[Flat()], **options)
+    longer = run(
+        tokenizer,
+        skies,
+        tmp_path,
+        every=100,
+        callbacks=[Flat()],
+        ckpt_path=tmp_path / "last.ckpt",
+        **options,
+    )
+    assert_close(weights(longer), weights(whole), rtol=0, atol=0)
+
+
+# The epoch has 5 batches, of which the last one is a step by itself.
+@pytest.mark.parametrize(("batches", "step"), [(3, 2), (4, 2), (5, 3), (6, 4)])
+def test_a_stop_waits_for_the_gradients_gathered_so_far(
+    tokenizer: Path, skies: Path, tmp_path: Path, batches: int, step: int
+) -> None:
+    given: dict[str, Any] = {"every": 100, "max_steps": 6, "accumulate_grad_batches": 2}
+    whole = run(tokenizer, skies, tmp_path / "whole", **given)
+    run(tokenizer, skies, tmp_path, callbacks=[stop_after_batches(batches)], **given)
+    last = tmp_path / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == step
+    longer = run(tokenizer, skies, tmp_path, ckpt_path=last, **given)
+    assert_close(weights(longer), weights(whole), rtol=0, atol=0)
+
+
+def first_stage(skies: Path, folder: Path, **options: Any) -> ARVAEModule:  # noqa: ANN401
+    module = make_first_stage(accumulate=2)
+    torch.manual_seed(0)
+    keep = ModelCheckpoint(folder, every_n_train_steps=100, save_last=True, save_top_k=0)
+    callbacks = [keep, SaveFinish(), *options.pop("callbacks", [])]
+    resume = options.pop("ckpt_path", None)
+    trainer = make_trainer(callbacks=callbacks, enable_checkpointing=True, max_steps=8, **options)
+    trainer.fit(module, datamodule=make_data(skies), ckpt_path=resume)
+    return module
+
+
+@pytest.mark.parametrize(("batches", "step"), [(3, 4), (4, 4), (5, 6)])
+def test_a_stop_of_stage_1_waits_too(skies: Path, tmp_path: Path, batches: int, step: int) -> None:
+    whole = first_stage(skies, tmp_path / "whole")
+    first_stage(skies, tmp_path, callbacks=[stop_after_batches(batches)])
+    last = tmp_path / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == step
+    longer = first_stage(skies, tmp_path, ckpt_path=last)
+    assert_close(weights(longer), weights(whole), rtol=0, atol=0)
+
+
+def test_a_stop_put_off_in_one_run_does_not_end_the_next(tmp_path: Path) -> None:
+    finish, module = SaveFinish(), make_first_stage(accumulate=2)
+    stopped = make_trainer(callbacks=[finish, stop_after_batches(1)], max_steps=1)
+    stopped.fit(module, make_loader(4))
+    make_trainer(callbacks=[finish], max_steps=4).fit(module, make_loader(4))
+    assert module.trainer.global_step == 4
 
 
 def test_stop_that_is_put_off_saves_nothing_yet(

@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 from stages import (
     Crash,
@@ -22,6 +23,7 @@ from stages import (
     weights,
 )
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import SGD, AdamW
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -30,6 +32,7 @@ from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.callbacks.finish import SaveFinish
 from ardiffusion.training.callbacks.stability import Stability
 from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.loss_parts import batch_sums
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Attribute|You defined a|Checkpoint directory|Found .*|Detected|Mismatch|.*fork"
@@ -72,7 +75,8 @@ def fit(
     )
     ema = EMA(decay=0.5)
     stability = Stability(window=4, bins=options.pop("bins", 5), **options.pop("stability", {}))
-    callbacks = [ema, stability, *options.pop("callbacks", [])]
+    guards = [stability] if options.pop("guarded", True) else []
+    callbacks = [ema, *guards, *options.pop("callbacks", [])]
     trainer = make_trainer(
         max_epochs=1, max_steps=-1, default_root_dir=folder, callbacks=callbacks, **options
     )
@@ -111,6 +115,27 @@ def test_bad_batch_leaves_everything_as_if_it_was_not_there(
     states = [t.optimizers[0].state_dict() for t in (trainer, other_trainer)]
     assert states[0]["state"] and states[0]["param_groups"] == states[1]["param_groups"]
     assert_close(states[0]["state"], states[1]["state"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_scaled_gradients_are_left_to_their_scaler(
+    tokenizer: Path, tmp_path: Path, fused: bool
+) -> None:
+    runs = []
+    for guarded in (True, False):
+        scaler = GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-30)
+        given: dict[str, Any] = {"guarded": guarded, "stability": {"patience": 1}}
+        given["plugins"] = [MixedPrecision("16-mixed", device="cpu", scaler=scaler)]
+        given["optimizer"] = partial(AdamW, lr=1e-2, fused=fused)
+        _, module, _ = fit(tokenizer, tmp_path, range(4), **given)
+        assert scaler.get_scale() == 2.0**10  # the first step overflowed
+        runs.append(weights(module))
+    assert_close(runs[0], runs[1], rtol=0, atol=0)
+    assert not torch.equal(runs[0]["dit.out.weight"], make_dit().out.weight)
+    found = lines(tmp_path)
+    assert [line["skipped"] for line in found] == [False] * 4
+    assert [line["grad_norm"] for line in found] == [None] * 4
+    assert all(line["loss"] > 0 for line in found)
 
 
 def test_bad_batch_is_kept(tokenizer: Path, tmp_path: Path) -> None:
@@ -154,8 +179,14 @@ def test_run_stops_after_too_many_skipped_steps(tokenizer: Path, tmp_path: Path)
     for state in seen.seen[3:]:
         assert_close(state, seen.seen[2], rtol=0, atol=0)
     kept = sorted(p.stem for p in (tmp_path / "nonfinite").glob("*.safetensors"))
-    assert kept == ["step_000002", "step_000004"]
+    assert kept == ["step_000002", "step_000004", "step_000005"]
     assert [line["skipped"] for line in lines(tmp_path)] == [False, True, False, True, True, True]
+
+
+def test_batches_that_are_not_kept_are_not_pointed_to(tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not finite: lower the learning rate\.$"):
+        fit(tokenizer, tmp_path, [1, BAD, BAD], stability={"patience": 2, "keep": 0})
+    assert not (tmp_path / "nonfinite").exists()
 
 
 class Listener(Fixed):
@@ -229,6 +260,23 @@ def test_scalars_are_means_since_the_last_ones(tokenizer: Path, tmp_path: Path) 
         )
 
 
+@pytest.mark.parametrize(("bins", "timesteps"), [(3, 1000), (7, 50), (10, 1000), (9, 5)])
+def test_bins_are_named_after_their_timesteps(bins: int, timesteps: int) -> None:
+    stability = Stability(bins=bins)
+    stability.timesteps = timesteps
+    t = torch.arange(timesteps)[None]  # (1, F)
+    outputs = {"losses": t.double() ** 2, "t": t}
+    stability.totals = batch_sums(outputs, bins, timesteps=timesteps, gathered=1).tolist()
+    told = {n: x for n, x in stability.scalars().items() if n.startswith("train/loss_by_bin/t")}
+    seen = []
+    for name, loss in told.items():
+        first, last = (int(edge) for edge in name.removeprefix("train/loss_by_bin/t").split("-"))
+        within = range(first, last + 1)
+        assert float(loss) == pytest.approx(sum(i**2 for i in within) / len(within), rel=1e-5)
+        seen += within
+    assert seen == list(range(timesteps))
+
+
 def train(
     tokenizer: Path,
     skies: Path,
@@ -259,10 +307,10 @@ def test_resumed_log_equals_the_uninterrupted_one(
 ) -> None:
     whole = train(tokenizer, skies, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):
-        train(tokenizer, skies, tmp_path, crash=8)
-    assert len(lines(tmp_path)) == 8  # two of which the last checkpoint does not know
+        train(tokenizer, skies, tmp_path, crash=7)
+    assert len(lines(tmp_path)) == 7  # one of which the last checkpoint does not know
     log = tmp_path / "stability.jsonl"
-    log.write_text(log.read_text() + '{"step": 9, "lo')  # cut short
+    log.write_text(log.read_text() + '{"step": 8, "lo')  # cut short
     resumed = train(tokenizer, skies, tmp_path, ckpt_path=tmp_path / "last.ckpt")
     assert lines(tmp_path) == lines(tmp_path / "whole")
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 12))
@@ -327,6 +375,14 @@ def test_first_stage_skips_bad_steps(tmp_path: Path, adversarial: float, gathere
     )
     module.arvae.register_buffer("followed", torch.zeros(4))
     module.arvae.follow = lambda latents: module.arvae.followed.add_(latents.mean((0, 1, 2)))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    log, norms = module.log, list[int]()
+
+    def listen(name: str, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        if name == "train/grad_norm":
+            norms.append(module.global_step + 1)
+        log(name, *args, **options)
+
+    module.log = listen
     seen = Record(lambda trainer: weights(trainer.lightning_module))
     trainer = make_trainer(
         max_steps=6, default_root_dir=tmp_path, callbacks=[Stability(window=4), seen]
@@ -335,6 +391,7 @@ def test_first_stage_skips_bad_steps(tmp_path: Path, adversarial: float, gathere
     skipped = 3 if gathered == 1 else 4
     assert [line["step"] for line in lines(tmp_path) if line["skipped"]] == [skipped]
     assert [line["step"] for line in lines(tmp_path)] == list(range(gathered, 7, gathered))
+    assert norms == [step for step in range(gathered, 7, gathered) if step != skipped]
     assert_close(seen.seen[skipped - 1], seen.seen[1], rtol=0, atol=0)
     assert all(w.isfinite().all() for w in seen.seen[-1].values())
     name = "arvae.pixels.conv_out.bias"

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -5,12 +6,15 @@ import pytest
 import torch
 import yaml
 from cli_runs import COMMANDS, DIT, FIT, SAMPLES, VAE, spell
-from stages import make_dit, make_first_stage, make_loader, make_trainer, weights
+from stages import make_data, make_dit, make_first_stage, make_loader, make_trainer, weights
+from torch import Tensor
 
 from ardiffusion.data.cache import fingerprint, read_index
 from ardiffusion.data.video import count_frames
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.grid import GridVAE
+from ardiffusion.nn.grid import MOMENTUM, GridVAE
+from ardiffusion.training.arvae import ARVAEModule
+from ardiffusion.training.callbacks.stability import Stability
 from ardiffusion.training.diffusion import DiffusionModule
 
 pytest.importorskip("diffusers", reason="GridVAE needs diffusers")
@@ -49,6 +53,60 @@ def test_accumulated_batches_move_the_scale_and_nothing_breaks() -> None:
     make_trainer(max_steps=3).fit(module, make_loader(3))
     assert len(scales) == 3
     assert not torch.equal(scales[0], scales[1]) and not torch.equal(scales[1], scales[2])
+
+
+class Told(ARVAEModule):
+    """Keeps its state at the start of each step; the second process has a bad step."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        self.told = [*getattr(self, "told", []), weights(self)]
+        return super().training_step(batch, batch_idx)
+
+    def latent_noise(self, video: Tensor) -> Tensor:
+        bad = self.global_rank == 1 and self.global_step == 2
+        return super().latent_noise(video) * (torch.nan if bad else 1.0)
+
+    def on_train_start(self) -> None:
+        follow, self.latents = self.arvae.follow, list[Tensor]()
+        self.arvae.follow = lambda latents: (self.latents.append(latents), follow(latents))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_train_end(self) -> None:
+        told = {"steps": self.told, "end": weights(self), "latents": self.latents}
+        torch.save(told, Path(self.trainer.default_root_dir, f"{self.global_rank}.pt"))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork|Found|Attribute|Detected|Using")
+def test_two_processes_agree_on_statistics_after_a_skipped_step(
+    skies: Path, tmp_path: Path
+) -> None:
+    plain = make_first_stage(arvae=make_grid(), adversarial=1.0, sampled=True)
+    module = Told(**plain.hparams)
+    given: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "max_steps": 5}
+    trainer = make_trainer(callbacks=[Stability(window=4)], default_root_dir=tmp_path, **given)
+    trainer.fit(module, datamodule=make_data(skies))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert len(first["steps"]) == 5 and not torch.equal(first["latents"][0], second["latents"][0])
+    buffers = {name for name, _ in module.named_buffers() if name in first["end"]}
+    own = {name for name in buffers if "running" in name}  # of batches of each process
+    assert own and {"arvae.shift", "arvae.scale"} <= buffers - own
+    states = [[*told["steps"], told["end"]] for told in (first, second)]
+    for one, other in zip(*states, strict=True):
+        common = [{n: x for n, x in state.items() if n not in own} for state in (one, other)]
+        torch.testing.assert_close(common[0], common[1], rtol=0, atol=0)
+        assert all(value.isfinite().all() for value in (*one.values(), *other.values()))
+    for state in states:
+        changed = [
+            {n for n in buffers if not torch.equal(before[n], after[n])}
+            for before, after in pairwise(state)
+        ]
+        assert changed == [buffers, buffers, set(), buffers, buffers]
+    for c in range(4):
+        both = torch.cat([x["latents"][0][..., c].flatten() for x in (first, second)]).tolist()
+        mean = sum(both) / len(both)
+        variance = sum((x - mean) ** 2 for x in both) / len(both)
+        shift, scale = (float(first["steps"][1][f"arvae.{n}"][c]) for n in ("shift", "scale"))
+        assert shift == pytest.approx(MOMENTUM * mean, rel=1e-5)
+        assert scale**2 == pytest.approx(1 + MOMENTUM * (variance - 1), rel=1e-5)
 
 
 def test_a_frozen_grid_keeps_its_scale_in_stage_2(tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_restored_rule_goes_on_as_the_other_one() -> None:
     assert [other.add(x) for x in losses[100:]] == [rule.add(x) for x in losses[100:]]
 
 
+def test_a_shorter_window_goes_on_with_the_losses_it_has_room_for() -> None:
+    losses, rule, other = noisy_losses(), Spikes(window=50), Spikes(window=20)
+    for loss in losses[:100]:
+        rule.add(loss)
+    other.restore(rule.recent)
+    expected = naive_heights(losses, window=20)[100:]
+    assert [other.add(loss) for loss in losses[100:]] == pytest.approx(expected)
+    assert len(other.recent) == len(other.sorted) == 20
+
+
 @pytest.mark.parametrize(("options", "message"), [((3, 1.0), "got 3"), ((9, 0.0), "height 0.0")])
 def test_senseless_rules_are_refused(options: tuple[int, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

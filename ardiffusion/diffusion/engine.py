@@ -94,7 +94,8 @@ def slide(
         if needed > end or row.first < end - window:
             raise ValueError(
                 f"The frames in flight outrun the network's window of {window} frames, so that "
-                f"updates would be lost; use fewer steps than {steps} or a larger difference."
+                f"updates would be lost; use fewer steps than {steps}, a larger difference "
+                "or, for long videos, --plan FIFO."
             )
         yield row, end
 

@@ -103,7 +103,8 @@ class FIFO(Plan):
 
     Args:
         block: Frames that one evaluation moves: half of the network's window if not given, which
-            is lookahead denoising; the whole window is latent partitioning alone.
+            is lookahead denoising; the whole window is latent partitioning alone. Not for
+            strictly causal networks.
     """
 
     partitioned = True
@@ -122,6 +123,11 @@ class FIFO(Plan):
 
     def block_size(self, window: int | None) -> int | None:
         """Return how many frames an evaluation moves; None for all of them."""
+        if window is None and self.block is not None:
+            raise ValueError(
+                f"FIFO's block of {self.block} frames does nothing for a strictly causal network, "
+                "which moves all frames at once; leave it out."
+            )
         if window is None:
             return None
         if self.block is not None and self.block > window:
@@ -145,7 +151,9 @@ class Table(Plan):
 
     def __init__(self, table: Sequence[Sequence[int]]) -> None:
         if len({len(row) for row in table}) > 1:
-            raise ValueError("The rows of a table hold one step index for each frame.")
+            raise ValueError(
+                "The rows of a table hold one step index for each frame: give all the same length."
+            )
         self.table = [list(row) for row in table]
 
     def rows(
@@ -162,7 +170,9 @@ class Table(Plan):
         """Refuse another length than the table's."""
         length = len(self.table[0]) if self.table else frames or 0
         if frames not in (None, length):
-            raise ValueError(f"The plan is for {length} frames, the video has {frames}.")
+            raise ValueError(
+                f"The plan is for {length} frames, the video has {frames}: use --frames {length}."
+            )
         return length
 
 

@@ -31,7 +31,7 @@ class Sampler:
         solver: How one step is taken; DDIM when not given.
         steps: Denoising steps S per frame.
         difference: Distance s in steps between neighbouring frames: 0 is synchronous, `steps`
-            is frame after frame.
+            is frame after frame. Not used with a `plan`.
         guidance: Classifier-free guidance scale; 1 is off.
         static: Whether to compute in shapes that never change, padding where frames are missing,
             as CUDA graphs and torch.compile need; by default on GPUs.

@@ -1,8 +1,12 @@
 """A 2D grid of tokens per frame: the published kind of image VAE, where an AR-VAE is expected.
 
-The baseline of supplement, Table 1: a convolutional VAE (Rombach et al., Latent Diffusion,
-https://arxiv.org/abs/2112.10752) keeps the grid, 32 x 32 = 1024 tokens of 4 numbers for a frame of
-256 x 256, of which an AR-VAE makes 32. The network is AutoencoderKL of the package diffusers.
+A convolutional VAE (Rombach et al., Latent Diffusion, https://arxiv.org/abs/2112.10752) keeps the
+grid, 32 x 32 = 1024 tokens of 4 numbers for a frame of 256 x 256, of which an AR-VAE makes 32. The
+network is AutoencoderKL of the package diffusers.
+
+It stands for the baseline of supplement, Table 1, but is not the same: OpenSora-VAE-v1.2 also
+compresses time by 4, so that a clip of 16 frames has 4 x 1024 tokens, 8 times the AR-VAE's. Here
+every frame keeps its own, 16 x 1024, 32 times the AR-VAE's.
 
 Stage 2 learns z = (raw - shift) / scale with the mean and the standard deviation of each channel.
 All latents outside this file are such z.
@@ -13,7 +17,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, distributed
 
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior
 
@@ -88,10 +92,10 @@ class GridVAE(Autoencoder):
     @torch.no_grad()
     def follow(self, latents: Tensor) -> None:
         """Move shift and scale towards the moments of a batch's latents (B, F, L, C)."""
-        raw = latents.float() * self.scale + self.shift
-        variance, mean = torch.var_mean(raw, dim=(0, 1, 2), correction=0)  # (C)
-        self.shift.lerp_(mean.to(self.shift.dtype), MOMENTUM)
-        self.scale.copy_(self.scale.square().lerp(variance.to(self.scale.dtype), MOMENTUM).sqrt())
+        shift, scale = self.shift.float(), self.scale.float()
+        mean, variance = common_moments(latents.float() * scale + shift)  # (C)
+        self.shift.copy_(shift.lerp(mean, MOMENTUM))
+        self.scale.copy_(scale.square().lerp(variance, MOMENTUM).sqrt())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode tokens (B, F, L, C) of any length to video (B, F, 3, H, W), unclamped."""
@@ -113,8 +117,25 @@ class GridVAE(Autoencoder):
 
 
 def in_parts(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """Apply a function of frames to a few at a time, so that memory is that of a few."""
+    """Apply a function of frames to a few at a time: without gradients memory is that of a few."""
     return torch.cat([function(part) for part in frames.split(PART)])
+
+
+def common_moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (C) of latents (B, F, L, C), and as many of each other process.
+
+    Nothing else keeps the buffers of the processes alike: stage 1 optimises manually, where DDP
+    leaves buffers to each process.
+    """
+    variance, mean = torch.var_mean(raw, dim=(0, 1, 2), correction=0)  # (C)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return mean, variance
+    count, own = distributed.get_world_size(), mean.clone()
+    distributed.all_reduce(mean)
+    mean /= count
+    variance += (own - mean).square()
+    distributed.all_reduce(variance)
+    return mean, variance / count
 
 
 def autoencoder_kl() -> Callable[..., Any]:

@@ -27,7 +27,7 @@ from ardiffusion.nn.adversarial import (
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, load_start, pack
-from ardiffusion.training.guard import look_at_step
+from ardiffusion.training.guard import look_at_step, step_skipped
 from ardiffusion.training.match import check_resolution
 from ardiffusion.training.randomness import step_generator
 
@@ -178,7 +178,7 @@ class ARVAEModule(LightningModule):
         optimizers = (raw if isinstance(raw, list) else [raw])[: 2 if adversarial else 1]
         if (self.global_step + 1) % self.accumulate == 0:
             look_at_step(optimizers, trainer=self.trainer)
-            for optimizer in optimizers:
+            for optimizer in [] if step_skipped(self.trainer) else optimizers:
                 if self.grad_clip > 0:
                     parameters = [p for group in optimizer.param_groups for p in group["params"]]
                     norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip)
@@ -215,7 +215,7 @@ class ARVAEModule(LightningModule):
         return self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Encode a batch; the latents are those of the posterior's mean, not normalised."""
+        """Encode a batch; the latents are those of the posterior's mean."""
         latents = self.arvae.encode(to_unit(batch["video"])).float()
         return {"latents": latents, "label": batch["label"], "key": batch["key"]}
 

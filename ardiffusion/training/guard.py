@@ -7,6 +7,9 @@ statistics of batch norms and of latents, are put back when the batch is over.
 
 To decide needs one number of the device in each optimiser step, however many batches it gathers.
 The device has then done what it was given, and idles until the step's few kernels reach it.
+
+With 16-mixed precision nothing is done: gradients are scaled, some of them overflow until the
+scale is found, and the scaler itself skips these steps.
 """
 
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ class StepGuard(Callback):
     Attributes:
         losses: What was differentiated in each batch of the step so far.
         norm: Norm of the gradient before clipping, of the first optimiser if there are two; None
-            until the step is looked at.
+            until the step is looked at, NaN if gradients are scaled.
         skipped: Whether the step of this batch is skipped.
         blown_up: Whether it is so although every loss is finite.
     """
@@ -87,6 +90,9 @@ class StepGuard(Callback):
 
     def look(self, optimizers: Sequence[Optimizer], trainer: Trainer) -> None:
         """Take all gradients away if a loss or a gradient is not finite on any device."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            self.norm = torch.full((), torch.nan)
+            return
         trained = [[p for g in o.param_groups for p in g["params"]] for o in optimizers]
         norms = [get_total_norm([p.grad for p in ps if p.grad is not None]) for ps in trained]
         self.norm = norms[0]

@@ -1,7 +1,6 @@
 """Keeps batches whose loss or gradient is not finite, so that one can find out why."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ardiffusion.training.step_log import write_aside
+from ardiffusion.training.aside import written_aside
 
 
 def save_batch(
@@ -32,10 +31,7 @@ def save_batch(
     note: dict[str, Any] = {"step": step, "key": list(batch.get("key", []))}
     if "t" in tensors:
         note["t"] = tensors["t"].tolist()
-    partial = folder / f"{name}.safetensors.{os.getpid()}"
-    try:
+    with written_aside(folder / f"{name}.safetensors") as partial:
         save_file(tensors, partial)
-        os.replace(partial, folder / f"{name}.safetensors")
-    finally:
-        partial.unlink(missing_ok=True)
-    write_aside(folder / f"{name}.json", text=json.dumps(note) + "\n")
+    with written_aside(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(note) + "\n", encoding="utf-8")

@@ -39,8 +39,8 @@ class Spikes:
         self.sorted: list[float] = []  # the same losses
 
     def restore(self, losses: Iterable[float]) -> None:
-        """Take losses as the recent ones."""
-        self.recent = deque(losses)
+        """Take losses as the recent ones; the window may be shorter than when they were noted."""
+        self.recent = deque(list(losses)[-self.window :])
         self.sorted = sorted(self.recent)
 
     def level(self) -> float | None:

@@ -1,11 +1,12 @@
 """Files with one JSON line per training step, which resumed runs go on with."""
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ardiffusion.training.aside import written_aside
 
 
 class StepLog:
@@ -32,20 +33,12 @@ class StepLog:
             [line for line in self.lines() if line["step"] <= step] if self.path.exists() else []
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(self.path, text="".join(json.dumps(line) + "\n" for line in kept))
+        with written_aside(self.path) as partial:
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            partial.write_text(text, encoding="utf-8")
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
         """Append steps in one write."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a file under another name and move it into place."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -100,7 +100,7 @@ class SamplingTrainer(Trainer):
             frames: Frames per video.
             steps: Denoising steps per frame.
             difference: Steps between neighbouring frames: 0 denoises all frames together,
-                `steps` one after the other.
+                `steps` one after the other. Not used with --plan.
             guidance: Classifier-free guidance scale; 1 is off. By default 2 for published weights
                 and up to 16 frames, as they were published, else 1.
             solver: How one step is taken: by default DDIM, for published weights PublishedDDIM.

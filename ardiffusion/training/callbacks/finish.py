@@ -13,17 +13,22 @@ class SaveFinish(Callback):
     The last batch is that of `max_steps` or `max_epochs`, or the one after which something asks
     the trainer to stop, as `max_time` does. Lightning saves only where nothing was saved before,
     and so late that a longer run, resumed from there, would pass over the rest of the epoch.
+
+    A stop between the batches of one optimiser step waits for that step, because checkpoints do
+    not hold the gradients gathered so far. A resumed run's timer goes on counting, so `max_time`
+    is the time of the whole run.
     """
 
     def __init__(self) -> None:
         self.saved = -1  # the step
+        self.held_back = False  # whether a stop waits for the optimiser
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come after every callback that may stop the run, but before those that save."""
         others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
         order = sorted([*others, self], key=lambda callback: isinstance(callback, Checkpoint))
         trainer.callbacks = order  # pyright: ignore[reportAttributeAccessIssue]
-        self.saved = -1
+        self.saved, self.held_back = -1, False
 
     def on_train_batch_end(
         self,
@@ -34,6 +39,7 @@ class SaveFinish(Callback):
         batch_idx: int,
     ) -> None:
         """Save if this was the last batch; averages are moved by then."""
+        self.hold_back(trainer, pl_module)
         epochs = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
         if trainer.global_step == trainer.max_steps or epochs:
             self.save(trainer)
@@ -43,11 +49,19 @@ class SaveFinish(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if validation ends the run, as early stopping does."""
         if not trainer.sanity_checking:
+            self.hold_back(trainer, pl_module)
             self.save_if_stopping(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the epoch's numbers end the run."""
+        self.hold_back(trainer, pl_module)
         self.save_if_stopping(trainer)
+
+    def hold_back(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put off a stop while gradients are gathered, and let it happen after that."""
+        wanted = trainer.should_stop or self.held_back
+        self.held_back = wanted and gathering(trainer, module)
+        trainer.should_stop = wanted and not self.held_back
 
     def save_if_stopping(self, trainer: Trainer) -> None:
         """Save if the run stops here, which `min_steps` and `min_epochs` may put off."""
@@ -71,3 +85,9 @@ class SaveFinish(Callback):
             callback.last_model_path = path
             trainer.save_checkpoint(path, weights_only=callback.save_weights_only)
             callback._last_checkpoint_saved = path  # or Lightning writes it again, too late
+
+
+def gathering(trainer: Trainer, module: LightningModule) -> bool:
+    """Say whether there are gradients that no optimiser step has used yet."""
+    batches = int(getattr(module, "accumulate", 1))  # stage 1 gathers by itself
+    return trainer.global_step % batches != 0 or trainer.fit_loop._should_accumulate()

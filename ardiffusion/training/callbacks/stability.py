@@ -1,6 +1,7 @@
 """How steadily a run trains (supplement, section C): its losses, spikes and skipped steps."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,14 +36,15 @@ class Stability(StepGuard):
     loss by timestep bin and by frame (stage 2), whether the loss is a spike, whether the step was
     skipped. A skipped step leaves weights, optimiser and averages as they were; its batch is
     kept in `nonfinite`. Numbers leave the device when the trainer logs, but for one per optimiser
-    step that says whether to skip it.
+    step that says whether to skip it. With 16-mixed precision the scaler skips steps: they are
+    neither known here nor counted, and the log has no norms.
 
     Args:
         window: Finite losses before a step that its loss is compared with.
         height: MADs above their median from which on a loss is a spike.
         bins: Number of equal parts of the timesteps that losses are logged of.
         patience: Skipped steps in a row that end the run.
-        keep: Batches of skipped steps that are kept at most.
+        keep: Batches that are kept at most of skipped steps in a row.
     """
 
     def __init__(
@@ -120,19 +122,19 @@ class Stability(StepGuard):
         self.sums, self.batches = None, []
         if self.in_a_row >= self.patience:
             self.flush(trainer)
+            kept = f" or look at the batches in {self.folder / BATCHES}" if self.keep > 0 else ""
             raise ValueError(
                 f"{self.in_a_row} steps in a row, up to step {trainer.global_step}, had a loss or "
-                f"gradient that is not finite: lower the learning rate or look at the batches in "
-                f"{self.folder / BATCHES}."
+                f"gradient that is not finite: lower the learning rate{kept}."
             )
 
     def keep_batch(self, trainer: Trainer) -> None:
         """Write the batch to blame: the first whose loss is not finite, else the last one."""
-        finite = [all(bool(loss.isfinite()) for loss in losses) for losses in self.losses]
-        guilty = [i for i, good in enumerate(finite) if not good]
+        good = [all(bool(loss.isfinite()) for loss in losses) for losses in self.losses]
+        guilty = [i for i, is_good in enumerate(good) if not is_good]
         if self.blown_up and trainer.is_global_zero:
-            guilty = [len(finite) - 1]
-        if not guilty or self.skips >= self.keep:
+            guilty = [len(good) - 1]
+        if not guilty or self.in_a_row > self.keep:
             return
         batch, outputs = self.batches[guilty[0]]
         name = f"step_{trainer.global_step:06d}"
@@ -179,7 +181,8 @@ class Stability(StepGuard):
             "stability/skipped": self.skips,
         }
         _, bins, frames = means(self.totals or [0.0] * 3, bins=self.bins)
-        edges = [self.timesteps * i // self.bins for i in range(self.bins + 1)]
+        # the first t of which t * bins // timesteps is i
+        edges = [-(-self.timesteps * i // self.bins) for i in range(self.bins + 1)]
         for i, loss in enumerate(bins):
             if loss is not None:
                 found[f"train/loss_by_bin/t{edges[i]:03d}-{edges[i + 1] - 1:03d}"] = loss
@@ -191,6 +194,14 @@ class Stability(StepGuard):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last lines."""
         self.flush(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write the last lines, unless that takes other devices, which may be gone."""
+        if trainer.world_size == 1:
+            with suppress(RuntimeError):  # the device may be what broke
+                self.flush(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
