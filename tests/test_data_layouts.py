@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ardiffusion.data.layouts import class_names, find_clips
+from ardiffusion.data.layouts import class_names, find_clips, without_suffix
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -76,3 +76,17 @@ def test_missing_and_empty_roots_are_named(tmp_path: Path) -> None:
         find_clips(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no videos and no folders of frames"):
         find_clips(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [
+        ("a/b.mp4", "a/b"),
+        ("a/B.MP4", "a/B"),
+        ("a.mp4/b.1", "a.mp4/b.1"),
+        ("v1.5", "v1.5"),
+        ("x.1.avi", "x.1"),
+    ],
+)
+def test_only_suffixes_of_videos_are_dropped(path: str, stem: str) -> None:
+    assert without_suffix(path) == stem

@@ -16,7 +16,12 @@ def sides(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def between(seed: int, draws: int = 100) -> tuple[float, float]:
-    return interval(*sides(seed), videos=(range(N), range(N)), draws=draws, seed=seed)
+    return ends_of(interval(*sides(seed), videos=(range(N), range(N)), draws=draws, seed=seed))
+
+
+def ends_of(found: tuple[float, float] | None) -> tuple[float, float]:
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def test_interval_holds_a_value_that_lies_below_all_draws() -> None:
         for _ in range(50)
     ]
     assert min(drawn) > value
-    low, high = interval(real, fake, videos=(range(24), range(24)), draws=50)
+    low, high = ends_of(interval(real, fake, videos=(range(24), range(24)), draws=50))
     assert low < value < high
     # shifted to the value, and of the draws' own width
     expected = np.quantile(drawn, [0.025, 0.975]) + value - np.mean(drawn)
@@ -82,14 +87,14 @@ def test_copies_of_clips_do_not_narrow_the_interval() -> None:
 
 def test_interval_is_never_negative_and_follows_its_seed() -> None:
     real, _ = sides(0)
-    low, high = interval(real, real + 0.01, videos=(range(N), range(N)), draws=40)
+    low, high = ends_of(interval(real, real + 0.01, videos=(range(N), range(N)), draws=40))
     assert low == 0 < high
     assert between(0, draws=20) == between(0, draws=20)
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     values = torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, high = mean_interval(values, draws=4000)
+    low, high = ends_of(mean_interval(values, draws=4000))
     half = 1.96 * values.std().item() / 500**0.5
     mean = values.mean().item()
     assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
@@ -100,8 +105,17 @@ def test_pairs_are_drawn_together() -> None:
     real = torch.randn(N, D, generator=generator, dtype=torch.float64)
     videos = [i // 2 for i in range(N)]  # two clips of each
     both, seed = (videos, videos), 3
-    low, high = interval(real, real + 0.1, videos=both, draws=50, seed=seed, paired=True)
+    found = interval(real, real + 0.1, videos=both, draws=50, seed=seed, paired=True)
+    low, high = ends_of(found)
     # Whatever is drawn, the two sides differ by the shift alone.
     assert low == pytest.approx(D * 0.01, rel=1e-6) and high == pytest.approx(D * 0.01, rel=1e-6)
-    apart = interval(real, real + 0.1, videos=both, draws=50, seed=seed)
+    apart = ends_of(interval(real, real + 0.1, videos=both, draws=50, seed=seed))
     assert apart[1] > 2 * high
+
+
+def test_one_video_gives_no_interval() -> None:
+    real, fake = sides(0)
+    for videos in (([7] * N, range(N)), (range(N), [7] * N)):
+        assert interval(real, fake, videos=videos, draws=5) is None
+        assert interval(real, fake, videos=videos, draws=5, paired=True) is None
+    assert mean_interval(torch.tensor([3.0])) is None

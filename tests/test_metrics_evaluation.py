@@ -14,6 +14,7 @@ from ardiffusion.metrics.checks import check_range
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import I3D, Random3D, VideoFeatures
+from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.protocol import Clip, EveryClip, Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
 
@@ -210,6 +211,78 @@ def test_floats_made_bytes_are_refused() -> None:
     check_range("a", 1, "b", 1)  # black on both sides is no mistake of the range
 
 
+def test_black_samples_are_in_doubt_but_no_error() -> None:
+    black = replace(videos(1, 20, lambda clip: content(1, 0)[:4] * 0), made=True)
+    protocol = StyleGANV(frames=4, extractor=Colours())
+    score = evaluate(protocol, videos(0, 20), black, split="", bootstrap=0)
+    assert score.warnings[-1].startswith("No value in /data/fake is above 0, while /data/real")
+    assert score.warnings[-1].endswith(": they are black.") and score.value > 1000
+    bright = replace(videos(1, 20), made=True)
+    score = evaluate(protocol, videos(0, 20), bright, split="", bootstrap=0)
+    assert not any("black" in warning for warning in score.warnings)
+
+
+def test_one_video_on_a_side_gives_no_interval() -> None:
+    protocol = EveryClip(frames=4, extractor=Colours())
+    score = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=5)
+    assert score.interval is None and score.fake == 3
+    assert sum("single video" in warning for warning in score.warnings) == 1
+    unasked = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=0)
+    assert not any("single video" in warning for warning in unasked.warnings)
+
+
+def test_clips_that_are_cut_are_told() -> None:
+    score = measure(EveryClip(frames=4, videos=50, extractor=Colours()))
+    assert (score.real, score.fake) == (50, 50)
+    assert "of 60 real and 60 generated ones only the first 50" in score.warnings[-1]
+
+
+class Late(Colours):
+    """Knows how many frames it needs when it is loaded."""
+
+    def load(self) -> None:
+        self.frames = 5
+
+
+def test_frames_are_checked_when_the_network_is_loaded() -> None:
+    with pytest.raises(ValueError, match="Late needs clips of 5 frames or more"):
+        measure(StyleGANV(frames=4, extractor=Late()))
+
+
+class Precision(Colours):
+    """Notes how precisely it is run."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        self.found = precision()
+        return super().forward(video)
+
+
+def precision() -> tuple[object, ...]:
+    backends = torch.backends
+    single = backends.cuda.matmul.fp32_precision
+    return single, backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("chosen", ["highest", "high", "medium"])
+def test_networks_run_in_full_precision(chosen: str) -> None:
+    network = Precision()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(chosen)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outside = precision()
+            for run in (
+                lambda: measure(StyleGANV(frames=4, extractor=network), count=2),
+                lambda: FrechetVideoDistance(network).update(real=content(0, 0)[None]),
+            ):
+                run()
+                assert network.found == ("ieee", False, False)
+                assert precision() == outside and outside[2]
+        assert torch.get_float32_matmul_precision() == chosen
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_range_is_remembered_with_the_features(tmp_path: Path) -> None:
     dark = videos(1, 20, lambda clip: content(1, clip.video)[:4] // 128)
     for seen in (40, 0):
@@ -240,6 +313,8 @@ def test_short_clips_are_refused() -> None:
         measure(StyleGANV(frames=4, extractor=I3D("none")))
     with pytest.raises(ValueError, match="longest video has 12 frames"):
         measure(StyleGANV(frames=13, extractor=Colours()))
+    with pytest.raises(ValueError, match=r"11 frames.*video has 12 of 15 that are asked for"):
+        measure(StyleGANV(frames=3, stride=5, extractor=Colours()))
     with pytest.raises(ValueError, match="gives 1 clips of 4 frames"):
         measure(StyleGANV(frames=4, extractor=Colours()), count=1)
 

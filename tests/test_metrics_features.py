@@ -195,11 +195,19 @@ def test_random3d_is_known_by_its_seed_and_width_and_i3d_by_its_file() -> None:
 
 def test_other_networks_are_known_by_their_class_and_their_weights() -> None:
     network = Projection()
-    digest = hashlib.sha256(b"Projection")
+    layers = "Projection(\n  (dropout): Dropout(p=0.5, inplace=False)\n)"
+    digest = hashlib.sha256(f"{__name__}.Projection\n{layers}\n".encode())
     digest.update(b"offset torch.int64 ()" + network.get_buffer("offset").numpy().tobytes())
     digest.update(b"weight torch.float32 (4, 3)" + network.weight.detach().numpy().tobytes())
     assert network_hash(network) == network_hash(OwnFeatures(network)) == digest.hexdigest()
     assert network_hash(Projection(seed=1)) != network_hash(network)
+    names = [("elsewhere", "Projection"), (__name__, "Other.Projection")]
+    twins = [
+        type("Projection", (Projection,), {"__module__": m, "__qualname__": q}) for m, q in names
+    ]
+    assert len({network_hash(kind()) for kind in (Projection, *twins)}) == 3
+    odd = nn.Sequential(nn.ReLU(), nn.LeakyReLU(0.1)), nn.Sequential(nn.ReLU(), nn.LeakyReLU(0.2))
+    assert network_hash(odd[0]) != network_hash(odd[1])
     assert Named().hash == network_hash(Named()) != Named(seed=1).hash
     names = [network_name(n) for n in (network, OwnFeatures(network), Named(), Random3D())]
     assert names == ["projection", "projection", "mine", "random3d"]

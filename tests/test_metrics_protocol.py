@@ -39,14 +39,25 @@ def test_styleganv_takes_one_clip_of_each_long_video(
     protocol = StyleGANV(frames=frames, stride=stride, extractor=EXTRACTOR)
     span = (frames - 1) * stride + 1
     long = [i for i, length in enumerate(LENGTHS) if length >= span]
+    kept = [i for i, length in enumerate(LENGTHS) if length >= frames * stride]
     real = taken(protocol, folder, protocol.real(folder.lengths))
     fake = taken(protocol, folder, protocol.fake(folder.lengths))
     assert fake == [[(i, k * stride) for k in range(frames)] for i in long]
-    assert [{video for video, _ in clip} for clip in real] == [{i} for i in long]
+    assert [{video for video, _ in clip} for clip in real] == [{i} for i in kept]
     for clip in real:
         (video, start), last = clip[0], clip[-1][1]
         assert [frame for _, frame in clip] == [start + k * stride for k in range(frames)]
         assert 0 <= start and last < LENGTHS[video]
+
+
+def test_styleganv_leaves_out_videos_by_more_than_their_span() -> None:
+    protocol = StyleGANV(frames=3, stride=8, videos=5000, extractor=EXTRACTOR)
+    lengths = [23, 24, 17, 24] * 1000  # a clip spans 17 frames
+    clips = protocol.real(lengths)
+    assert [clip.video for clip in clips] == [i for i in range(4000) if i % 2]
+    assert {clip.start for clip in clips} == set(range(24 - 17 + 1))
+    assert len(protocol.fake(lengths)) == 4000
+    assert "24 frames or more" in protocol.describe()["real"]
 
 
 def test_styleganv_draws_every_offset_alike_and_from_its_seed() -> None:
@@ -97,6 +108,14 @@ def test_everyclip_takes_all_clips_that_follow_each_other(folder: VideoFolder) -
     assert len(expected) == 7
     assert taken(protocol, folder, protocol.real(folder.lengths)) == expected
     assert protocol.fake(folder.lengths) == protocol.real(folder.lengths)
+
+
+def test_everyclip_says_how_many_clips_it_took() -> None:
+    protocol = EveryClip(frames=4, videos=5, extractor=EXTRACTOR)
+    assert protocol.doubts([8, 12], fake=[20]) == []
+    (told,) = protocol.doubts([8, 12], fake=[20, 4])
+    assert "of 5 real and 6 generated ones only the first 5 of each side" in told
+    assert "first `videos` at most" in protocol.describe()["real"]
 
 
 @pytest.mark.parametrize("kind", [StyleGANV, ARDiffusion, EveryClip])

@@ -8,6 +8,7 @@ from ardiffusion import __version__
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.protocol import ARDiffusion, StyleGANV
 from ardiffusion.metrics.score import Score, check_comparable
+from ardiffusion.tools.galleries.scores import by_protocol
 
 SCORE = Score(
     metric="frechet_random3d_16",
@@ -58,6 +59,23 @@ def test_a_file_without_a_score_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match=r"other\.json holds no score: give files"):
         Score.load(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "none.json", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(OSError, match=reason) as error:
+            Score.load(path)
+        assert str(error.value).startswith(f"Cannot read {path} (")
+
+
+def test_frames_that_are_not_square_do_not_compare_with_square_ones() -> None:
+    square, wide = (replace(SCORE, data={"size": size}) for size in ([64, 64], [64, 96]))
+    check_comparable([SCORE, square])
+    check_comparable([wide, wide])
+    for one in (SCORE, square):
+        with pytest.raises(ValueError, match=r"size is \[64, 64\] in the one and \[64, 96\] in"):
+            check_comparable([one, wide])
+    assert len(by_protocol([SCORE, square, wide])) == 2
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.moments import moments
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools import pairs
-from ardiffusion.tools.fvd import main
+from ardiffusion.tools import pairs, video_folder
+from ardiffusion.tools.fvd import main, own
+from ardiffusion.tools.sample_log import SampleLog, read_sample_log, read_samples
+from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
 SMALL = ["--protocol", "StyleGANV", "--protocol.extractor", "Random3D"]
 SMALL += ["--protocol.extractor.width", "1", "--bootstrap", "5", "--split", "train"]
@@ -157,6 +159,70 @@ def test_pairs_are_compared_frame_by_frame(
     assert "ssim = " in printed
     without, _ = measured(capsys, real, fake, *SMALL, "--paired", "true", "--lpips", "false")
     assert [pair["metric"] for pair in without["paired"]] == ["psnr", "ssim"]
+    assert without["paired"][0]["data"]["size"] == [16, 16]
+    monkeypatch.setattr(pairs, "PART", 7)
+    parted, _ = measured(capsys, real, fake, *SMALL, "--paired", "true", "--lpips", "false")
+    for one, other in zip(without["paired"], parted["paired"], strict=True):
+        assert one["value"] == pytest.approx(other["value"], rel=1e-12)
+
+
+def test_a_pair_is_read_in_parts(tmp_path: Path) -> None:
+    folder = VideoFolder(write(tmp_path / "real", 1, frames=20), resolution=12)
+    parts = list(folder.parts(0, frames=18, part=7))
+    assert [len(part) for part in parts] == [7, 7, 4]
+    assert torch.equal(torch.cat(parts), folder.read(0, 0, frames=18))
+
+
+def test_a_single_pair_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real, fake = write(tmp_path / "real", 2), write(tmp_path / "fake", 2, seed=9)
+    (fake / "001.mp4").rename(fake / "other.mp4")
+    result, _ = measured(capsys, real, fake, *SMALL, "--paired", "true", "--lpips", "false")
+    for pair in result["paired"]:
+        assert pair["real"] == 1 and pair["interval"] is None
+        assert any("single video" in warning for warning in pair["warnings"])
+
+
+def test_each_process_of_torchrun_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own("cuda") == "cuda"
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        found.append([own(device) for device in ("cuda", "cuda:1", "cpu")])
+    assert found == [[f"cuda:{rank}", "cuda:1", "cpu"] for rank in (0, 1, 0)]
+
+
+def test_the_last_line_of_each_file_counts(tmp_path: Path) -> None:
+    lines: list[object] = [
+        {"file": "a.mp4", "seed": 1, "model": "old", "steps": 5},
+        {"file": "b.mp4", "seed": 2, "model": "new", "steps": 9},
+        ["no object"],
+        {"seed": 7},
+        {"file": "a.mp4", "seed": 3, "model": "new", "steps": 9, "fps": None},
+    ]
+    log = tmp_path / "samples.jsonl"
+    log.write_text("\n".join(map(json.dumps, lines)) + '\n{"file": "c')
+    assert read_samples(tmp_path) == {"a.mp4": lines[4], "b.mp4": lines[1]}
+    assert read_sample_log(tmp_path) == SampleLog([2, 3], models=["new"], settings={"steps": 9})
+    log.unlink()
+    log.mkdir()
+    assert read_samples(tmp_path) == read_samples(tmp_path / "none") == {}
+    assert read_sample_log(tmp_path) == SampleLog([], models=[], settings={})
+
+
+def test_large_folders_are_told_apart_by_videos_spread_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    png, mixed = write_pictures(tmp_path / "a", "png"), write_pictures(tmp_path / "b", "png")
+    late_jpeg(mixed)
+    write_video(mixed / "003.mp4", video(0))
+    folders = [VideoFolder(folder) for folder in (png, mixed)]
+    assert folders[1].encodings() == ["h264", "jpg", "png"]
+    monkeypatch.setattr(video_folder, "LOOKED_AT", 2)
+    assert folders[1].encodings() == ["jpg", "png"]  # of 000 and 002
+    told = compression_differs(*folders)
+    assert told is not None and "as jpg, png (by 2 videos spread over each): traces" in told
 
 
 SHORT_I3D = '{"class_path": "StyleGANV", "init_args": {"frames": 9, "extractor": "I3D"}}'
@@ -260,6 +326,10 @@ WARNINGS: dict[str, tuple[Make, str]] = {
         lambda p: [write_pictures(p / "a", "png"), write(p / "b")],
         "{p}/a is stored as png and {p}/b as h264: traces of compression on one side",
     ),
+    "one lossy picture": (
+        lambda p: [write_pictures(p / "a", "png"), late_jpeg(write_pictures(p / "b", "png"))],
+        "{p}/a is stored as png and {p}/b as jpg, png: traces of compression on one side",
+    ),
     "too few": (
         lambda p: [write(p / "a"), write(p / "b")],
         "3 clips are too few for 6 features: the covariance is singular",
@@ -289,7 +359,16 @@ def broken(folder: Path) -> Path:
 
 
 def two_models(folder: Path) -> Path:
-    (folder / "samples.jsonl").write_text('{"model": "a"}\n{"model": "b"}\n')
+    lines = [{"file": f"{i}.mp4", "model": model} for i, model in enumerate("ab")]
+    (folder / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def late_jpeg(folder: Path) -> Path:
+    picture = folder / "002" / "9.png"
+    with Image.open(picture) as opened:
+        opened.save(picture.with_suffix(".jpg"))
+    picture.unlink()
     return folder
 
 

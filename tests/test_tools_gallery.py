@@ -219,6 +219,20 @@ def test_scores_of_two_protocols_stand_in_two_tables(tmp_path: Path) -> None:
     assert any("measured in 3 ways" in text for text in page.texts_of("p"))
 
 
+def test_rows_are_found_by_words_in_small_letters_as_browsers_make_them(tmp_path: Path) -> None:
+    videos = folder(tmp_path / "in", ["STRA\u1e9eE.mp4"])
+    line = {"file": "STRA\u1e9eE.mp4", "index": 0, "prompt": "GR\u00dcN"}
+    (videos / "samples.jsonl").write_text(json.dumps(line))
+    out = tmp_path / "out.html"
+    write_gallery(out, title="t", sections=[Section("s", columns={"real": videos})])
+    page = Page(out)
+    (row,) = page.all("article")
+    text = row["data-text"] or ""
+    assert "stra\u00dfe" in text and "gr\u00fcn" in text
+    (slider,) = [a for a in page.all("input", type="range") if "aria-valuetext" in a]
+    assert slider["aria-valuetext"] == "frame 1 of 6"
+
+
 def test_page_says_what_was_paired_by_order_left_out_and_broken(tmp_path: Path) -> None:
     real = folder(tmp_path / "real", ["a.mp4", "b.mp4", "c.mp4"])
     (real / "b.mp4").write_bytes(b"no video")
@@ -233,7 +247,7 @@ def test_page_says_what_was_paired_by_order_left_out_and_broken(tmp_path: Path) 
     page = Page(out)
     notes = " ".join(page.texts_of("p"))
     assert "Videos of ours stand beside the others by their order alone" in notes
-    assert "1 more rows are not shown." in notes and "1 videos are broken" in notes
+    assert "1 more row is not shown." in notes and "1 video is broken" in notes
     assert len(page.all("article")) == 2 and "no video" in page.texts_of("div")
     assert page.texts_of("dt")[:2] == ["seed", "steps"]  # common to all samples
 

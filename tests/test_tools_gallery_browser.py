@@ -158,6 +158,8 @@ def test_keys_step_frames_and_rows(visit: Visit, file: Path) -> None:
         press("ArrowRight")
     assert shown_frames(page, row=0) == [9, 7]  # the shorter one waits at its end
     assert page.locator(".row output").first.text_content() == "10 / 12"
+    slider = page.locator(".row input[type=range]").first
+    assert slider.get_attribute("aria-valuetext") == "frame 10 of 12"
     press(" ")
     assert page.locator(".row.playing").count() == 1
     press(" ")
@@ -176,6 +178,17 @@ def test_filters_hide_rows(visit: Visit, file: Path) -> None:
     assert rows.count() == 0 and page.get_by_text("No row matches the filter.").is_visible()
     page.get_by_label("Filter").fill("NIGHT/3")
     assert rows.count() == 1 and rows.locator("h3").text_content() == "night/3"
+    assert page.locator("#count").text_content() == "1 of 6 rows"
+
+
+def test_one_video_is_not_counted_as_many(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", torch.zeros(3, 3, 32, 32, dtype=torch.uint8))
+    out = tmp_path / "out.html"
+    write_gallery(out, title="t", sections=[Section("s", columns={"real": tmp_path / "in"})])
+    page = visit(out)
+    assert page.locator("#count").text_content() == "1 row"
+    assert page.locator("#summary").text_content() == "1 video in 1 row"
 
 
 def test_help_and_views(visit: Visit, file: Path) -> None:

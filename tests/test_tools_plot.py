@@ -1,10 +1,22 @@
 import math
+from itertools import combinations
 
+import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
 from ardiffusion.tools.axes import at_values, decades, from_zero, round_ticks
-from ardiffusion.tools.plot import COLOURS, HEIGHT, WIDTH, Panel, Style, label, line_plot
+from ardiffusion.tools.plot import (
+    COLOURS,
+    HEIGHT,
+    INK,
+    PALE,
+    WIDTH,
+    Panel,
+    Style,
+    label,
+    line_plot,
+)
 
 
 @pytest.mark.parametrize("highest", [0.0, 0.013, 0.5, 1.0, 3.0, 7.31, 10.0, 99.0, 101.0])
@@ -77,6 +89,40 @@ def test_lines_and_dots_may_be_left_out() -> None:
         assert not colour_at(picture, COLOURS[0], ends)
     empty = Panel("", "", {"a": points, "none": []}, styles={"a": Style(colour="#123456")})
     assert colour_at(line_plot([empty]), "#123456", middle)
+
+
+# What people see who lack the cones for red, or for green (Machado et al., 2009), in linear RGB.
+SEEN = {
+    "all": np.eye(3),
+    "no red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+def lab(colour: str, seen: np.ndarray) -> np.ndarray:
+    """CIELAB of a colour as it is seen."""
+    rgb = np.array(ImageColor.getrgb(colour)) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(matrix @ np.clip(seen @ linear, 0, 1) / np.array([0.9505, 1, 1.089]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_eight_colours_are_told_apart(eyes: str) -> None:
+    assert len(COLOURS) == len(PALE) == 8
+    found = [lab(colour, np.array(SEEN[eyes])) for colour in (*COLOURS, INK, "#ffffff")]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(found, 2)) > 15
+    light = [lab(colour, np.eye(3))[0] for colour in PALE]
+    assert min(light) > 70 and max(lab(colour, np.eye(3))[0] for colour in COLOURS) < 72
 
 
 @pytest.mark.parametrize(

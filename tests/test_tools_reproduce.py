@@ -99,8 +99,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     for stage in (Stage("a", ["one"]), Stage("b", ["two"])):
         again.do(stage)
     assert ran == ["one", "fail", "two"]
-    last = Log(make_recipe(tmp_path), root=None, videos=5)
-    assert last.seconds == {"a": 1.2, "b": 1.2} and last.attempts == {"a": 1, "b": 2}
+    assert Log(make_recipe(tmp_path), root=None, videos=5).seconds == {"a": 1.2, "b": 1.2}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_bad_input_ends_with_one_sentence(
     sizes |= {"root": None, "videos": 300, "vae_seconds": 210, "dit_seconds": 150}
     sizes |= {"long_samples": 16, "long_frames": 128, "steps": 50}
     del sizes["out"]
-    done.write_text(json.dumps({"settings": sizes, "seconds": {}, "attempts": {}}))
+    done.write_text(json.dumps({"settings": sizes, "seconds": {}}))
     out = done.parent if "--samples" in options else tmp_path / "new"
     with pytest.raises(SystemExit) as exit_:
         main(["--out", str(out), *options])

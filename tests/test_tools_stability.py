@@ -26,7 +26,7 @@ def noisy_losses(count: int, scale: float = 1.0, seed: int = 0) -> list[float]:
 
 
 def write_log(folder: Path, losses: list[float], **more: list[Any]) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     lines = []
     for i, loss in enumerate(losses):
         given = {name: values[i] for name, values in more.items()}
@@ -121,7 +121,10 @@ def test_events_of_tensorboard_serve_where_there_is_no_log(
     assert (row["source"], row["steps"], row["losses"]) == ("TensorBoard", 3999, 80)
     log = write_log(tmp_path / "log", losses)
     _, printed = run(tmp_path / "run", log, "--output", tmp_path / "x.png", capsys=capsys)
-    assert "TensorBoard" in printed
+    assert "TensorBoard holds fewer" in printed
+    write_log(tmp_path / "run", [math.nan] * 3, skipped=[True, True, False])
+    result, _ = run(tmp_path / "run", "--output", tmp_path / "x.png", capsys=capsys)
+    assert result["runs"] == [row | {"skipped": 2}]
 
 
 def test_picture_has_a_panel_per_run_with_the_same_axes(

@@ -176,6 +176,38 @@ def test_clips_too_short_for_the_network_are_told_at_once() -> None:
         FVDGen(StyleGANV(frames=9))
 
 
+class Late(Random3D):
+    """Knows how many frames it needs when it is loaded."""
+
+    def load(self) -> None:
+        self.frames = 5
+
+
+def test_clips_too_short_for_a_loaded_network_are_told_before_training(
+    data: VideoDataModule, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path, FVDGen(EveryClip(frames=4, extractor=Late())))
+    with pytest.raises(ValueError, match="Late needs clips of 5 frames or more"):
+        run.fit(Model(), datamodule=data)
+    assert run.global_step == 0
+
+
+class Collapsed(Model):
+    def generate(
+        self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
+    ) -> Tensor:
+        return 0 * super().generate(sampler, seeds=seeds, frames=frames, label=label)
+
+
+def test_black_samples_do_not_end_training(data: VideoDataModule, tmp_path: Path) -> None:
+    run = trainer(tmp_path, FVDGen(protocol(videos=6)), epochs=2)
+    with pytest.warns(UserWarning, match="No value in samples is above 0, .*: they are black"):
+        run.fit(Collapsed(), datamodule=data)
+    files = sorted((tmp_path / "scores").iterdir())
+    assert len(files) == 2 and run.global_step > 0
+    assert all("they are black" in " ".join(Score.load(file).warnings) for file in files)
+
+
 def test_nothing_of_the_callbacks_enters_a_checkpoint(
     data: VideoDataModule, tmp_path: Path
 ) -> None:

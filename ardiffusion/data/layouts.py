@@ -32,6 +32,11 @@ class Entry(NamedTuple):
     label: str | None
 
 
+def without_suffix(path: str) -> str:
+    """Drop a path's suffix if it is that of a video; other dots are part of the name."""
+    return path[: -len(suffix)] if (suffix := _suffix(path)) in VIDEOS else path
+
+
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 

@@ -4,9 +4,10 @@ A Fréchet distance of N videos is biased upwards, and one of videos drawn with 
 those N once more: its covariances lose rank, so that all draws may lie above the value they belong
 to. Plain quantiles of the draws would then not even contain it. What the draws do tell is how far
 they scatter. So their quantiles are shifted by the difference between the value and their mean
-(Efron's estimate of the bias), which centres the interval on the value: about 95 % of repetitions
-with other videos, as many as here, are meant to fall into it. The bias that the number of videos
-brings stays in the value, which is why values of different numbers do not compare.
+(Efron's estimate of the bias), which centres the interval on the value: about 95 % of intervals
+made so are meant to contain the mean over repetitions with other videos, as many as here. Single
+repetitions lie outside more often. The bias that the number of videos brings stays in the value
+and in that mean, which is why values of different numbers do not compare.
 """
 
 from collections.abc import Sequence
@@ -47,8 +48,10 @@ def interval(
     draws: int = 200,
     seed: int = 0,
     paired: bool = False,
-) -> tuple[float, float]:
-    """Return the range that 95 % of repetitions with other videos fall into.
+) -> tuple[float, float] | None:
+    """Return a range that contains the mean over repetitions with as many other videos.
+
+    About 95 % of such ranges do. There is none where a side has fewer than two videos.
 
     Args:
         real: Features of real clips, (N, d).
@@ -61,6 +64,8 @@ def interval(
         paired: Whether a number stands for a pair, as a video and its reconstruction, of which
             both are drawn or neither; what pairs have in common then does not widen the range.
     """
+    if min(len(set(side)) for side in videos) < 2:
+        return None
     value = distance(real, fake, ddof=ddof)
     generator = torch.Generator().manual_seed(seed)
     if paired:
@@ -75,8 +80,10 @@ def interval(
     return max(low, 0.0), high
 
 
-def mean_interval(values: Tensor, draws: int = 200, seed: int = 0) -> tuple[float, float]:
-    """Return the same range for the mean of one value per video, (N,)."""
+def mean_interval(values: Tensor, draws: int = 200, seed: int = 0) -> tuple[float, float] | None:
+    """Return the same range for the mean of one value per video, (N,); none of a single one."""
+    if len(values) < 2:
+        return None
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(values), (draws, len(values)), generator=generator)
     low, high = ends(reduce(values.double()[chosen], "k n -> k", "mean")).tolist()

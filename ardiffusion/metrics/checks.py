@@ -6,6 +6,7 @@ from torch import Tensor
 from ardiffusion.metrics.protocol import Protocol
 
 ENOUGH = 256  # clips from which papers give numbers
+ONE_VIDEO = "One side has a single video, which says nothing of how videos scatter: no interval."
 
 
 def check_frames(protocol: Protocol) -> None:
@@ -40,13 +41,20 @@ def check_size(one: str, size: tuple[int, int], other: str, others: tuple[int, i
 
 def check_range(one: str, highest: int, other: str, others: int) -> None:
     """Raise if the largest value of one folder shows that it was written in another range."""
-    if highest <= 1 < others:
+    if found := darkness(one, highest, other, others):
         raise ValueError(
-            f"No value in {one} is above {highest}, while {other} reaches {others}: they are "
-            "floats from 0 to 1 that were made bytes, or black; write them times 255."
+            f"{found}: they are floats from 0 to 1 that were made bytes, or black; write them "
+            "times 255."
         )
+
+
+def darkness(one: str, highest: int, other: str, others: int) -> str | None:
+    """Say so if one side has no value above 1 and the other has."""
     if others <= 1 < highest:
-        check_range(other, others, one, highest)
+        return darkness(other, others, one, highest)
+    if not highest <= 1 < others:
+        return None
+    return f"No value in {one} is above {highest}, while {other} reaches {others}"
 
 
 def doubts(clips: int, width: int) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from ardiffusion.metrics.checks import check_clip, check_size
+from ardiffusion.metrics.precision import full_precision
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.store import Chunk, FeatureStore
 from ardiffusion.metrics.threads import in_threads
@@ -150,14 +151,12 @@ def embed(protocol: Protocol, loaded: list[_Prepared], device: torch.device | st
     network = protocol.extractor.eval().to(place)
     network.load()
     video = torch.stack([clip.video for clip in loaded])  # (N, F, 3, H, W)
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
     @torch.no_grad()
     def features(batch: Tensor) -> Tensor:
-        with torch.autocast(device_type=place.type, enabled=False):
-            return network(batch.to(place)).float().cpu()
+        return network(batch.to(place)).float().cpu()
 
-    with exact:
+    with full_precision(place):  # threads that start within it have no autocast of their own
         if place.type == "cpu":
             parts = in_threads(features, video.split(1))
         else:

@@ -6,6 +6,7 @@ et al., 2022). `Random3D` needs no download and serves to compare runs of one's 
 
 import hashlib
 import io
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ class VideoFeatures(nn.Module, ABC):
 
     @property
     def hash(self) -> str:
-        """What identifies the network with its weights: equal hashes, comparable features."""
+        """What identifies the network with its weights: equal hashes, comparable features.
+
+        By default that of its class, layers and weights; a subclass whose `forward` changes alone
+        must return another one.
+        """
         self.load()
         return weights_hash(self)
 
@@ -202,8 +207,14 @@ def network_name(network: nn.Module) -> str:
 
 
 def weights_hash(network: nn.Module) -> str:
-    """SHA-256 of a network's class, of the names of its weights, and of the weights."""
-    digest = hashlib.sha256(type(network).__name__.encode())
+    """SHA-256 of a network's class and module, its layers, and the names and values of weights.
+
+    What `forward` does with them is not part of it: a network whose `forward` changes alone needs
+    a `hash` of its own.
+    """
+    kind = type(network)
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # addresses differ from run to run
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}\n{layers}\n".encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -13,6 +13,7 @@ from ardiffusion.metrics.features import I3D, network_name
 from ardiffusion.metrics.frechet import frechet_distance
 from ardiffusion.metrics.i3d import InceptionI3D
 from ardiffusion.metrics.moments import gaussian, sums
+from ardiffusion.metrics.precision import full_precision
 
 
 class FrechetVideoDistance(Metric):
@@ -103,8 +104,7 @@ class FrechetVideoDistance(Metric):
                 f"A Fréchet video distance takes uint8 videos (B, F, 3, H, W) from 0 to 255, but "
                 f"these are {video.dtype} of shape {tuple(video.shape)}; convert them first."
             )
-        # Features in half precision would shift the distance.
-        with torch.autocast(device_type=video.device.type, enabled=False):
+        with full_precision(video.device):
             features = self.extractor.eval()(video)  # (B, d)
         _, total, outer = sums(features)
         return len(features), total, outer

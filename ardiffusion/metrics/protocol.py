@@ -6,118 +6,29 @@ what the code released with AR-Diffusion does, `EveryClip` is for small data set
 """
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.features import I3D, VideoFeatures, network_hash, network_name
+from ardiffusion.metrics.features import I3D, VideoFeatures
 from ardiffusion.metrics.i3d import SIDE, InceptionI3D
 from ardiffusion.metrics.mp4v import through_mp4v
 from ardiffusion.metrics.pillow import bicubic
-
-
-class Clip(NamedTuple):
-    """A clip: the number of its video and its first frame."""
-
-    video: int
-    start: int
-
-
-class Protocol(ABC):
-    """How a Fréchet video distance is measured.
-
-    Asked for more videos, a protocol returns the same clips and further ones, so that a run can be
-    extended.
-
-    Args:
-        frames: Frames per clip.
-        videos: Clips of each side at most.
-        stride: Step between two frames of a clip.
-        seed: Seed of what is drawn at random.
-        extractor: Feature network.
-
-    Attributes:
-        ddof: What the covariance is divided by is the number of clips less this.
-        split: Where the published numbers take their real videos from.
-    """
-
-    ddof: int = 0
-    split: str
-
-    def __init__(
-        self, frames: int, videos: int, stride: int, seed: int, extractor: VideoFeatures
-    ) -> None:
-        for name, value in (("frames", frames), ("videos", videos), ("stride", stride)):
-            if value < 1:
-                raise ValueError(f"{name} of a protocol must be at least 1, got {value}.")
-        self.frames, self.videos, self.stride, self.seed = frames, videos, stride, seed
-        self.extractor = extractor
-
-    @property
-    def span(self) -> int:
-        """Frames from the first to the last of a clip."""
-        return (self.frames - 1) * self.stride + 1
-
-    @property
-    def metric(self) -> str:
-        """What the distance is called: `fvd_16` for I3D, else as `frechet_random3d_16`."""
-        if isinstance(self.extractor, I3D | InceptionI3D):
-            return f"fvd_{self.frames}"
-        return f"frechet_{network_name(self.extractor)}_{self.frames}"
-
-    @abstractmethod
-    def real(self, lengths: Sequence[int]) -> list[Clip]:
-        """Choose clips of real videos, given their numbers of frames."""
-
-    def fake(self, lengths: Sequence[int]) -> list[Clip]:
-        """Choose clips of generated videos, given their numbers of frames."""
-        return self.first(lengths)
-
-    def first(self, lengths: Sequence[int]) -> list[Clip]:
-        """Choose the first clip of each video that is long enough."""
-        long = [Clip(i, 0) for i, length in enumerate(lengths) if length >= self.span]
-        return long[: self.videos]
-
-    def prepare(self, video: Tensor) -> Tensor:
-        """Turn uint8 videos (B, F, 3, H, W) into what the network is given.
-
-        That is uint8 videos, or floats in [-1, 1] of the size that the network wants.
-        """
-        return video
-
-    def preparation(self) -> dict[str, Any]:
-        """Say what the features of a given clip depend on."""
-        return {
-            "frames": self.frames,
-            "stride": self.stride,
-            "resize": "by the network",
-            "reencoded": "no",
-            "network": network_name(self.extractor),
-            "network_hash": network_hash(self.extractor),
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """Say everything that two scores must agree on; the seed is not part of it."""
-        return {
-            "name": type(self).__name__,
-            **self.preparation(),
-            "videos": self.videos,
-            "covariance": "1/(N-1)" if self.ddof else "1/N",
-            "fake": "first frames of each video, videos in order",
-        }
+from ardiffusion.metrics.protocol_base import Clip, Protocol
 
 
 class StyleGANV(Protocol):
     """FVD as StyleGAN-V measures it (Skorokhodov et al., CVPR 2022) and most papers since.
 
     One clip of each video, videos in order: real clips from a random frame on, generated ones from
-    the first. Videos shorter than a clip are left out; if fewer than `videos` are left on a side,
-    it has only those. The network gets bytes and scales and resizes them itself, covariances are
-    divided by N. Papers use 2048 videos of the training split at 256 x 256 pixels (UCF-101:
-    training and test); their FVD_128 has 128 frames, and 16 frames at stride 8 is a third one.
+    the first. Real videos of fewer than `frames` times `stride` frames are left out, although a
+    clip spans stride - 1 frames less; so are generated ones shorter than a clip. If fewer than
+    `videos` are left on a side, it has only those. The network gets bytes and scales and resizes
+    them itself, covariances are divided by N. Papers use 2048 videos of the training split at
+    256 x 256 pixels (UCF-101: training and test); their FVD_128 has 128 frames, and 16 frames at
+    stride 8 is a third one.
 
     Args:
         frames: Frames per clip.
@@ -142,11 +53,18 @@ class StyleGANV(Protocol):
     def real(self, lengths: Sequence[int]) -> list[Clip]:
         return [
             Clip(i, random.Random(f"{self.seed}/{i}").randrange(lengths[i] - self.span + 1))
-            for i, _ in self.first(lengths)
+            for i, _ in self.first(lengths, least=self.least)
         ]
+
+    @property
+    def least(self) -> int:
+        """Frames that a real video needs to have; StyleGAN-V asks for more than a clip spans."""
+        return self.frames * self.stride
 
     def describe(self) -> dict[str, Any]:
         rule = "one clip per video from a random frame, videos in order"
+        if self.stride > 1:
+            rule += f", those of {self.least} frames or more"
         return super().describe() | {"real": rule}
 
 
@@ -211,7 +129,8 @@ class ARDiffusion(Protocol):
 class EveryClip(Protocol):
     """Fréchet distance of all clips on both sides, for small data sets of one's own.
 
-    Each video is cut into clips that follow each other; what is left at its end is not used.
+    Each video is cut into clips that follow each other; what is left at its end is not used. Of
+    more than `videos` clips on a side the first are taken, and the record warns of it.
 
     Args:
         frames: Frames per clip.
@@ -232,15 +151,27 @@ class EveryClip(Protocol):
         super().__init__(frames, videos, stride, seed=0, extractor=extractor or I3D())
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
-        clips = [
+        return self.every(lengths)[: self.videos]
+
+    fake = real
+
+    def every(self, lengths: Sequence[int]) -> list[Clip]:
+        """List all clips, also those beyond the first `videos`."""
+        return [
             Clip(i, start)
             for i, length in enumerate(lengths)
             for start in range(0, length - self.span + 1, self.frames * self.stride)
         ]
-        return clips[: self.videos]
 
-    fake = real
+    def doubts(self, real: Sequence[int], fake: Sequence[int]) -> list[str]:
+        counts = [len(self.every(lengths)) for lengths in (real, fake)]
+        if max(counts) <= self.videos:
+            return []
+        return [
+            f"Not every clip was taken: of {counts[0]} real and {counts[1]} generated ones only "
+            f"the first {self.videos} of each side."
+        ]
 
     def describe(self) -> dict[str, Any]:
-        rule = "all clips that follow each other, videos in order"
+        rule = "clips that follow each other, videos in order, the first `videos` at most"
         return super().describe() | {"real": rule, "fake": rule}

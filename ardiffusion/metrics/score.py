@@ -20,7 +20,8 @@ class Score:
     Attributes:
         metric: What was measured, as fvd_16, frechet_random3d_16 or psnr.
         value: The number.
-        interval: The range that 95 % of repetitions with other videos fall into, if known.
+        interval: A range made so that about 95 % of such ranges contain the mean over repetitions
+            with as many other videos, if known.
         protocol: What `Protocol.describe` says, or the like.
         real: Number of real clips.
         fake: Number of generated clips.
@@ -62,6 +63,11 @@ class Score:
             f"{self.split}, {self.protocol['name']}"
         )
 
+    def compared(self) -> dict[str, Any]:
+        """Return what two scores must agree on; frames without a size on record are square."""
+        size = list(self.data.get("size") or (self.resolution, self.resolution))
+        return {name: getattr(self, name) for name in COMPARED} | {"size": size}
+
     def json(self) -> str:
         """Return the record as one line of JSON."""
         return json.dumps(asdict(self))
@@ -87,15 +93,20 @@ class Score:
         """Read a record.
 
         Raises:
-            ValueError: If the file holds none.
+            OSError: If the file cannot be read.
+            ValueError: If it holds none.
         """
         try:
-            # the last line, because tools print records after other things
-            fields = json.loads(Path(path).read_text(encoding="utf-8").splitlines()[-1])
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
             if fields["interval"] is not None:
                 fields["interval"] = tuple(fields["interval"])
             return cls(**fields)
-        except (ValueError, TypeError, KeyError, IndexError):
+        except OSError as error:
+            raise OSError(
+                f"Cannot read {path} ({error.strerror}): give files that the fvd tool wrote with "
+                "--output."
+            ) from error
+        except (ValueError, TypeError, KeyError):
             raise ValueError(
                 f"{path} holds no score: give files that the fvd tool wrote with --output."
             ) from None
@@ -112,7 +123,7 @@ def check_comparable(scores: Sequence[Score], names: Sequence[str] | None = None
         ValueError: If two differ, with a sentence that names both and what differs.
     """
     names = names or [f"{s.metric} of {s.data.get('fake', 'a folder')}" for s in scores]
-    flat = [_flat({key: getattr(score, key) for key in COMPARED}) for score in scores]
+    flat = [_flat(score.compared()) for score in scores]
     for name, fields in zip(names[1:], flat[1:], strict=True):
         for key in flat[0] | fields:
             first, other = flat[0].get(key), fields.get(key)

@@ -44,8 +44,9 @@ def fvd(
 ) -> dict[str, Any]:
     """Measure how far generated videos are from real ones, and record all that it depends on.
 
-    Features of clips are kept in the cache, so a run that was cut short goes on, and after more
-    videos were generated only their clips are computed. Under torchrun, processes share the work.
+    Features of clips are kept in the cache, so a run that was cut short goes on. After more videos
+    were generated only their clips are computed, if their names sort after those of the old ones.
+    Under torchrun, processes share the work.
 
     Args:
         real: Folder of real videos or of folders of frames.
@@ -62,14 +63,14 @@ def fvd(
         output: File for the score; scores of pairs go beside it, as score.psnr.json.
         bootstrap: Draws for the 95 % interval over videos; 0 leaves it out.
         seed: Seed of these draws. Which real clips are taken depends on `--protocol.seed`.
-        device: Where to compute.
+        device: Where to compute; under torchrun, cuda is the GPU of each process.
     """
     for name, value, least in (("resolution", resolution, 1), ("bootstrap", bootstrap, 0)):
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}.")
     draws = Draws(times=bootstrap, seed=seed)
     with joined():
-        place = device_of(device)
+        place = device_of(own(device))
         folders = VideoFolder(real, resolution), VideoFolder(generated, resolution)
         pairs = Pairs(*folders, lpips=lpips) if paired else None
         options = {"split": split or UNKNOWN, "draws": draws, "device": place}
@@ -83,6 +84,14 @@ def fvd(
             tell(scores, output=Path(output))
     first, *others = map(asdict, scores)
     return first | ({"paired": others} if paired else {})
+
+
+def own(device: str) -> str:
+    """Give each process of torchrun its GPU, in turn where there are more processes than GPUs."""
+    rank = os.environ.get("LOCAL_RANK")
+    if device != "cuda" or rank is None:
+        return device
+    return f"cuda:{int(rank) % max(torch.cuda.device_count(), 1)}"
 
 
 class Draws(NamedTuple):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -64,7 +64,7 @@ class Steadiness:
 
 
 def read_curve(folder: Path, name: str) -> LossCurve:
-    """Read a run's `stability.jsonl`, else what TensorBoard was told.
+    """Read a run's `stability.jsonl`, or what TensorBoard was told if that has no finite loss.
 
     Raises:
         ValueError: If the folder holds neither, or no finite loss.
@@ -72,8 +72,11 @@ def read_curve(folder: Path, name: str) -> LossCurve:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: name the folder of a training run.")
     log = folder / LOG
-    curve = read_log(log, name=name) if log.exists() else read_events(folder, name=name)
-    if not any(map(math.isfinite, curve.losses)):
+    curve = read_log(log, name=name) if log.exists() else None
+    if curve is None or not finite(curve.losses):
+        skipped = curve.skipped if curve else 0
+        curve = replace(read_events(folder, name=name), skipped=skipped)
+    if not finite(curve.losses):
         raise ValueError(
             f"{folder} holds no finite loss, neither in {LOG} nor in TensorBoard's events under "
             f"{LOSS}: name the folder of a training run."

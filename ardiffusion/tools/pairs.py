@@ -1,6 +1,6 @@
 """Frame by frame likeness of videos of the same name in two folders, as for reconstructions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ardiffusion.generate import to_unit
 from ardiffusion.metrics.bootstrap import mean_interval
-from ardiffusion.metrics.checks import check_size
+from ardiffusion.metrics.checks import ONE_VIDEO, check_size
 from ardiffusion.metrics.clip_features import gather, processes
 from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.score import Score
@@ -17,6 +17,7 @@ from ardiffusion.nn.perceptual import LPIPS, VGG_FILE, VGG_URL
 from ardiffusion.tools.video_folder import VideoFolder
 
 AT_ONCE = 16  # frames that go through VGG16 together
+PART = 64  # frames of a pair in memory
 
 
 class Likeness(Protocol):
@@ -41,7 +42,7 @@ class Pairs:
         self.real, self.fake = real, fake
         self.matched = match(real, fake)
         self.frames = [min(real.lengths[i], fake.lengths[j]) for i, j in self.matched]
-        self.read(0, frames=1)
+        self.size = next(self.parts(0))[0].shape[-2:]
         self.likenesses: dict[str, Likeness] = {"psnr": psnr, "ssim": ssim}
         if lpips:
             self.likenesses["lpips"] = load_lpips()
@@ -51,13 +52,14 @@ class Pairs:
         sizes = {len(self.matched), len(self.real.paths), len(self.fake.paths)}
         return len(sizes) == 1 and all(i == j for i, j in self.matched)
 
-    def read(self, pair: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Read the first frames of both videos of a pair."""
-        one, other = self.matched[pair]
-        x, y = self.real.read(one, 0, frames), self.fake.read(other, 0, frames)
-        sizes = [(video.shape[-2], video.shape[-1]) for video in (x, y)]
-        check_size(str(self.real.root), sizes[0], str(self.fake.root), sizes[1])
-        return x, y
+    def parts(self, pair: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the frames that both videos of a pair have, part by part."""
+        (one, other), frames = self.matched[pair], self.frames[pair]
+        sides = self.real.parts(one, frames, PART), self.fake.parts(other, frames, PART)
+        for x, y in zip(*sides, strict=True):
+            sizes = [(video.shape[-2], video.shape[-1]) for video in (x, y)]
+            check_size(str(self.real.root), sizes[0], str(self.fake.root), sizes[1])
+            yield x, y
 
     @torch.no_grad()
     def compare(self, device: torch.device, advance: Callable[[int], object]) -> Tensor:
@@ -65,15 +67,19 @@ class Pairs:
         rank, world = processes()
         values: dict[int, list[float]] = {}
         for pair in range(rank, len(self.matched), world):
-            x, y = (video.to(device) for video in self.read(pair, self.frames[pair]))
-            values[pair] = [like(x, y).double().mean().item() for like in self.likenesses.values()]
+            sums = torch.zeros(len(self.likenesses), dtype=torch.float64)
+            for part in self.parts(pair):
+                x, y = (video.to(device) for video in part)
+                found = [like(x, y).double().sum().cpu() for like in self.likenesses.values()]
+                sums += torch.stack(found)
+            values[pair] = (sums / self.frames[pair]).tolist()
             advance(1)
         values = gather(values)
         return torch.tensor([values[n] for n in range(len(values))], dtype=torch.float64)
 
     def score(self, name: str, values: Tensor, split: str, draws: int, seed: int) -> Score:
         """Return the score of a likeness, averaged over the pairs' values (N,)."""
-        lengths = set(self.frames)
+        lengths, size = set(self.frames), list(self.size)
         return Score(
             metric=name,
             value=values.mean().item(),
@@ -87,11 +93,11 @@ class Pairs:
             fake=len(values),
             split=split,
             stride=1,
-            resolution=min(self.read(0, frames=1)[0].shape[-2:]),
+            resolution=min(size),
             seeds={"bootstrap": seed},
             network={"name": "vgg16", "hash": VGG_FILE} if name == "lpips" else {},
-            data={"real": self.real.root.name, "fake": self.fake.root.name},
-            warnings=self.doubts(),
+            data={"real": self.real.root.name, "fake": self.fake.root.name, "size": size},
+            warnings=self.doubts() + ([ONE_VIDEO] if draws and len(values) < 2 else []),
         )
 
     def doubts(self) -> list[str]:

@@ -11,8 +11,15 @@ from ardiffusion.tools.axes import Scale, at_values, from_zero
 SCALE = 4  # drawn so many times larger than shown, for smooth lines
 WIDTH, HEIGHT = 440, 300  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 62, 46
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind people too
-PALE = ("#a9d0ea", "#f6c9a4", "#a5dccb", "#ecd0de")  # the same, light
+# Told apart by colour-blind people too: Okabe and Ito's but black and yellow, and two dark ones.
+COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#e69f00", "#56b4e9", "#332288", "#882255"),
+)
+PALE = (  # the same, light
+    *("#a9d0ea", "#f6c9a4", "#a5dccb", "#ecd0de"),
+    *("#f6dca4", "#c9e6f8", "#bbb5dc", "#dbb3c8"),
+)
 INK, GRID = "#222222", "#dddddd"
 
 Points = Sequence[tuple[float, float]]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.clips import resize_crop
-from ardiffusion.data.layouts import VIDEOS, find_clips
+from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.generate import to_bytes, to_unit
 from ardiffusion.hub import load_arvae
@@ -93,12 +93,6 @@ def places_of(videos: str, out: Path, limit: int | None) -> dict[Path, Path]:
             "reconstructions would have one name: rename them."
         )
     return places
-
-
-def without_suffix(path: str) -> str:
-    """Drop the suffix of a video file; folders of frames may have a dot in their name."""
-    name = Path(path)
-    return str(name.with_suffix("")) if name.suffix.lower() in VIDEOS else path
 
 
 @torch.no_grad()

@@ -83,9 +83,7 @@ def reproduce(
     stages = list(stages_of(chosen, recipe))
     for number, stage in enumerate(stages, start=1):
         log.do(stage, place=f"{number} of {len(stages)}: ")
-    page = write_page(
-        chosen, Results(recipe, log.seconds, attempts=log.attempts), settings=log.settings
-    )
+    page = write_page(chosen, Results(recipe, log.seconds), settings=log.settings)
     Console(stderr=True).print(f"[bold]{page}[/] shows the results.")
     return {"page": str(page), "minutes": round(sum(log.seconds.values()) / 60, 1)}
 
@@ -104,7 +102,6 @@ class Log:
         sizes = {name: value for name, value in asdict(recipe).items() if name != "out"}
         self.settings = sizes | {"root": root, "videos": None if root else videos}
         self.seconds: dict[str, float] = {}
-        self.attempts: dict[str, int] = {}  # the seconds are those of the last one
         if self.path.exists():
             found = json.loads(self.path.read_text())
             for name, value in self.settings.items():
@@ -113,22 +110,15 @@ class Log:
                         f"{self.path.parent} holds a reproduction with {name} "
                         f"{found['settings'].get(name)}, not {value}; choose another --out."
                     )
-            self.seconds, self.attempts = found["seconds"], found["attempts"]
+            self.seconds = found["seconds"]
 
     def do(self, stage: Stage, place: str = "") -> None:
         """Run a stage unless it is done."""
         if stage.name in self.seconds:
             return
-        self.attempts[stage.name] = self.attempts.get(stage.name, 0) + 1
-        self.save()
         seconds = run(place + stage.name, stage.command, readers=stage.readers)
         self.seconds[stage.name] = round(seconds, 1)
-        self.save()
-
-    def save(self) -> None:
-        """Write down what is done."""
-        done = {"settings": self.settings, "seconds": self.seconds, "attempts": self.attempts}
-        save_json(done, self.path)
+        save_json({"settings": self.settings, "seconds": self.seconds}, self.path)
 
 
 def draw(recipe: Recipe, videos: int, log: Log) -> Path:

@@ -45,6 +45,7 @@ EXPERIMENTS = {
         sections.difference,
         models=("ar-diffusion",),
         samples=tuple(sections.DIFFERENT.values()),
+        timed=tuple(sections.DIFFERENT.values()),
     ),
     "timesteps": Experiment(
         sections.timesteps,

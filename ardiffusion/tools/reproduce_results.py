@@ -8,7 +8,7 @@ from typing import Any
 
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools.reproduce_models import SAMPLES
-from ardiffusion.tools.reproduce_runs import Recipe
+from ardiffusion.tools.reproduce_runs import WINDOW, Recipe
 from ardiffusion.training.checkpoint import read_checkpoint
 
 DISTANCE = "Fréchet distance"
@@ -21,12 +21,10 @@ class Results:
     Attributes:
         recipe: Places and sizes.
         seconds: How long each stage took, the last attempt at it.
-        attempts: How often each stage was begun.
     """
 
     recipe: Recipe
     seconds: dict[str, float]
-    attempts: dict[str, int]
 
     def score(self, name: str) -> str:
         """Return a set's Fréchet distance with its interval."""
@@ -46,14 +44,13 @@ class Results:
         """Return the seconds of single videos by their length."""
         return json.loads(self.recipe.time(name).read_text())["seconds"]
 
+    def one_video(self, name: str) -> str:
+        """Return the seconds of a single video of a set of short ones."""
+        return f"{self.alone(name)[str(WINDOW)]:.2f}"
+
     def psnr(self, name: str) -> str:
         """Return how near a set of reconstructions is to what it was made from, in decibels."""
         return f"{Score.load(self.recipe.score(f'{name}.psnr')).value:.1f}"
-
-    def took(self, name: str) -> str:
-        """Return how many seconds the generation of a set took, if it was not cut short."""
-        stage = f"videos of {name}"
-        return f"{self.seconds[stage]:.0f}" if self.attempts[stage] == 1 else "-"
 
     def made(self, names: Iterable[str]) -> dict[str, Path]:
         """Return the folders of sets by their titles."""

@@ -99,7 +99,7 @@ def sources(rows: Sequence[Steadiness]) -> str | None:
     kinds = {row.source for row in rows}
     if len(kinds) < 2:
         return None
-    return f"Read from {' and '.join(sorted(kinds))}, which holds fewer losses per step."
+    return f"Read from {' and '.join(sorted(kinds))}: TensorBoard holds fewer losses per step."
 
 
 def main(args: list[str] | None = None) -> None:

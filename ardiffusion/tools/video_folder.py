@@ -1,6 +1,7 @@
 """A folder of videos as the evaluation reads it, and what else is known of its videos."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -9,13 +10,14 @@ from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.index import index_clips
-from ardiffusion.data.layouts import VIDEOS, find_clips
+from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.stamp import stamp
-from ardiffusion.data.video import picture_files, read_frames
+from ardiffusion.data.video import VideoReader, picture_files, read_frames
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.protocol import Protocol
 
 LOSSLESS = frozenset("png bmp tif tiff ppm ffv1 huffyuv ffvhuff utvideo rawvideo qtrle".split())
+LOOKED_AT = 100  # videos of a folder, to tell how they are stored; opening one takes milliseconds
 
 
 class VideoFolder:
@@ -61,14 +63,22 @@ class VideoFolder:
     def read(self, video: int, start: int, frames: int, stride: int = 1) -> Tensor:
         """Read a clip of a video, uint8 (F, 3, H, W)."""
         path = self.root / self.paths[video]
-        clip = read_frames(path, start=start, frames=frames, stride=stride)
+        return self._scaled(read_frames(path, start=start, frames=frames, stride=stride))
+
+    def parts(self, video: int, frames: int, part: int) -> Iterator[Tensor]:
+        """Read the first frames of a video, `part` at a time."""
+        reader = VideoReader(self.root / self.paths[video])
+        for start in range(0, frames, part):
+            yield self._scaled(reader.read(start, frames=min(part, frames - start)))
+
+    def _scaled(self, clip: Tensor) -> Tensor:
         return clip if self.resolution is None else resize_crop(clip, self.resolution)
 
     def stems(self) -> dict[str, int]:
         """Number the videos by their paths without suffix."""
         found: dict[str, int] = {}
         for number, path in enumerate(self.paths):
-            stem = str(Path(path).with_suffix("")) if is_video_name(path) else path
+            stem = without_suffix(path)
             if stem in found:
                 raise ValueError(
                     f"{self.root / path} and {self.root / self.paths[found[stem]]} have the same "
@@ -77,24 +87,29 @@ class VideoFolder:
             found[stem] = number
         return found
 
+    def readable(self) -> list[str]:
+        """List the videos that can be read."""
+        return [p for p, length in zip(self.paths, self.lengths, strict=True) if length]
+
     def broken(self) -> list[str]:
         """List the videos that cannot be read."""
         return [p for p, length in zip(self.paths, self.lengths, strict=True) if not length]
 
     def encodings(self) -> list[str]:
-        """List the ways that videos are stored: suffixes of pictures and names of codecs."""
-        found: dict[str, str] = {}
-        for path, length in zip(self.paths, self.lengths, strict=True):
-            file = self.root / path
-            suffix = (picture_files(file)[0] if length and file.is_dir() else file).suffix.lower()
-            if length and suffix not in found:
-                found[suffix] = suffix[1:] if file.is_dir() else codec(file)
-        return sorted(set(found.values()))
+        """List the ways that videos are stored: suffixes of pictures and names of codecs.
 
-
-def is_video_name(path: str) -> bool:
-    """Say whether a path ends like that of a video."""
-    return Path(path).suffix.lower() in VIDEOS
+        At most `LOOKED_AT` videos are looked at, spread evenly over the folder.
+        """
+        paths = self.readable()
+        count = min(len(paths), LOOKED_AT)
+        found: set[str] = set()
+        for i in range(count):
+            file = self.root / paths[i * len(paths) // count]
+            if file.is_dir():
+                found |= {picture.suffix.lower()[1:] for picture in picture_files(file)}
+            else:
+                found.add(codec(file))
+        return sorted(found)
 
 
 def codec(path: Path) -> str:
@@ -114,7 +129,9 @@ def compression_differs(one: VideoFolder, other: VideoFolder) -> str | None:
     lossy = [any(name not in LOSSLESS for name in names) for names in (first, second)]
     if not any(lossy):
         return None
+    sampled = max(len(folder.readable()) for folder in (one, other)) > LOOKED_AT
+    basis = f" (by {LOOKED_AT} videos spread over each)" if sampled else ""
     return (
-        f"{one.root} is stored as {', '.join(first)} and {other.root} as {', '.join(second)}: "
-        "traces of compression on one side shift the distance, so store both alike."
+        f"{one.root} is stored as {', '.join(first)} and {other.root} as {', '.join(second)}"
+        f"{basis}: traces of compression on one side shift the distance, so store both alike."
     )

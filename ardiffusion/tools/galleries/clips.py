@@ -1,12 +1,11 @@
 """What a column of a gallery holds: a folder's videos, with what samples.jsonl says of each."""
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from ardiffusion.data.layouts import VIDEOS, find_clips
+from ardiffusion.data.layouts import find_clips, without_suffix
+from ardiffusion.tools.sample_log import read_samples
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,7 @@ class Clip:
     def key(self) -> str:
         """What the same video is called in other columns: its sample index, or path and stem."""
         index = self.sample.get("index")
-        return f"{index:06d}" if isinstance(index, int) else stem(self.name)
-
-
-def stem(name: str) -> str:
-    """Drop the end of a video file's name; a folder's name is kept whole."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in VIDEOS else name
+        return f"{index:06d}" if isinstance(index, int) else without_suffix(self.name)
 
 
 def read_clips(column: str, folder: Path) -> list[Clip]:
@@ -49,7 +42,7 @@ def read_clips(column: str, folder: Path) -> list[Clip]:
             f"Folder {folder} of column {column!r} holds no videos and no folders of frames: "
             "correct --columns."
         ) from error
-    samples = read_samples(folder / "samples.jsonl")
+    samples = read_samples(folder)
     clips = []
     for entry in entries:
         sample = samples.get(entry.path, {})
@@ -57,18 +50,6 @@ def read_clips(column: str, folder: Path) -> list[Clip]:
         named = entry.label if label is None else str(label)
         clips.append(Clip(entry.path, path=folder / entry.path, label=named, sample=sample))
     return sorted(clips, key=lambda clip: clip.key) if samples else clips
-
-
-def read_samples(log: Path) -> dict[str, dict[str, Any]]:
-    """Read the line of each file; one that a crash cut short does not count."""
-    found: dict[str, dict[str, Any]] = {}
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    for line in text.splitlines():
-        with suppress(ValueError):
-            sample = json.loads(line)
-            if isinstance(sample, dict) and isinstance(sample.get("file"), str):
-                found[sample["file"]] = sample
-    return found
 
 
 def common_settings(clips: list[Clip]) -> dict[str, Any]:

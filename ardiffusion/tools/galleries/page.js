@@ -5,6 +5,8 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 const PLAYERS = 56; // browsers keep 75 at most
 let playing = !still.matches;
 
+const counted = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
+
 // Loading: videos become Blobs near the viewport only, and are let go of far away.
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) load(rowOf.get(entry.target));
@@ -75,7 +77,8 @@ function filter() {
   for (const gallery of document.querySelectorAll(".gallery")) {
     gallery.querySelector(".none").hidden = !!gallery.querySelector(".row:not([hidden])");
   }
-  find("count").textContent = count === rows.length ? `${count} rows` : `${count} of ${rows.length} rows`;
+  const all = counted(rows.length, "row");
+  find("count").textContent = count === rows.length ? all : `${count} of ${all}`;
 }
 
 // Keys
@@ -141,7 +144,7 @@ function choose(view) {
 
 function start() {
   const videos = rows.reduce((sum, row) => sum + row.videos.length, 0);
-  find("summary").textContent = videos ? `${videos} videos in ${rows.length} rows` : "";
+  find("summary").textContent = videos ? `${counted(videos, "video")} in ${counted(rows.length, "row")}` : "";
   find("summary").hidden = !videos;
   if (!rows.length) return;
   document.querySelector("section:has(.gallery)").before(find("toolbar"));

@@ -113,6 +113,11 @@ def figure(one: Figure) -> Markup:
     return element("figure", image, element("figcaption", one.caption) if one.caption else "")
 
 
+def counted(count: int, thing: str) -> str:
+    """Say how many things are, as the start of a sentence."""
+    return f"1 {thing} is" if count == 1 else f"{count} {thing}s are"
+
+
 def gallery(videos: Videos) -> Markup:
     """Return the rows of videos, with what to know about them."""
     notes = [
@@ -121,9 +126,9 @@ def gallery(videos: Videos) -> Markup:
         for name in videos.ordered
     ]
     if videos.left_out:
-        notes.append(f"{videos.left_out} more rows are not shown.")
+        notes.append(f"{counted(videos.left_out, 'more row')} not shown.")
     if videos.broken:
-        notes.append(f"{len(videos.broken)} videos are broken and not shown.")
+        notes.append(f"{counted(len(videos.broken), 'video')} broken and not shown.")
     settings = {name: values for name, values in videos.settings.items() if values}
     made = [
         element("div", element("h3", name), definitions(values))

@@ -163,6 +163,7 @@ class Row {
     if (this.output.value !== text) {
       this.output.value = text;
       this.slider.value = this.frame;
+      this.slider.setAttribute("aria-valuetext", `frame ${this.frame + 1} of ${this.frames}`);
       for (const strip of this.strips) {
         const { count, every } = strip.dataset;
         const place = Math.min(count - 1, Math.floor(this.frame / every));

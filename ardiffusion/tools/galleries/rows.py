@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from ardiffusion.tools.galleries.clips import stem
+from ardiffusion.data.layouts import without_suffix
 from ardiffusion.tools.galleries.collect import Shown
 from ardiffusion.tools.galleries.markup import Markup, definitions, element
 
@@ -13,11 +13,13 @@ ICON = Markup('<span class="icon" aria-hidden="true"></span>')
 def video_row(row: Mapping[str, Shown], columns: Sequence[str]) -> Markup:
     """Return a row; `columns` keep their places where it has no video."""
     first = next(iter(row.values()))
-    name = stem(first.clip.name)
+    name = without_suffix(first.clip.name)
     label = next((v.clip.label for v in row.values() if v.clip.label is not None), None)
     id_ = f"row-{first.id}"
     texts = [name, label or "", *row]
-    texts += [f"{v.clip.name} {v.clip.label} {json.dumps(v.clip.sample)}" for v in row.values()]
+    for shown in row.values():
+        sample = json.dumps(shown.clip.sample, ensure_ascii=False)
+        texts.append(f"{shown.clip.name} {shown.clip.label} {sample}")
     return element(
         "article",
         element(
@@ -37,7 +39,7 @@ def video_row(row: Mapping[str, Shown], columns: Sequence[str]) -> Markup:
         tabindex="-1",
         aria_labelledby=id_,
         data_label=label,
-        data_text=" ".join(texts).casefold(),
+        data_text=" ".join(texts).lower(),  # as the page lowers what is searched for
     )
 
 
@@ -92,6 +94,7 @@ def controls(name: str, frames: int) -> Markup:
             value=0,
             step=1,
             aria_label=f"Frame of {name}",
+            aria_valuetext=f"frame 1 of {frames}",
         ),
         element("output", f"1 / {frames}", aria_live="off"),  # or it is read out while playing
         class_="controls",

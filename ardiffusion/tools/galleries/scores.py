@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ardiffusion.metrics.score import COMPARED, Score
+from ardiffusion.metrics.score import Score
 from ardiffusion.tools.galleries.markup import Cell, Markup, definitions, element, join, table
 
 COLUMNS = ("Metric", "Value", "95 % interval", "Real", "Generated", "Data", "Weights")
@@ -35,7 +35,7 @@ def by_protocol(scores: Sequence[Score]) -> list[list[Score]]:
     """Group scores that were measured alike, whatever of, in the order of their first ones."""
     groups: dict[str, list[Score]] = {}
     for score in scores:
-        alike = {name: getattr(score, name) for name in COMPARED if name != "metric"}
+        alike = {name: value for name, value in score.compared().items() if name != "metric"}
         groups.setdefault(json.dumps(alike, sort_keys=True, default=str), []).append(score)
     return list(groups.values())
 

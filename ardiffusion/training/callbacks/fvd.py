@@ -121,11 +121,12 @@ class FVDRec(Callback):
 class FVDGen(Callback):
     """Measures how far videos that stage 2 generates are from real ones, at validation and test.
 
-    Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than I3D, and writes a
-    record into `scores` in the folder of the run. The protocol says how many videos are generated,
-    which real clips they are compared with, and by which network. Sample i depends on `seed` and i
-    alone, whatever the batch size and the number of processes. Of a module with classes it takes
-    them in turn. Features of real clips are kept beside the index of `data.cache`.
+    Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than I3D and InceptionI3D,
+    and writes a record into `scores` in the folder of the run. The protocol says how many videos
+    are generated, which real clips they are compared with, and by which network. Sample i depends
+    on `seed` and i alone, whatever the batch size and the number of processes. Of a module with
+    classes it takes them in turn. Features of real clips are kept beside the index of
+    `data.cache`.
 
     Args:
         protocol: How to measure; StyleGANV is what papers do, EveryClip with Random3D needs no
@@ -166,6 +167,7 @@ class FVDGen(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not trainer.predicting:
             self.protocol.extractor.load()
+            check_frames(self.protocol)  # some networks know it only when they are loaded
             if not isinstance(getattr(trainer, "datamodule", None), VideoDataModule):
                 raise ValueError("FVDGen takes real clips from a VideoDataModule; train with one.")
 
