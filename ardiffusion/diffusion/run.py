@@ -123,7 +123,7 @@ class Run:
             static=self.static,
         )
 
-        # Neither function knows the run, which holds them: a cycle would outlive it
+        # Neither function knows the run, which holds them: a cycle would outlive it.
         denoiser = self.denoiser
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:

@@ -78,9 +78,9 @@ def table2(
     run(1)  # warm up
     seconds = [run(count) for count in frames]
     show_rows(frames, seconds, memory=peak_memory(place), device=place, scaled=part)
-    floor = [ad_iterations(count, steps=steps, difference=difference) for count in frames]
+    iterations = [ad_iterations(count, steps=steps, difference=difference) for count in frames]
     numbers = {f"F={c}, s": round(s, 3) for c, s in zip(frames, seconds, strict=True)}
-    numbers |= {f"F={c}, iterations": n for c, n in zip(frames, floor, strict=True)}
+    numbers |= {f"F={c}, iterations": n for c, n in zip(frames, iterations, strict=True)}
     numbers["peak memory, GB"] = round(peak_memory(place), 3)
     print(json.dumps({"device": name_of(place), "precision": precision, **numbers}))
 
