@@ -9,6 +9,7 @@ from ardiffusion.cli import dit, vae
 from ardiffusion.data.layouts import find_clips
 from ardiffusion.tools import reproduce as module
 from ardiffusion.tools.command import DIT, VAE
+from ardiffusion.tools.demo_videos import demo_videos as videos
 from ardiffusion.tools.reproduce import Log, main, split
 from ardiffusion.tools.reproduce_experiments import EXPERIMENTS, stages_of
 from ardiffusion.tools.reproduce_runs import Recipe, Stage, clock
@@ -139,6 +140,16 @@ def test_a_fifth_of_the_videos_is_held_out(skies: Path, tmp_path: Path) -> None:
     every = {entry.path for entry in find_clips(skies)}
     assert train | held_out == every and not train & held_out
     assert len(held_out) == round(len(every) / 5)
+
+
+@pytest.mark.slow
+def test_own_videos_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos(str(tmp_path / "own"), videos=10, frames=32, resolution=96)
+    sizes = {"vae_minutes": 0.1, "dit_minutes": 0.1, "samples": 4, "long_samples": 2}
+    options = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    own = ["--root", str(tmp_path / "own"), "--experiments", "[methods]", "--long_frames", "32"]
+    main(["--out", str(tmp_path / "all"), *own, *options])
+    assert Path(json.loads(capsys.readouterr().out.splitlines()[-1])["page"]).exists()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from ardiffusion.tools.command import DIT, PYTHON, VAE, words
 from ardiffusion.tools.reproduce_models import MODELS, SAMPLES, TOKENIZERS
 
 WINDOW = 16  # frames of a training clip
+RESOLUTION = 64  # of the small configurations
 FOREVER = 1_000_000  # steps of the learning rate's fall: time ends the trainings, at full rate
 HELD_OUT = "held-out"  # the set of real videos that no training sees
 NETWORK = "ardiffusion.metrics.features.Random3D"
