@@ -162,15 +162,8 @@ class Recipe:
         split = "train" if real == self.train else HELD_OUT
         command = words(
             *(*tool("fvd"), real, fake, "--protocol EveryClip --protocol.extractor", NETWORK),
-            *(
-                options,
-                "--split",
-                split,
-                "--cache",
-                self.out / "features",
-                "--output",
-                self.score(name),
-            ),
+            *(f"--resolution {RESOLUTION} --split {split} {options}",),
+            *("--cache", self.out / "features", "--output", self.score(name)),
         )
         return Stage(f"score of {name}", command)
 
