@@ -120,7 +120,7 @@ def test_bad_input_ends_with_one_sentence(
     sizes = vars(make_recipe(tmp_path))
     sizes |= {"root": None, "videos": 300, "vae_seconds": 210, "dit_seconds": 150}
     sizes |= {"long_samples": 16, "long_frames": 128, "steps": 50}
-    del sizes["out"]
+    del sizes["out"], sizes["classes"]
     done.write_text(json.dumps({"settings": sizes, "seconds": {}}))
     out = done.parent if "--samples" in options else tmp_path / "new"
     with pytest.raises(SystemExit) as exit_:

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import torch
 from jsonargparse import auto_cli
 from rich.console import Console
 
-from ardiffusion.data.layouts import find_clips
+from ardiffusion.data.layouts import class_names, find_clips
 from ardiffusion.data.splits import split_fractions
 from ardiffusion.tools.command import run, told_in_one_sentence, words
 from ardiffusion.tools.files import save_json
@@ -80,6 +80,7 @@ def reproduce(
     chosen = [EXPERIMENTS[name] for name in experiments or EXPERIMENTS]
     source = Path(root) if root else draw(recipe, videos=videos, log=log)
     split(source, recipe)
+    recipe = replace(recipe, classes=len(class_names(find_clips(recipe.train))))
     stages = list(stages_of(chosen, recipe))
     for number, stage in enumerate(stages, start=1):
         log.do(stage, place=f"{number} of {len(stages)}: ")
@@ -99,7 +100,9 @@ class Log:
 
     def __init__(self, recipe: Recipe, root: str | None, videos: int) -> None:
         self.path = recipe.out / "done.json"
-        sizes = {name: value for name, value in asdict(recipe).items() if name != "out"}
+        sizes = {
+            name: value for name, value in asdict(recipe).items() if name not in ("out", "classes")
+        }
         self.settings = sizes | {"root": root, "videos": None if root else videos}
         self.seconds: dict[str, float] = {}
         if self.path.exists():

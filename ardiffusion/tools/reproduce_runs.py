@@ -35,6 +35,7 @@ class Recipe:
         long_samples: Videos in each set of long ones.
         long_frames: Frames of those.
         steps: Denoising steps.
+        classes: Classes of the videos, 0 for none.
     """
 
     out: Path
@@ -44,6 +45,7 @@ class Recipe:
     long_samples: int
     long_frames: int
     steps: int
+    classes: int = 4
 
     @property
     def train(self) -> Path:
@@ -104,7 +106,8 @@ class Recipe:
     def model(self, name: str) -> Stage:
         """Train a generator."""
         model = MODELS[name]
-        options = f"--config dit_tiny.yaml {model.options} --data.latents"
+        options = f"--config dit_tiny.yaml {model.options}"
+        options += f" --model.dit.init_args.classes {self.classes} --data.latents"
         arvae = "--model.arvae", self.last(model.tokenizer)
         return self.fit(
             DIT, name, self.dit_seconds, options, self.latents(model.tokenizer), *arvae
