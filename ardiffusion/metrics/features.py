@@ -82,15 +82,8 @@ class I3D(VideoFeatures):
     def load(self) -> None:
         if not self._loaded:
             path = Path(_download_i3d() if self.path is None else self.path)
-            if not path.is_file():
-                raise FileNotFoundError(f"There is no file {path}; download {I3D_URL} to it.")
-            data = path.read_bytes()
-            if git_blob_hash(data) != I3D_BLOB:
-                raise ValueError(
-                    f"{path} is not the network that FVD is defined by (its git blob hash is "
-                    f"{git_blob_hash(data)}, not {I3D_BLOB}), so it was not loaded; delete it and "
-                    f"download {I3D_URL} again."
-                )
+            what = "the network that FVD is defined by"
+            data = read_checked(path, blob=I3D_BLOB, url=I3D_URL, what=what)
             self._loaded.append(torch.jit.load(io.BytesIO(data), map_location="cpu").eval())
 
     @property
@@ -224,6 +217,26 @@ def weights_hash(network: nn.Module) -> str:
 def git_blob_hash(data: bytes) -> str:
     """The name git gives a file's content, the SHA-1 of its length and its bytes."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def read_checked(path: Path, blob: str, url: str, what: str) -> bytes:
+    """Read a file, but refuse one whose git blob hash is another.
+
+    Args:
+        path: The file.
+        blob: The hash it must have.
+        url: Where to get it.
+        what: What it must be, for the sentence.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}; download {url} to it.")
+    data = path.read_bytes()
+    if git_blob_hash(data) != blob:
+        raise ValueError(
+            f"{path} is not {what} (its git blob hash is {git_blob_hash(data)}, not {blob}), so "
+            f"it was not loaded; delete it and download {url} again."
+        )
+    return data
 
 
 def _download_i3d() -> str:

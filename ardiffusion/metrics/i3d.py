@@ -10,7 +10,7 @@ from einops import rearrange
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from ardiffusion.metrics.features import VideoFeatures, git_blob_hash
+from ardiffusion.metrics.features import VideoFeatures, read_checked
 from ardiffusion.metrics.inception import InflatedInception
 
 FILE = "i3d_pretrained_400.pt"
@@ -108,15 +108,8 @@ def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}; download {URL} to it.")
-    data = path.read_bytes()
-    if git_blob_hash(data) != BLOB:
-        raise ValueError(
-            f"{path} is not the I3D that published distances were computed with (its git blob "
-            f"hash is {git_blob_hash(data)}, not {BLOB}), so it was not loaded; delete it and "
-            f"download {URL} again."
-        )
+    what = "the I3D that published distances were computed with"
+    data = read_checked(path, blob=BLOB, url=URL, what=what)
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 

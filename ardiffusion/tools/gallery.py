@@ -12,11 +12,11 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from ardiffusion.tools.command import told_in_one_sentence
-from ardiffusion.tools.files import aside
 from ardiffusion.tools.galleries.collect import Shown, Videos, collect
 from ardiffusion.tools.galleries.page import frame, section
 from ardiffusion.tools.galleries.scores import read_score
 from ardiffusion.tools.galleries.sections import Figure, Section, Table
+from ardiffusion.training.aside import written_aside
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
 
@@ -92,7 +92,10 @@ def save(path: Path, before: str, shown: Iterable[Shown], after: str) -> int:
         OSError: If it cannot be written, with a sentence that names the file.
     """
     try:
-        with aside(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+        with (
+            written_aside(path) as partial,
+            open(partial, "w", encoding="utf-8", newline="\n") as file,
+        ):
             file.write(before)
             for video in shown:
                 file.write(block(video.id, video.media.path.read_bytes()))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield another name in the same folder; what is written there becomes `path` in the end."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield partial
         os.replace(partial, path)
