@@ -15,11 +15,11 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python -m ardiffusion.tools.demo --out demo
+	$(BIN)/python -m experiments.demo --out demo
 
 # The supplement's experiments at the scale of a CPU, in under an hour
 reproduce: $(READY)
-	$(BIN)/python -m ardiffusion.tools.reproduce --out reproduce
+	$(BIN)/python -m experiments.reproduce --out reproduce
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -34,7 +34,7 @@ parity: $(READY)
 	$(BIN)/python tests/parity.py $(GOLDENS)
 
 # Every speed that a GPU is judged by: sizes of the paper's Table 3, random weights, about 15 minutes
-BENCH := $(BIN)/python -m ardiffusion.tools.benchmark
+BENCH := $(BIN)/python -m experiments.benchmark
 PAPER := --device cuda --width 1152 --depth 28 --heads 16
 bench-gpu: $(READY)
 	$(BENCH) table2 --device cuda

@@ -14,12 +14,12 @@ from typing import Any
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
-from ardiffusion.convert_arvae import convert_arvae, from_titok, holds_arvae, holds_titok
-from ardiffusion.convert_dit import convert_dit, holds_dit
-from ardiffusion.convert_schedule import published_schedule
-from ardiffusion.model_card import Card
-from ardiffusion.pretrained import save_pretrained
-from ardiffusion.tensor_files import PICKLES, read_pickle, read_safetensors
+from ardiffusion.published.arvae import convert_arvae, from_titok, holds_arvae, holds_titok
+from ardiffusion.published.dit import convert_dit, holds_dit
+from ardiffusion.published.schedule import published_schedule
+from ardiffusion.weights.card import Card
+from ardiffusion.weights.folders import save_pretrained
+from ardiffusion.weights.tensor_files import PICKLES, read_pickle, read_safetensors
 
 TOKENIZER = "vae."  # before the tokenizer's names in a file of both stages
 

@@ -12,15 +12,15 @@ from typing import Any
 from huggingface_hub import HfApi
 from torch import nn
 
-from ardiffusion import convert_grid
 from ardiffusion.convert import from_published
-from ardiffusion.download import HubPath, fetch, list_files, parse_hub_path
-from ardiffusion.hub_errors import readable_hub_errors
-from ardiffusion.model_card import Card
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.pretrained import (
+from ardiffusion.published import diffusers as convert_grid
+from ardiffusion.published.repository import published_files
+from ardiffusion.weights.card import Card
+from ardiffusion.weights.download import HubPath, fetch, list_files, parse_hub_path
+from ardiffusion.weights.folders import (
     CONFIG,
     NOTE,
     WEIGHTS,
@@ -29,9 +29,9 @@ from ardiffusion.pretrained import (
     load_pretrained,
     save_pretrained,
 )
-from ardiffusion.published_files import published_files
-from ardiffusion.tensor_files import PICKLES, SUFFIXES, read_pickle, read_safetensors
-from ardiffusion.weights import assign_weights
+from ardiffusion.weights.hub_errors import readable_hub_errors
+from ardiffusion.weights.strict import assign_weights
+from ardiffusion.weights.tensor_files import PICKLES, SUFFIXES, read_pickle, read_safetensors
 
 __all__ = [
     "Card",

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ardiffusion import download
+from ardiffusion.weights import download
 
 if TYPE_CHECKING:
     from cli_runs import Runs
@@ -29,7 +29,7 @@ def golden() -> dict[str, Tensor]:
 @pytest.fixture(scope="session")
 def skies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve videos of 20 frames in four class folders."""
-    from ardiffusion.tools.demo_videos import demo_videos
+    from ardiffusion.tools.videos import demo_videos
 
     root = tmp_path_factory.mktemp("videos") / "skies"
     demo_videos(str(root), kind="skies", videos=12, frames=20, resolution=16)

@@ -9,12 +9,12 @@ from hub_server import REPO
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ardiffusion import presets
-from ardiffusion.convert_arvae import POINTWISE
-from ardiffusion.convert_arvae import published_name as tokenizer_name
-from ardiffusion.convert_dit import published_name as transformer_name
 from ardiffusion.nn.arvae import PublishedARVAE
 from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.published import presets
+from ardiffusion.published.arvae import POINTWISE
+from ardiffusion.published.arvae import published_name as tokenizer_name
+from ardiffusion.published.dit import published_name as transformer_name
 
 TOKENIZER = "skytimelapse/vae_4ch_32len/model.safetensors"
 TRANSFORMER = "skytimelapse/nvae_midt/checkpoint-100000/model.safetensors"

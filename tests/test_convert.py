@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ardiffusion.convert import from_published, main
-from ardiffusion.convert_arvae import POINTWISE, published_name
 from ardiffusion.hub import load_arvae, load_dit
 from ardiffusion.nn.arvae import PublishedARVAE
 from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.published.arvae import POINTWISE, published_name
 
 GOLDEN = Path(__file__).parent / "fixtures" / "goldens" / "dit_small_rope_qknorm.json"
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
-from ardiffusion.tools.demo_videos import Draw
+from ardiffusion.tools.videos import Draw
 
 KINDS = [(skies, len(SKIES)), (shapes, len(SHAPES))]
 

@@ -12,11 +12,13 @@ from stages import make_arvae, make_dit
 from torch import Tensor
 from torch.testing import assert_close
 
+from ardiffusion.diffusion.noise import FrameNoise, latent_noise, step_seed
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM
-from ardiffusion.generate import FrameNoise, generate, latent_noise, step_seed, to_bytes
+from ardiffusion.generator import generate
 from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import to_bytes
 from ardiffusion.training.load import load_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute")

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import assert_equal, tiny
 
-from ardiffusion.describe import describe
 from ardiffusion.hub import (
     Card,
     from_checkpoint,
@@ -18,6 +17,7 @@ from ardiffusion.hub import (
     save_pretrained,
 )
 from ardiffusion.nn.dit import ARDiT
+from ardiffusion.weights.description import describe
 
 
 def test_a_saved_model_reads_back(tmp_path: Path) -> None:

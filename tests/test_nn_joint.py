@@ -6,13 +6,13 @@ from naive_sampler import SCHEDULE, recompute
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.describe import build, describe
 from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.hub import from_checkpoint, load_dit, save_pretrained
 from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import JointDiT, Together
+from ardiffusion.weights.description import build, describe
 
 SIZES = {"width": 16, "depth": 2, "heads": 2, "tokens": 3, "channels": 4}
 

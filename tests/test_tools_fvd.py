@@ -11,6 +11,7 @@ from numbered import write_numbered
 from PIL import Image
 from torch import Tensor
 
+from ardiffusion.data.samples import SampleLog, read_sample_log, read_samples
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.metrics.features import I3D, Random3D
 from ardiffusion.metrics.frechet import frechet_distance
@@ -20,7 +21,6 @@ from ardiffusion.metrics.moments import moments
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools import pairs, video_folder
 from ardiffusion.tools.fvd import main, own
-from ardiffusion.tools.sample_log import SampleLog, read_sample_log, read_samples
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
 SMALL = ["--protocol", "StyleGANV", "--protocol.extractor", "Random3D"]

@@ -7,7 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+
+def to_unit(video: Tensor) -> Tensor:
+    """Turn uint8 video into floats in [0, 1]."""
+    return video.float() / 255
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """Turn video around [0, 1] into uint8, clamped and rounded."""
+    return (video.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 class Posterior(NamedTuple):

@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import distributed
 
+from ardiffusion.data.samples import read_sample_log
 from ardiffusion.metrics.clip_features import processes
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools.benchmarks.measure import device_of
-from ardiffusion.tools.command import told_in_one_sentence
+from ardiffusion.tools.command import device_of, user_errors
 from ardiffusion.tools.pairs import Pairs
-from ardiffusion.tools.sample_log import read_sample_log
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
 UNKNOWN = "not stated"
@@ -207,7 +206,7 @@ def joined() -> Iterator[None]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    with told_in_one_sentence():
+    with user_errors():
         result = auto_cli(fvd, args=args, as_positional=True)
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(result))

@@ -11,12 +11,12 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from ardiffusion.tools.command import told_in_one_sentence
+from ardiffusion.files import atomic_write
+from ardiffusion.tools.command import user_errors
 from ardiffusion.tools.galleries.collect import Shown, Videos, collect
 from ardiffusion.tools.galleries.page import frame, section
 from ardiffusion.tools.galleries.scores import read_score
 from ardiffusion.tools.galleries.sections import Figure, Section, Table
-from ardiffusion.training.aside import written_aside
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
 
@@ -93,7 +93,7 @@ def save(path: Path, before: str, shown: Iterable[Shown], after: str) -> int:
     """
     try:
         with (
-            written_aside(path) as partial,
+            atomic_write(path) as partial,
             open(partial, "w", encoding="utf-8", newline="\n") as file,
         ):
             file.write(before)
@@ -154,7 +154,7 @@ def named_figure(path: Path) -> Figure:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    with told_in_one_sentence():
+    with user_errors():
         result: Any = auto_cli(gallery, args=args, as_positional=True)
     print(f"{result['out']}: {result['bytes'] / 1e6:.1f} MB")
     print(json.dumps(result))

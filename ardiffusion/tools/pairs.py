@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ardiffusion.generate import to_unit
 from ardiffusion.metrics.bootstrap import mean_interval
 from ardiffusion.metrics.checks import ONE_VIDEO, check_size
 from ardiffusion.metrics.clip_features import gather, processes
 from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.score import Score
+from ardiffusion.nn.autoencoder import to_unit
 from ardiffusion.nn.perceptual import LPIPS, VGG_FILE, VGG_URL
 from ardiffusion.tools.video_folder import VideoFolder
 

@@ -15,12 +15,10 @@ from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.video import read_frames, write_video
-from ardiffusion.generate import to_bytes, to_unit
+from ardiffusion.files import write_json
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.autoencoder import Autoencoder
-from ardiffusion.tools.benchmarks.measure import device_of
-from ardiffusion.tools.command import told_in_one_sentence
-from ardiffusion.tools.files import save_json
+from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
+from ardiffusion.tools.command import device_of, user_errors
 
 
 def reconstruct(
@@ -77,7 +75,7 @@ def check_source(out: Path, source: dict[str, str | int | None]) -> None:
                 f"{out} holds reconstructions with {name} {found.get(name)}, not {value}; choose "
                 "another folder."
             )
-    save_json(source, note)
+    write_json(note, source)
 
 
 def places_of(videos: str, out: Path, limit: int | None) -> dict[Path, Path]:
@@ -110,7 +108,7 @@ def there_and_back(network: Autoencoder, video: Tensor) -> Iterator[Tensor]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    with told_in_one_sentence():
+    with user_errors():
         result = auto_cli(reconstruct, args=args, as_positional=True)
     print(json.dumps(result))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.metrics.score import Score, check_comparable
-from ardiffusion.tools.command import told_in_one_sentence
+from ardiffusion.tools.command import user_errors
 
 
 def scores(files: list[str]) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
     parser = ArgumentParser(description="Print scores that were measured alike, smallest first.")
     parser.add_argument("files", nargs="+", help="Files that the fvd tool wrote with --output.")
-    with told_in_one_sentence():
+    with user_errors():
         result = scores(parser.parse_args(args).files)
     print(json.dumps({"scores": result}))
 

@@ -16,8 +16,8 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from ardiffusion.tools.command import told_in_one_sentence
-from ardiffusion.tools.files import save_json, save_png
+from ardiffusion.files import write_json, write_png
+from ardiffusion.tools.command import user_errors
 from ardiffusion.tools.loss_curve import Steadiness, read_curve, steadiness
 from ardiffusion.tools.loss_plot import draw_runs
 from ardiffusion.training.spikes import HEIGHT, WINDOW
@@ -54,7 +54,7 @@ def compare_runs(
     curves = [read_curve(folder, name=name) for name, folder in named]
     rows = [steadiness(curve, window=window, height=height) for curve in curves]
     finals = [row.final_loss for row in rows]
-    save_png(draw_runs(curves, finals, window=window, height=height), output)
+    write_png(output, draw_runs(curves, finals, window=window, height=height))
     show(rows)
     result = {
         "runs": [asdict(row) for row in rows],
@@ -62,7 +62,7 @@ def compare_runs(
         "height": height,
         "output": output,
     }
-    save_json(result, Path(output).with_suffix(".json"))
+    write_json(Path(output).with_suffix(".json"), result)
     return result
 
 
@@ -107,7 +107,7 @@ def main(args: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs, or NAME=FOLDER.")
     parser.add_function_arguments(compare_runs, skip={"runs"}, as_group=False)
-    with told_in_one_sentence():
+    with user_errors():
         result = compare_runs(**vars(parser.parse_args(args)))
     print(json.dumps(result))
 

@@ -17,14 +17,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from ardiffusion.generate import to_bytes, to_unit
 from ardiffusion.nn.adversarial import (
     Discriminator,
     adaptive_weight,
     discriminator_loss,
     generator_loss,
 )
-from ardiffusion.nn.autoencoder import Autoencoder, Posterior
+from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, load_start, pack
 from ardiffusion.training.guard import look_at_step, step_skipped

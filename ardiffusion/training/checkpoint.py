@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ardiffusion.describe import describe
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.weights.description import describe
 
 COMMANDS = {"arvae": "ardiff-vae", "dit": "ardiff-dit"}
 

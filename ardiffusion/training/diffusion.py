@@ -16,20 +16,20 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ardiffusion.describe import build
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
 from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.diffusion.timesteps import FoPP, Timesteps
-from ardiffusion.generate import generate, to_unit
+from ardiffusion.generator import generate
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.nn.autoencoder import Autoencoder, to_unit
 from ardiffusion.training.checkpoint import check_fits, pack
 from ardiffusion.training.clipping import clip_gradients
 from ardiffusion.training.match import check_classes, check_latents, check_resolution
 from ardiffusion.training.randomness import step_generator
+from ardiffusion.weights.description import build
 
 
 class DiffusionModule(LightningModule):

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ardiffusion.data.writer import VideoWriter
+from ardiffusion.diffusion.noise import sample_seed
 from ardiffusion.diffusion.plans import AD
 from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.generate import sample_seed
 from ardiffusion.training.diffusion import DiffusionModule
 
 

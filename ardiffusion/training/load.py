@@ -10,7 +10,7 @@ from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 from ardiffusion.hub import from_checkpoint, load_arvae, load_networks, published_files
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.presets import preset
+from ardiffusion.published.presets import preset
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.match import check_latents

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ardiffusion.training.aside import written_aside
+from ardiffusion.files import atomic_write
 
 
 def save_batch(
@@ -31,7 +31,7 @@ def save_batch(
     note: dict[str, Any] = {"step": step, "key": list(batch.get("key", []))}
     if "t" in tensors:
         note["t"] = tensors["t"].tolist()
-    with written_aside(folder / f"{name}.safetensors") as partial:
+    with atomic_write(folder / f"{name}.safetensors") as partial:
         save_file(tensors, partial)
-    with written_aside(folder / f"{name}.json") as partial:
+    with atomic_write(folder / f"{name}.json") as partial:
         partial.write_text(json.dumps(note) + "\n", encoding="utf-8")

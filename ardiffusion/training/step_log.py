@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ardiffusion.training.aside import written_aside
+from ardiffusion.files import atomic_write
 
 
 class StepLog:
@@ -33,7 +33,7 @@ class StepLog:
             [line for line in self.lines() if line["step"] <= step] if self.path.exists() else []
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(self.path) as partial:
+        with atomic_write(self.path) as partial:
             text = "".join(json.dumps(line) + "\n" for line in kept)
             partial.write_text(text, encoding="utf-8")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ardiffusion.data.layouts import find_clips, without_suffix
-from ardiffusion.tools.sample_log import read_samples
+from ardiffusion.data.samples import read_samples
 
 
 @dataclass(frozen=True)

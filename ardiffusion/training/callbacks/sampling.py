@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ardiffusion.diffusion.noise import sample_seed
 from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.generate import sample_seed
 
 
 class VideoGenerator(Protocol):

@@ -1,0 +1,152 @@
+"""Files that are whole or not there: atomic writes, JSON lines that survive a crash, the cache.
+
+What is written goes to `.NAME.HOST-PID.tmp` in the same folder and is moved into place when it is
+whole. A process that was killed leaves such a file behind, which the next writer there removes.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+# Versions before the host was part of the name wrote `.NAME.PID.tmp`.
+LEFTOVER = re.compile(r"\..+\.(?:(?P<host>[^.]+)-)?(?P<pid>\d+)\.tmp", flags=re.DOTALL)
+
+
+def partial_path(path: Path) -> Path:
+    """Name the file in which `path` grows, and remove what dead processes left in its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    return path.with_name(f".{path.name}.{host_name()}-{os.getpid()}.tmp")
+
+
+def host_name() -> str:
+    """Name this machine, without what cannot stand in a file name."""
+    return re.sub(r"[^\w]", "_", socket.gethostname())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of processes of this machine that are no more."""
+    for entry in os.scandir(folder):
+        found = LEFTOVER.fullmatch(entry.name)
+        if found and found["host"] in (None, host_name()) and not is_running(int(found["pid"])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Say whether there is such a process on this machine, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield another name in the same folder; what is written there becomes `path` in the end.
+
+    Raises:
+        OSError: If it cannot be written, with a sentence that names the file.
+    """
+    path = Path(path)
+    try:
+        partial = partial_path(path)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise write_failure(path, error) from error
+
+
+def write_failure(path: Path, error: BaseException) -> OSError:
+    """Say that a file cannot be written, and why; torch.save hides the reason in the context."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno):
+        cause = cause.__context__
+    code = cause.errno if isinstance(cause, OSError) else None
+    reason = os.strerror(code).lower() if code else str(error)
+    failure = OSError(f"Cannot write {path} ({reason}): free some space or choose another place.")
+    failure.errno = code
+    return failure
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write JSON for people and programs to read."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file with texts in its header."""
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    with atomic_write(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(whole, partial, metadata=dict(notes or {}))
+        partial.chmod(mode)  # safetensors makes files that nobody else may read
+
+
+def write_png(path: str | Path, picture: Image.Image) -> None:
+    """Write a picture."""
+    with atomic_write(path) as partial:
+        picture.save(partial, "PNG")
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of a file, one per line; a line that a crash cut short does not count.
+
+    Where there is no file there are no lines.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.split("\n"):
+        with suppress(ValueError):
+            value = json.loads(line)
+            found += [value] if isinstance(value, dict) else []
+    return found
+
+
+def append_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON objects in one write that is on disk when this returns.
+
+    Processes do not mix their lines, and a line that was cut short spoils none of the new ones.
+
+    Raises:
+        OSError: If they cannot be written, with a sentence that names the file.
+    """
+    path, text = Path(path), "".join(json.dumps(line) + "\n" for line in lines)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as file:
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                text = "\n" + text
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise write_failure(path, error) from error
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for what can be computed again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ardiffusion"

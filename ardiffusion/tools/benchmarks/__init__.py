@@ -1,1 +1,0 @@
-"""What `python -m ardiffusion.tools.benchmark` measures, a module per mode."""

@@ -1,0 +1,52 @@
+"""How long a trained model takes for single videos of several lengths, decoding included."""
+
+import time
+
+import torch
+
+from ardiffusion.diffusion.plans import Plan
+from ardiffusion.files import write_json
+from ardiffusion.tools.command import device_of
+from ardiffusion.training.load import load_generator
+from experiments.benchmarks.measure import Result, name_of, show, wait
+
+WARM_UP = 2  # frames
+
+
+def generate(
+    checkpoint: str,
+    frames: list[int] = [16, 128],  # noqa: B006 jsonargparse shows the default
+    steps: int = 50,
+    difference: int = 5,
+    plan: Plan | None = None,
+    device: str = "cpu",
+    output: str | None = None,
+) -> None:
+    """Time the generation of one video of each length.
+
+    Args:
+        checkpoint: What to generate with: a checkpoint of `ardiff-dit fit` or published weights.
+        frames: Lengths of the videos.
+        steps: Denoising steps per frame.
+        difference: Steps between neighbouring frames.
+        plan: How frames take their steps, instead of the AD schedule with `difference`.
+        device: Where to generate.
+        output: File for the seconds, as JSON.
+    """
+    place = device_of(device)
+    module = load_generator(checkpoint).to(place)
+    sampler = module.sampler(steps=steps, difference=difference, plan=plan)
+
+    def seconds(length: int) -> float:
+        start = time.perf_counter()
+        label = torch.zeros(1, dtype=torch.int64, device=place)
+        for _ in module.stream(sampler, seeds=[0], frames=length, label=label):
+            pass
+        wait(place)
+        return time.perf_counter() - start
+
+    seconds(WARM_UP)
+    found = {length: seconds(length) for length in frames}
+    if output is not None:
+        write_json(output, {"seconds": found, "device": name_of(place)})
+    show([Result(f"{length} frames", value, "s") for length, value in found.items()], place)

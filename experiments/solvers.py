@@ -1,0 +1,192 @@
+"""Quality against steps of the solvers: `python -m experiments.solvers CHECKPOINT REAL`."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from jsonargparse import auto_cli
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
+from ardiffusion.files import write_json, write_png
+from ardiffusion.metrics.features import Random3D, VideoFeatures
+from ardiffusion.metrics.fvd import FrechetVideoDistance
+from ardiffusion.tools.command import device_of, user_errors
+from ardiffusion.tools.plot import Panel, line_plot
+from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.load import load_generator
+from experiments.solver_study import Row, Study
+
+NEAR = 1.05
+
+
+def compare_solvers(
+    checkpoint: str,
+    real: str,
+    steps: tuple[int, ...] = (50, 25, 16, 10, 8),
+    videos: int = 64,
+    frames: int = 16,
+    difference: float = 0.1,
+    reference: int = 500,
+    compared: int = 8,
+    batch_size: int = 16,
+    seed: int = 0,
+    extractor: VideoFeatures | None = None,
+    out: str = "solvers",
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Compare DDIM and the multistep solver; write OUT.json and the plot OUT.png.
+
+    Args:
+        checkpoint: What to generate with: a checkpoint of `ardiff-dit fit` or published weights.
+        real: Folder of real videos; the clips of its training split are compared with.
+        steps: Numbers of denoising steps.
+        videos: Videos generated for each distance.
+        frames: Frames per video.
+        difference: Steps between neighbouring frames over all steps, from 0 to 1.
+        reference: Steps of the DDIM solution that deviations are taken from.
+        compared: Videos that deviations are taken of.
+        batch_size: Videos generated at once.
+        seed: Seed of the noise, which is the same for every solver and number of steps.
+        extractor: Feature network; Random3D when not given.
+        out: Path of both files, without their ends.
+        device: Where to compute.
+    """
+    counts = {"steps": min(steps, default=0), "compared": compared, "batch_size": batch_size}
+    check(counts | {"frames": frames}, videos=videos, difference=difference)
+    module = load_generator(checkpoint).to(device_of(device))
+    assert module.arvae is not None
+    metric = distance_to_real(
+        extractor or Random3D(),
+        root=real,
+        resolution=module.arvae.resolution,
+        frames=frames,
+        device=device,
+    )
+    study = Study(
+        module=module,
+        metric=metric,
+        videos=videos,
+        frames=frames,
+        share=difference,
+        compared=compared,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    rows = measure(study, steps=sorted(set(steps), reverse=True), reference=reference)
+    best = fewest(rows)
+    result = {
+        "checkpoint": checkpoint,
+        "real": {"folder": real, "clips": metric.counts()[0]},
+        "videos": videos,
+        "frames": frames,
+        "seed": seed,
+        "reference": reference,
+        "distance": metric.name,
+        "rows": [asdict(row) | {"ratio": row.frechet / baseline(rows)} for row in rows],
+        "fewest": best,
+    }
+    write_json(f"{out}.json", result)
+    write_png(f"{out}.png", draw(rows, reference=reference))
+    show(rows, best=best)
+    return result
+
+
+def check(counts: dict[str, int], videos: int, difference: float) -> None:
+    """Raise if an option cannot be served."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}.")
+    if videos < 2:
+        raise ValueError(f"A Fréchet distance needs two --videos or more, got {videos}.")
+    if not 0 <= difference <= 1:
+        raise ValueError(f"--difference is a share of the steps, from 0 to 1, got {difference}.")
+
+
+def distance_to_real(
+    extractor: VideoFeatures, root: str, resolution: int, frames: int, device: str
+) -> FrechetVideoDistance:
+    """Return a metric that has seen every training clip of a folder."""
+    extractor.load()
+    metric = FrechetVideoDistance(extractor).to(device)
+    data = VideoDataModule(
+        root=root, resolution=resolution, frames=frames, workers=0, val_fraction=0.1
+    )
+    for batch in data.clips("train"):
+        metric.update(real=batch["video"].to(device))
+    return metric
+
+
+def measure(study: Study, steps: Sequence[int], reference: int) -> list[Row]:
+    """Run a study with both solvers under a progress bar."""
+    solvers = (DDIM(), DPMSolver2M())
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        each = sum(study.iterations(count) for count in steps)
+        task = bar.add_task("Sampling", total=reference + len(solvers) * each)
+        study.advance = lambda: bar.advance(task)
+        return study.rows(solvers, steps=steps, reference=reference)
+
+
+def baseline(rows: Sequence[Row]) -> float:
+    """Return the distance of DDIM at the most steps."""
+    ddim = [row for row in rows if row.solver == DDIM.__name__]
+    return max(ddim, key=lambda row: row.steps).frechet
+
+
+def fewest(rows: Sequence[Row]) -> dict[str, int]:
+    """Return each solver's fewest steps whose distance is at most 5 % above the baseline."""
+    near = [row for row in rows if row.frechet <= NEAR * baseline(rows)]
+    return {
+        name: min(row.steps for row in near if row.solver == name)
+        for name in {row.solver: None for row in near}
+    }
+
+
+def show(rows: Sequence[Row], best: dict[str, int]) -> None:
+    """Print the table and the fewest steps."""
+    console, base = Console(), baseline(rows)
+    names = ("solver", "steps", "difference", "evaluations", "Fréchet", "ratio", "deviation")
+    table = Table(*names, title="Evaluations are per frame, ratios to DDIM at the most steps")
+    for row in rows:
+        table.add_row(
+            row.solver,
+            str(row.steps),
+            str(row.difference),
+            f"{row.evaluations:.1f}",
+            f"{row.frechet:.2f}",
+            f"{row.frechet / base:.3f}",
+            f"{100 * row.deviation:.1f} %",
+        )
+    console.print(table)
+    most = max(row.steps for row in rows)
+    found = ", ".join(f"{steps} of {name}" for name, steps in best.items())
+    console.print(f"Fewest steps within 5 % of DDIM at {most}: {found}.")
+
+
+def draw(rows: Sequence[Row], reference: int) -> Image.Image:
+    """Plot both measurements against the steps."""
+    names = list(dict.fromkeys(row.solver for row in rows))
+
+    def curves(value: Callable[[Row], float]) -> dict[str, list[tuple[float, float]]]:
+        return {n: [(r.steps, value(r)) for r in rows if r.solver == n] for n in names}
+
+    title = f"Deviation from DDIM at {reference} steps, %"
+    # The font that Pillow brings has no é.
+    left = Panel("Distance to real clips", "steps", curves(lambda r: r.frechet))
+    return line_plot([left, Panel(title, "steps", curves(lambda r: 100 * r.deviation))])
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; the last line of its output is one JSON object."""
+    with user_errors():
+        result = auto_cli(compare_solvers, args=args, as_positional=True)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
