@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -144,6 +145,33 @@ def append_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> N
             os.fsync(file.fileno())
     except OSError as error:
         raise write_failure(path, error) from error
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Be the one process that writes into a folder; of a job's processes one speaks for all.
+
+    Raises:
+        OSError: If another process is at work there, with a sentence that names the folder.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failure(folder, error) from error
+    lock = FileLock(folder / ".writer.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(
+            f"Another process is writing into {folder}: wait until it is done or choose another "
+            "folder."
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held; others then make theirs
+        lock.release()
 
 
 def cache_folder() -> Path:
