@@ -27,7 +27,7 @@ from threading import Event, Thread
 from goldens import load_golden
 from safetensors.torch import save_file
 
-from ardiffusion.data.cache import fingerprint
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.load import load_generator
 from ardiffusion.training.trainers import SamplingTrainer

@@ -9,11 +9,11 @@ from recorder import Recorder, assert_alike, assert_same_videos, recorded
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.noise import latent_noise, sample_seed
 from ardiffusion.nn.autoencoder import to_bytes, to_unit
 from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training import generation
 from ardiffusion.training.generation import SampleFolder, make_requests
 from ardiffusion.training.load import load_generator

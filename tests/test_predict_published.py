@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from published_models import TOKENIZER, TRANSFORMER, publish_here, published_repository
 
 from ardiffusion import cli
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.load import load_preset
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Attribute")

@@ -10,8 +10,8 @@ from stages import make_first_stage
 from tiny_models import assert_equal
 from torch import nn
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.hub import load_arvae, save_pretrained
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.grid import GridVAE
 from ardiffusion.published.diffusers import WEIGHTS, from_diffusers
 from ardiffusion.training.checkpoint import load_start

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
@@ -21,6 +20,7 @@ from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.protocol import EveryClip, StyleGANV
 from ardiffusion.metrics.score import Score
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.callbacks import sides
 from ardiffusion.training.callbacks.fvd import FVDGen, FVDRec
 from ardiffusion.training.data import VideoDataModule

@@ -9,9 +9,10 @@ from cli_runs import COMMANDS, DIT, FIT, SAMPLES, VAE, spell
 from stages import make_data, make_dit, make_first_stage, make_loader, make_trainer, weights
 from torch import Tensor
 
-from ardiffusion.data.cache import fingerprint, read_index
+from ardiffusion.data.cache import read_index
 from ardiffusion.data.video import count_frames
 from ardiffusion.hub import load_arvae
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.grid import MOMENTUM, GridVAE
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.stability import Stability

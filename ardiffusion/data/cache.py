@@ -5,7 +5,6 @@ under a temporary name and moved, so that a shard that is there is whole and a k
 after its last one. The index says what was encoded, by which AR-VAE, and whether that is finished.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from typing import TypedDict
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 INDEX = "index.json"
 
@@ -39,16 +38,6 @@ class Index(TypedDict):
     splits: dict[str, list[str]]  # paths of the videos by name of the split
     missing: list[str]  # keys of clips that could not be read
     shards: dict[str, list[str]]  # keys by name of the shard, once complete
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Hash the names, shapes, types and values of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        tensor = torch.atleast_1d(tensor.detach().cpu()).contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def read_index(path: str | Path) -> Index:

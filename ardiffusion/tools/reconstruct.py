@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.files import write_json
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.tools.command import device_of, user_errors
 
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.data import VideoDataModule
 
 

@@ -10,10 +10,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.diffusion.noise import LAST_SEED
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.solver import Solver
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter

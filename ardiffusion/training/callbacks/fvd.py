@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
-from ardiffusion.data.cache import fingerprint
 from ardiffusion.metrics.checks import check_frames, doubts
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import VideoFeatures, network_hash, network_name
@@ -19,6 +18,7 @@ from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import FramePSNR, FrameSSIM
 from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.callbacks.report import report
 from ardiffusion.training.callbacks.sampling import VideoGenerator
 from ardiffusion.training.callbacks.sides import Samples, feature_cache, real_videos

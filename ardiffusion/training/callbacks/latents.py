@@ -14,10 +14,10 @@ from ardiffusion.data.cache import (
     Index,
     ShardWriter,
     begin_cache,
-    fingerprint,
     finish_cache,
     write_index,
 )
+from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.data import VideoDataModule
 
 
