@@ -1,17 +1,35 @@
-"""The commands that experiments are made of, as a user would type them."""
+"""How experiments are called, and the commands they are made of, as a user would type them."""
 
+import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import auto_cli
 from rich.console import Console
 
+from ardiffusion.training.messages import user_errors
+
 BIN = Path(sys.executable).parent
-VAE, DIT, PYTHON = BIN / "ardiff-vae", BIN / "ardiff-dit", Path(sys.executable)
+VAE, DIT, ARDIFF = BIN / "ardiff-vae", BIN / "ardiff-dit", BIN / "ardiff"
+PYTHON = Path(sys.executable)
+
+
+def run_script(
+    script: Callable[..., Any] | list[Callable[..., Any]],
+    args: list[str] | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Call a function, or one of several, by the command line; print its result as JSON."""
+    with user_errors():
+        result = auto_cli(script, args=args, exit_on_error=False, **options)
+    if result is not None:
+        print(json.dumps(result))
 
 
 def command_line(*parts: str | Path) -> list[str]:

@@ -4,17 +4,15 @@ Procedural skies are written as videos, both stages are trained on them by the s
 user types, four videos of 128 frames are generated, and everything is measured.
 """
 
-import json
 import time
 from pathlib import Path
 
-from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.files import write_json
 from ardiffusion.training.messages import clear_messages
-from experiments.command import DIT, PYTHON, VAE, command_line, run
+from experiments.command import ARDIFF, DIT, VAE, command_line, run, run_script
 from experiments.demo_report import DIFFERENCE, STEPS, Report, report
 
 READING = ("stage 1", "cache", "stage 2")  # stages with a process that reads clips
@@ -43,7 +41,7 @@ def demo(
     vae_last, dit_last = (folder / stage / "checkpoints" / "last.ckpt" for stage in ("vae", "dit"))
     save_dir = "--trainer.logger.init_args.save_dir"
     stages = {
-        "clips": command_line(PYTHON, "-m ardiffusion.tools.videos", data, f"--videos {videos}"),
+        "clips": command_line(ARDIFF, "videos", data, f"--videos {videos}"),
         "stage 1": command_line(
             *(VAE, "fit --config vae_tiny.yaml --data.root", data, steps(vae_steps)),
             *(save_dir, folder / "vae"),
@@ -97,7 +95,7 @@ def show(result: Report, seconds: dict[str, float]) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    print(json.dumps(auto_cli(demo, args=args)))
+    run_script(demo, args)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import auto_cli
 from rich.console import Console
 
 from ardiffusion.data.layouts import class_names, find_clips
 from ardiffusion.data.splits import split_fractions
 from ardiffusion.files import write_json
-from ardiffusion.tools.command import user_errors
 from ardiffusion.tools.gallery import write_gallery
-from experiments.command import command_line, run
+from experiments.command import ARDIFF, command_line, run, run_script
 from experiments.reproduction.experiments import EXPERIMENTS, Experiment, stages_of
 from experiments.reproduction.models import DIFFERENCES
 from experiments.reproduction.results import Results
-from experiments.reproduction.runs import Recipe, Stage, tool
+from experiments.reproduction.runs import Recipe, Stage
 
 SHARE_HELD_OUT = 0.2
 Name = Literal["tokenizer", "time", "stability", "difference", "timesteps", "methods"]
@@ -128,7 +126,7 @@ class Log:
 def draw(recipe: Recipe, videos: int, log: Log) -> Path:
     """Draw procedural skies."""
     folder = recipe.out / "skies"
-    log.do(Stage("drawing", command_line(*tool("demo_videos"), folder, f"--videos {videos}")))
+    log.do(Stage("drawing", command_line(ARDIFF, "videos", folder, f"--videos {videos}")))
     return folder
 
 
@@ -168,9 +166,7 @@ def machine() -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    with user_errors():
-        result = auto_cli(reproduce, args=args)
-    print(json.dumps(result))
+    run_script(reproduce, args)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Quality against steps of the solvers: `python -m experiments.solvers CHECKPOINT REAL`."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jsonargparse import auto_cli
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -15,10 +13,11 @@ from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
 from ardiffusion.files import write_json, write_png
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.tools.command import device_of, user_errors
+from ardiffusion.tools.device import device_of
 from ardiffusion.tools.plot import Panel, line_plot
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.load import load_generator
+from experiments.command import run_script
 from experiments.solver_study import Row, Study
 
 NEAR = 1.05
@@ -183,9 +182,7 @@ def draw(rows: Sequence[Row], reference: int) -> Image.Image:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the last line of its output is one JSON object."""
-    with user_errors():
-        result = auto_cli(compare_solvers, args=args, as_positional=True)
-    print(json.dumps(result))
+    run_script(compare_solvers, args)
 
 
 if __name__ == "__main__":

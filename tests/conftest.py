@@ -29,10 +29,10 @@ def golden() -> dict[str, Tensor]:
 @pytest.fixture(scope="session")
 def skies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve videos of 20 frames in four class folders."""
-    from ardiffusion.tools.videos import demo_videos
+    from ardiffusion.tools.videos import videos
 
     root = tmp_path_factory.mktemp("videos") / "skies"
-    demo_videos(str(root), kind="skies", videos=12, frames=20, resolution=16)
+    videos(str(root), kind="skies", videos=12, frames=20, resolution=16)
     return root
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ardiffusion.cli import dit, vae
 from ardiffusion.data.layouts import find_clips
-from ardiffusion.tools.videos import demo_videos as videos
+from ardiffusion.tools.videos import videos
 from experiments import reproduce as module
 from experiments.command import DIT, VAE
 from experiments.reproduce import Log, main, split

@@ -24,7 +24,7 @@ ROOMS["generator"] = tuple(ROOMS)
 ROOMS["training"] = tuple(ROOMS)
 ROOMS["tools"] = tuple(ROOMS)
 ROOMS["cli"] = tuple(ROOMS)
-ROOMS["__main__"] = ("cli",)
+ROOMS["__main__"] = ("tools",)
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 

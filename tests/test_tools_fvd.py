@@ -20,7 +20,8 @@ from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.moments import moments
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools import pairs, video_folder
-from ardiffusion.tools.fvd import main, own
+from ardiffusion.tools.command import main
+from ardiffusion.tools.fvd import own
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
 SMALL = ["--protocol", "StyleGANV", "--protocol.extractor", "Random3D"]
@@ -58,7 +59,7 @@ def write_pictures(folder: Path, suffix: str, seed: int = 0, high: int = 255) ->
 
 
 def measured(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[dict, str]:
-    main([*map(str, args)])
+    main(["fvd", *map(str, args)])
     captured = capsys.readouterr()
     return json.loads(captured.out.splitlines()[-1]), captured.out + captured.err
 
@@ -310,7 +311,7 @@ def test_mistakes_end_with_one_sentence(
     make, told = ERRORS[mistake]
     args = make(tmp_path)
     with pytest.raises(SystemExit) as exit_:
-        main([*SMALL, *map(str, args)])
+        main(["fvd", *SMALL, *map(str, args)])
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert told.format(p=tmp_path) in error and "Traceback" not in error

@@ -19,8 +19,9 @@ from torch.testing import assert_close
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools import gallery
+from ardiffusion.tools.command import main
 from ardiffusion.tools.galleries import media
-from ardiffusion.tools.gallery import Figure, Section, Table, main, write_gallery
+from ardiffusion.tools.gallery import Figure, Section, Table, write_gallery
 
 
 def clip(seed: int, frames: int = 6, height: int = 16, width: int = 16) -> Tensor:
@@ -308,17 +309,18 @@ def test_bad_input_ends_with_one_sentence(
     Path("bad").mkdir()
     Path("bad/a.mp4").write_text("no video")
     with pytest.raises(SystemExit) as exit_:
-        main(["out.html", *arguments])
+        main(["gallery", "out.html", *arguments])
     assert exit_.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(said) and not Path("out.html").exists()
+    assert last.startswith(f"error: {said}") and not Path("out.html").exists()
 
 
 def test_command_line_prints_the_size_and_one_json_object(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, out = folder(tmp_path / "in", ["a.mp4"]), tmp_path / "out.html"
-    main([str(out), "--columns", f"{{ours: {root}}}", "--title", "Skies", "--text", "Hello."])
+    columns = ["--columns", f"{{ours: {root}}}"]
+    main(["gallery", str(out), *columns, "--title", "Skies", "--text", "Hello."])
     size, last = capsys.readouterr().out.splitlines()[-2:]
     assert size.endswith(" MB") and json.loads(last)["videos"] == 1
     assert Page(out).texts_of("title") == ["Skies"]

@@ -9,7 +9,8 @@ from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import find_clips
 from ardiffusion.data.video import read_frames
 from ardiffusion.hub import load_arvae
-from ardiffusion.tools.reconstruct import main, there_and_back
+from ardiffusion.tools.command import main
+from ardiffusion.tools.reconstruct import there_and_back
 
 
 def test_frames_are_encoded_and_decoded(tokenizer: Path, skies: Path) -> None:
@@ -28,7 +29,8 @@ def test_frames_are_encoded_and_decoded(tokenizer: Path, skies: Path) -> None:
 def test_files_mirror_the_folder_and_are_kept(
     tokenizer: Path, skies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [str(tokenizer), str(skies), str(tmp_path), "--frames", "2", "--limit"]
+    places = [str(tokenizer), str(skies), str(tmp_path)]
+    options = ["reconstruct", *places, "--frames", "2", "--limit"]
     main([*options, "2"])
     main([*options, "3"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -41,7 +43,8 @@ def test_files_mirror_the_folder_and_are_kept(
 def test_another_network_or_length_is_refused(
     tokenizer: Path, skies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [str(tokenizer), str(skies), str(tmp_path), "--limit", "1", "--frames"]
+    places = [str(tokenizer), str(skies), str(tmp_path)]
+    options = ["reconstruct", *places, "--limit", "1", "--frames"]
     main([*options, "2"])
     with pytest.raises(SystemExit) as exit_:
         main([*options, "3"])
@@ -56,12 +59,12 @@ def test_broken_videos_are_left_out_and_listed(
     videos.mkdir()
     (videos / "a.mp4").symlink_to(skies / find_clips(skies)[0].path)
     (videos / "b.mp4").write_bytes(b"nothing")
-    main([str(tokenizer), str(videos), str(tmp_path / "out")])
+    main(["reconstruct", str(tokenizer), str(videos), str(tmp_path / "out")])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["written"] == 1 and "b.mp4" in result["broken"][0]
     (videos / "a.avi").symlink_to(skies / find_clips(skies)[1].path)
     with pytest.raises(SystemExit):
-        main([str(tokenizer), str(videos), str(tmp_path / "more")])
+        main(["reconstruct", str(tokenizer), str(videos), str(tmp_path / "more")])
     assert "nothing but the end of their name" in capsys.readouterr().err
 
 
@@ -76,7 +79,7 @@ def test_bad_input_ends_with_one_sentence(
     options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main([*options[:2], str(tmp_path), *options[2:]])
+        main(["reconstruct", *options[:2], str(tmp_path), *options[2:]])
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1

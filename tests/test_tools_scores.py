@@ -7,7 +7,7 @@ import pytest
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.protocol import StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools.scores import main
+from ardiffusion.tools.command import main
 
 NETWORK = Random3D(width=1)
 SCORE = Score(
@@ -32,7 +32,7 @@ def save(folder: Path, **scores: Score) -> list[str]:
 def test_scores_are_sorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     better = replace(SCORE, value=1.25, interval=(1.0, 1.5), weights="abc", warnings=["a", "b"])
     files = save(tmp_path, worst=replace(SCORE, value=9.0), best=better, middle=SCORE)
-    main(files)
+    main(["scores", *files])
     printed = capsys.readouterr().out
     result = json.loads(printed.splitlines()[-1])["scores"]
     assert [(row["file"], row["value"]) for row in result] == [
@@ -49,12 +49,12 @@ def test_protocols_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     other = StyleGANV(stride=8, extractor=NETWORK)
     files = save(tmp_path, a=SCORE, b=SCORE, c=replace(SCORE, protocol=other.describe()))
     with pytest.raises(SystemExit) as exit_:
-        main(files)
+        main(["scores", *files])
     assert exit_.value.code == 2
     captured = capsys.readouterr()
     assert captured.err == (
-        f"{files[0]} and {files[2]} do not compare, because protocol.stride is 1 in the one and 8 "
-        "in the other: measure both alike.\n"
+        f"error: {files[0]} and {files[2]} do not compare, because protocol.stride is 1 in the "
+        "one and 8 in the other: measure both alike.\n"
     )
     assert not captured.out
 
@@ -63,7 +63,7 @@ def test_a_file_without_score_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "x.json").write_text("[]")
     for file in (tmp_path / "x.json", tmp_path / "none.json"):
         with pytest.raises(SystemExit) as exit_:
-            main([str(file)])
+            main(["scores", str(file)])
         assert exit_.value.code == 2
         error = capsys.readouterr().err
         assert str(file) in error and error.count("\n") == 1

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageColor
 from torch.utils.tensorboard import SummaryWriter
 
+from ardiffusion.tools.command import main
 from ardiffusion.tools.loss_curve import LossCurve
 from ardiffusion.tools.loss_plot import late_means, running_mean, spikes_of, thin
 from ardiffusion.tools.plot import INK
-from ardiffusion.tools.stability import main
 from ardiffusion.training.spikes import Spikes
 
 WINDOW, HEIGHT = 20, 8.0
@@ -68,7 +68,7 @@ def naive_row(losses: list[float], norms: list[float]) -> dict[str, float]:
 
 
 def run(*args: object, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
-    main([*map(str, args), "--window", str(WINDOW), "--height", str(HEIGHT)])
+    main(["stability", *map(str, args), "--window", str(WINDOW), "--height", str(HEIGHT)])
     printed = capsys.readouterr().out
     return json.loads(printed.splitlines()[-1]), printed
 
@@ -158,7 +158,8 @@ def test_spikes_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for name, height in (("marked", HEIGHT), ("bare", 1e9)):
         output = tmp_path / f"{name}.png"
         folder = write_log(tmp_path / name, losses)
-        main([f"x={folder}", f"--height={height}", f"--window={WINDOW}", f"--output={output}"])
+        options = [f"--height={height}", f"--window={WINDOW}", f"--output={output}"]
+        main(["stability", f"x={folder}", *options])
         capsys.readouterr()
         with Image.open(output) as opened:
             inside = opened.convert("RGB").crop((60, 70, 420, 250))
@@ -207,7 +208,7 @@ def test_bad_runs_end_with_one_sentence(
         ([good, "--window", "2"], "4 losses or more, got 2"),
     ):
         with pytest.raises(SystemExit) as exit_:
-            main([*map(str, args), "--output", str(tmp_path / "x.png")])
+            main(["stability", *map(str, args), "--output", str(tmp_path / "x.png")])
         error = capsys.readouterr().err
         assert exit_.value.code == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "x.png").exists()

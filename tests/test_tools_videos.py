@@ -6,13 +6,13 @@ import torch
 
 from ardiffusion.data.synthetic import shapes
 from ardiffusion.data.video import read_frames
-from ardiffusion.tools.videos import main
+from ardiffusion.tools.command import main
 
 SMALL = ["--videos", "4", "--frames", "3", "--resolution", "32"]
 
 
 def run(out: Path, *extra: str) -> None:
-    main([str(out), *SMALL, *extra])
+    main(["videos", str(out), *SMALL, *extra])
 
 
 def test_videos_are_dealt_to_class_folders(
@@ -56,4 +56,5 @@ def test_bad_number_ends_with_one_sentence(
     with pytest.raises(SystemExit) as exit_:
         run(tmp_path, "--videos", "0")
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == "videos=0, frames=3 and resolution=32 must be at least 1.\n"
+    sentence = "videos=0, frames=3 and resolution=32 must be at least 1."
+    assert capsys.readouterr().err == f"error: {sentence}\n"

@@ -1,32 +1,92 @@
-"""What the tools' command lines share: errors in one sentence, and the device to compute on."""
+"""The command `ardiff`: tools over videos, scores, runs and models.
 
+A tool is the function of its name in the module of its name. Only the one that is called is
+imported, so that `ardiff --help` waits for none.
+"""
+
+import json
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from argparse import HelpFormatter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from inspect import Parameter, getdoc, signature
+from typing import Any
 
-import torch
+from jsonargparse import ArgumentParser
 
-from ardiffusion.training.messages import clear_messages
+from ardiffusion import __version__
+from ardiffusion.training.messages import user_errors
+
+ABOUT = """\
+Tools over videos, scores, runs and models of AR-Diffusion.
+
+Each ends its output with one JSON object; --debug shows the traceback of an error."""
+TOOLS = {
+    "fvd": "measure how far generated videos are from real ones",
+    "scores": "print scores that were measured alike, the smallest first",
+    "reconstruct": "encode and decode videos",
+    "gallery": "show videos, scores and figures on one HTML page",
+    "stability": "compare how steadily runs train",
+    "videos": "write procedural videos into class folders",
+}
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Print bad input as the sentence that its error is, and leave with exit code 2."""
-    try:
-        with clear_messages():
-            yield
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+class ToolParser(ArgumentParser):
+    """A parser whose help says what the command does before how it is called."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """Put the description, as it is written, above the rest."""
+        about, self.description = self.description, None
+        try:
+            return f"{about}\n\n{super().format_help(formatter)}"
+        finally:
+            self.description = about
 
 
-def device_of(name: str) -> torch.device:
-    """Return the device of a name.
+def main(args: Sequence[str] | None = None) -> None:
+    """Run `ardiff`; the first process prints what the tool returns as the last line."""
+    given = sys.argv[1:] if args is None else args
+    with nullcontext() if "--debug" in given else user_errors():
+        result = run([arg for arg in given if arg != "--debug"])
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps(result))
 
-    Raises:
-        ValueError: If it is not there.
-    """
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device is {name}, but PyTorch finds no GPU here; use cpu.")
-    return device
+
+def run(args: Sequence[str]) -> Any:  # noqa: ANN401 whatever the tool returns
+    """Call the tool that is named with the arguments that follow."""
+    parser = ToolParser(prog="ardiff", description=ABOUT, version=__version__, exit_on_error=False)
+    tools = parser.add_subcommands(dest="tool", metavar="TOOL")
+    for name, line in TOOLS.items():
+        called = tool_parser(find_tool(name)) if name in args else ToolParser()
+        tools.add_subcommand(name, called, help=line)
+    parsed = parser.instantiate(parser.parse_args(args))
+    function, options = find_tool(parsed.tool), dict(parsed[parsed.tool])
+    del options["config"]
+    many = [value for name in variadic(function) for value in options.pop(name)]
+    return function(*many, **options)
+
+
+def find_tool(name: str) -> Callable[..., Any]:
+    """Import a tool."""
+    return getattr(import_module(f"ardiffusion.tools.{name}"), name)
+
+
+def tool_parser(function: Callable[..., Any]) -> ToolParser:
+    """Make the parser of a tool's arguments; those without a default are positional."""
+    about, _, arguments = (getdoc(function) or "").partition("\n\nArgs:\n")
+    parser = ToolParser(description=about, exit_on_error=False)
+    for name, parameter in variadic(function).items():
+        (text,) = [s for s in arguments.splitlines() if s.strip().startswith(f"{name}: ")]
+        kind, text = parameter.annotation, text.partition(": ")[2]
+        parser.add_argument(name, nargs="+", type=kind, help=text)
+    parser.add_argument("--config", action="config", help="YAML file with options.")
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    return parser
+
+
+def variadic(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """Find the parameter `*name` of a function, if it has one."""
+    parameters = signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is Parameter.VAR_POSITIONAL}

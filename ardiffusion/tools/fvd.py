@@ -1,6 +1,5 @@
-"""Fréchet video distance of two folders: `python -m ardiffusion.tools.fvd REAL GENERATED`."""
+"""Fréchet video distance of two folders: `ardiff fvd REAL GENERATED`."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import distributed
@@ -20,7 +18,7 @@ from ardiffusion.metrics.clip_features import processes
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools.command import device_of, user_errors
+from ardiffusion.tools.device import device_of
 from ardiffusion.tools.pairs import Pairs
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
@@ -45,7 +43,7 @@ def fvd(
 
     Features of clips are kept in the cache, so a run that was cut short goes on. After more videos
     were generated only their clips are computed, if their names sort after those of the old ones.
-    Under torchrun, processes share the work.
+    Under `torchrun -m ardiffusion fvd`, processes share the work.
 
     Args:
         real: Folder of real videos or of folders of frames.
@@ -202,15 +200,3 @@ def joined() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the last line of its output is one JSON object."""
-    with user_errors():
-        result = auto_cli(fvd, args=args, as_positional=True)
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

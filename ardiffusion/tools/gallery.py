@@ -1,7 +1,6 @@
-"""Videos, scores and figures on one HTML page: `python -m ardiffusion.tools.gallery OUT.html`."""
+"""Videos, scores and figures on one HTML page: `ardiff gallery OUT.html`."""
 
 import base64
-import json
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
-
 from ardiffusion.files import atomic_write
-from ardiffusion.tools.command import user_errors
 from ardiffusion.tools.galleries.collect import Shown, Videos, collect
 from ardiffusion.tools.galleries.page import frame, section
 from ardiffusion.tools.galleries.scores import read_score
@@ -144,21 +140,13 @@ def gallery(
     sections = [part for part in sections if part.scores or part.figures or part.columns]
     if not sections:
         raise ValueError("There is nothing to show: give --columns, --scores or --figures.")
-    return write_gallery(out, title=title, sections=sections, text=text, every=every, limit=limit)
+    result = write_gallery(
+        out, title=title, sections=sections, text=text, every=every, limit=limit
+    )
+    print(f"{out}: {result['bytes'] / 1e6:.1f} MB")
+    return result
 
 
 def named_figure(path: Path) -> Figure:
     """Return a figure whose caption is its file's name."""
     return Figure(path, caption=path.stem.replace("_", " "))
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the last line of its output is one JSON object."""
-    with user_errors():
-        result: Any = auto_cli(gallery, args=args, as_positional=True)
-    print(f"{result['out']}: {result['bytes'] / 1e6:.1f} MB")
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Videos to tokens and back: `python -m ardiffusion.tools.reconstruct ARVAE VIDEOS OUT`."""
+"""Videos to tokens and back: `ardiff reconstruct ARVAE VIDEOS OUT`."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -18,7 +17,7 @@ from ardiffusion.files import write_json
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.tools.command import device_of, user_errors
+from ardiffusion.tools.device import device_of
 
 
 def reconstruct(
@@ -104,14 +103,3 @@ def there_and_back(network: Autoencoder, video: Tensor) -> Iterator[Tensor]:
 
     for frame in network.stream_decode(latents()):
         yield to_bytes(frame)[0].cpu()
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the last line of its output is one JSON object."""
-    with user_errors():
-        result = auto_cli(reconstruct, args=args, as_positional=True)
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,28 +1,25 @@
-"""Scores in a table, if they compare: `python -m ardiffusion.tools.scores FILE...`."""
+"""Scores in a table, if they compare: `ardiff scores FILE...`."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.metrics.score import Score, check_comparable
-from ardiffusion.tools.command import user_errors
 
 
-def scores(files: list[str]) -> list[dict[str, Any]]:
+def scores(*files: str) -> dict[str, Any]:
     """Print scores that were measured alike, the smallest first, and return them.
 
     Args:
-        files: Files that the fvd tool wrote with --output.
+        files: Files that `ardiff fvd` wrote with --output.
     """
     records = {file: Score.load(file) for file in files}
     check_comparable(list(records.values()), names=list(records))
     ordered = sorted(records.items(), key=lambda item: item[1].value)
     Console().print(table(dict(ordered)))
-    return [{"file": file} | asdict(record) for file, record in ordered]
+    return {"scores": [{"file": file} | asdict(record) for file, record in ordered]}
 
 
 def table(records: dict[str, Score]) -> Table:
@@ -44,16 +41,3 @@ def table(records: dict[str, Score]) -> Table:
             str(len(record.warnings) or ""),
         )
     return found
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the last line of its output is one JSON object."""
-    parser = ArgumentParser(description="Print scores that were measured alike, smallest first.")
-    parser.add_argument("files", nargs="+", help="Files that the fvd tool wrote with --output.")
-    with user_errors():
-        result = scores(parser.parse_args(args).files)
-    print(json.dumps({"scores": result}))
-
-
-if __name__ == "__main__":
-    main()

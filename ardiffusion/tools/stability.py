@@ -1,4 +1,4 @@
-"""How steadily runs train (supplement, section C): `python -m ardiffusion.tools.stability RUN...`.
+"""How steadily runs train (supplement, section C): `ardiff stability RUN...`.
 
 Losses of different targets (x0, noise, v) have different scales, as have those of different
 latents. Runs are compared by what has no scale alone: losses over the run's final loss in the
@@ -6,18 +6,15 @@ picture, fluctuation relative to the running median, spikes in MADs, the tail of
 norm in medians. The final loss is the one number in the table that keeps its own scale.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.files import write_json, write_png
-from ardiffusion.tools.command import user_errors
 from ardiffusion.tools.loss_curve import Steadiness, read_curve, steadiness
 from ardiffusion.tools.loss_plot import draw_runs
 from ardiffusion.training.spikes import HEIGHT, WINDOW
@@ -33,11 +30,8 @@ COLUMNS = (
 )
 
 
-def compare_runs(
-    runs: Sequence[str],
-    output: str = "stability.png",
-    window: int = WINDOW,
-    height: float = HEIGHT,
+def stability(
+    *runs: str, output: str = "stability.png", window: int = WINDOW, height: float = HEIGHT
 ) -> dict[str, Any]:
     """Compare how steadily runs train: draw their losses and print a table.
 
@@ -100,17 +94,3 @@ def sources(rows: Sequence[Steadiness]) -> str | None:
     if len(kinds) < 2:
         return None
     return f"Read from {' and '.join(sorted(kinds))}: TensorBoard holds fewer losses per step."
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the last line of its output is one JSON object."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=str, help="Folders of runs, or NAME=FOLDER.")
-    parser.add_function_arguments(compare_runs, skip={"runs"}, as_group=False)
-    with user_errors():
-        result = compare_runs(**vars(parser.parse_args(args)))
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

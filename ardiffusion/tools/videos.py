@@ -1,6 +1,5 @@
-"""Write procedural videos into class folders: `python -m ardiffusion.tools.videos OUT`."""
+"""Write procedural videos into class folders: `ardiff videos OUT`."""
 
-import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -8,14 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
 from ardiffusion.data.video import write_video
-from ardiffusion.tools.command import user_errors
 
 Draw = Callable[[int, int, int, torch.Generator], Tensor]
 KINDS: dict[str, tuple[Draw, tuple[str, ...]]] = {
@@ -34,7 +31,7 @@ def _write(path: Path, draw: Draw, label: int, frames: int, resolution: int, see
     return 1
 
 
-def demo_videos(
+def videos(
     out: str,
     kind: Literal["skies", "shapes"] = "skies",
     videos: int = 240,
@@ -78,14 +75,3 @@ def demo_videos(
         )
         written = sum(job.result() for job in done)
     return {"out": out, "classes": list(classes), "videos": videos, "written": written}
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the last line of its output is one JSON object."""
-    with user_errors():
-        result = auto_cli(demo_videos, args=args, as_positional=True)
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

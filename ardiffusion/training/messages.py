@@ -1,10 +1,14 @@
-"""What users of the command line read of Lightning's messages, and how.
+"""What users of the command line read of errors and of Lightning's messages, and how.
 
-Left out are advertisements and warnings about things that are meant to be as they are.
+An error is one sentence. Left out are advertisements and warnings about things that are meant to
+be as they are.
 """
 
 import logging
+import os
+import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +27,32 @@ WARNINGS = (
     "Total length of `DataLoader` across ranks is zero",  # an error where data is needed
     "The 'predict_dataloader' does not have many workers",  # requests need no reading
 )
+
+
+@contextmanager
+def user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Print bad input as the sentence that its error is, and leave with exit code 2.
+
+    Args:
+        kinds: Errors that are bad input too, besides those of parsers, values and files.
+    """
+    try:
+        with clear_messages():
+            yield
+    except (ArgumentError, ValueError, OSError, *kinds) as error:
+        print(f"error: {user_message(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def user_message(error: Exception) -> str:
+    """Say what went wrong; the parser's and the system's errors do not say what to do."""
+    if isinstance(error, ArgumentError):
+        return f"{' '.join(str(error).split()).rstrip('.')} (--help lists all options)."
+    if isinstance(error, OSError) and str(error).startswith("[Errno"):
+        place = error.filename or "a file"
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        return f"Cannot use {place} ({reason}): check the path, its permissions and the disk."
+    return str(error)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.command import DIT, PYTHON, VAE, command_line
+from experiments.command import ARDIFF, DIT, PYTHON, VAE, command_line
 from experiments.reproduction.models import MODELS, SAMPLES, TOKENIZERS
 
 WINDOW = 16  # frames of a training clip
@@ -98,7 +98,7 @@ class Recipe:
             ),
             Stage(
                 f"reconstructions by {name}",
-                command_line(*tool("reconstruct"), last, self.held_out, self.made(rebuilt)),
+                command_line(ARDIFF, "reconstruct", last, self.held_out, self.made(rebuilt)),
             ),
             self.distance(rebuilt, real=self.held_out, options="--paired true --lpips false"),
         ]
@@ -146,8 +146,9 @@ class Recipe:
     def timed(self, name: str) -> Stage:
         """Time the generation of single videos like those of a set."""
         lengths = "[16,32,64,128]" if SAMPLES[name].long else f"[{WINDOW}]"
+        last = self.last(SAMPLES[name].model)
         command = command_line(
-            *(*tool("benchmark"), "generate --checkpoint", self.last(SAMPLES[name].model)),
+            *(PYTHON, "-m experiments.benchmark generate --checkpoint", last),
             f"--frames {lengths} --steps {self.steps} {sampling(name)}",
             *("--output", self.time(name)),
         )
@@ -157,23 +158,18 @@ class Recipe:
         """Draw and compare the losses of trainings."""
         runs = (Path(f"{MODELS[name].title}={self.run(name)}") for name in names)
         output = "--output", self.out / "stability.png"
-        return Stage("curves of the losses", command_line(*tool("stability"), *runs, *output))
+        return Stage("curves of the losses", command_line(ARDIFF, "stability", *runs, *output))
 
     def distance(self, name: str, real: Path, options: str = "") -> Stage:
         """Score a set of videos by its Fréchet distance to real ones."""
         fake = self.held_out if name == HELD_OUT else self.made(name)
         split = "train" if real == self.train else HELD_OUT
         command = command_line(
-            *(*tool("fvd"), real, fake, "--protocol EveryClip --protocol.extractor", NETWORK),
+            *(ARDIFF, "fvd", real, fake, "--protocol EveryClip --protocol.extractor", NETWORK),
             *(f"--resolution {RESOLUTION} --split {split} {options}",),
             *("--cache", self.out / "features", "--output", self.score(name)),
         )
         return Stage(f"score of {name}", command)
-
-
-def tool(name: str) -> tuple[Path, str]:
-    """Return how a tool is called."""
-    return PYTHON, f"-m ardiffusion.tools.{name}"
 
 
 def sampling(name: str) -> str:
