@@ -10,6 +10,7 @@ from torch import Tensor
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.noise import latent_noise, sample_seed
 from ardiffusion.diffusion.solver import DPMSolver2M
+from ardiffusion.files import write_png
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import psnr
@@ -89,7 +90,7 @@ def report(folder: Path, data: Path, ckpt_path: Path, samples: int, frames: int)
         + [repeat_to(video, CLIP) for video in made],
         every=2,
     )
-    sheet.resize((2 * sheet.width, 2 * sheet.height)).save(folder / "contact.png")
+    write_png(folder / "contact.png", sheet.resize((2 * sheet.width, 2 * sheet.height)))
     return Report(
         psnr=float(psnr(held_out, rebuilt).mean()),
         drift=float(last / first),

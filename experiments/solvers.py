@@ -4,17 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
-from ardiffusion.files import write_json, write_png
+from ardiffusion.files import write_json
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.tools.device import device_of
-from ardiffusion.tools.plot import Panel, line_plot
+from ardiffusion.tools.plot import caption, draw_curves, make_panels, save_figure
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.load import load_generator
 from experiments.command import run_script
@@ -90,7 +89,7 @@ def compare_solvers(
         "fewest": best,
     }
     write_json(f"{out}.json", result)
-    write_png(f"{out}.png", draw(rows, reference=reference))
+    draw(rows, reference=reference, path=f"{out}.png")
     show(rows, best=best)
     return result
 
@@ -167,17 +166,24 @@ def show(rows: Sequence[Row], best: dict[str, int]) -> None:
     console.print(f"Fewest steps within 5 % of DDIM at {most}: {found}.")
 
 
-def draw(rows: Sequence[Row], reference: int) -> Image.Image:
+def draw(rows: Sequence[Row], reference: int, path: str) -> None:
     """Plot both measurements against the steps."""
     names = list(dict.fromkeys(row.solver for row in rows))
-
-    def curves(value: Callable[[Row], float]) -> dict[str, list[tuple[float, float]]]:
-        return {n: [(r.steps, value(r)) for r in rows if r.solver == n] for n in names}
-
-    title = f"Deviation from DDIM at {reference} steps, %"
-    # The font that Pillow brings has no é.
-    left = Panel("Distance to real clips", "steps", curves(lambda r: r.frechet))
-    return line_plot([left, Panel(title, "steps", curves(lambda r: 100 * r.deviation))])
+    steps = sorted({row.steps for row in rows})
+    measures: dict[str, Callable[[Row], float]] = {
+        "Fréchet distance to real clips": lambda row: row.frechet,
+        f"Deviation from DDIM at {reference} steps, %": lambda row: 100 * row.deviation,
+    }
+    figure, panels = make_panels(len(measures), columns=2)
+    for panel, (title, measure) in zip(panels, measures.items(), strict=True):
+        curves = {n: [(r.steps, measure(r)) for r in rows if r.solver == n] for n in names}
+        draw_curves(panel, curves, names)
+        panel.set_ylim(bottom=0)
+        panel.set_xscale("log")
+        panel.set_xticks(steps, labels=map(str, steps))
+        panel.minorticks_off()
+        caption(panel, title, x_label="steps")
+    save_figure(figure, path)
 
 
 def main(args: list[str] | None = None) -> None:

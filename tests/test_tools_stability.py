@@ -1,17 +1,18 @@
 import json
 import math
 import random
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageColor
 from torch.utils.tensorboard import SummaryWriter
 
 from ardiffusion.tools.command import main
-from ardiffusion.tools.loss_curve import LossCurve
-from ardiffusion.tools.loss_plot import late_means, running_mean, spikes_of, thin
-from ardiffusion.tools.plot import INK
+from ardiffusion.tools.loss_curve import LossCurve, read_curve, steadiness
+from ardiffusion.tools.plot import INK, draw_runs, late_profile, running_mean
 from ardiffusion.training.spikes import Spikes
 
 WINDOW, HEIGHT = 20, 8.0
@@ -35,6 +36,11 @@ def write_log(folder: Path, losses: list[float], **more: list[Any]) -> Path:
         lines.append(json.dumps({"step": i + 1, "loss": known, **line, **given}))
     (folder / "stability.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def curve_of(losses: list[float]) -> LossCurve:
+    steps, none = np.arange(len(losses)) + 1.0, np.empty((1, 0))
+    return LossCurve("a", "b", 0, steps, np.array(losses), np.array([]), none, none)
 
 
 def middle(numbers: list[float]) -> float:
@@ -138,10 +144,13 @@ def test_picture_has_a_panel_per_run_with_the_same_axes(
     output = tmp_path / "x.png"
     run(*runs, "--output", output, capsys=capsys)
     with Image.open(output) as opened:
-        picture = opened.convert("RGB")
-    assert picture.size == (2 * 440, 2 * 300)
-    strips = [picture.crop((x, 62, x + 52, 290)).tobytes() for x in (0, 440)]
-    assert strips[0] == strips[1]  # the numbers at the axes
+        assert opened.size == (2 * 440, 2 * 300)
+    curves = [read_curve(Path(run.partition("=")[2]), name=run[:5]) for run in runs]
+    first, second, by_bin, by_frame = draw_runs(curves, [np.zeros(60, dtype=bool)] * 2, 5).axes
+    assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
+    for panel, places in ((by_bin, [0.5 / 3, 2.5 / 3]), (by_frame, [0, 2])):
+        points = [line.get_xydata().tolist() for line in panel.get_lines()]  # pyright: ignore
+        assert points == [[[places[0], 1.0], [places[1], 2.0]]] * 2
     short = tmp_path / "short"
     write_log(short, noisy_losses(60))
     run(short, "--output", output, capsys=capsys)
@@ -151,9 +160,11 @@ def test_picture_has_a_panel_per_run_with_the_same_axes(
 
 def test_spikes_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     losses = noisy_losses(100)
-    curve = LossCurve("a", "b", steps=list(range(1, 101)), losses=losses, norms=[])
-    rule = Spikes(WINDOW, height=HEIGHT)
-    assert spikes_of(curve, final=2.0, rule=rule) == [(51, losses[50] / 2), (96, losses[95] / 2)]
+    curve = curve_of(losses)
+    _, spikes = steadiness(curve, Spikes(WINDOW, height=HEIGHT))
+    assert curve.steps[spikes].tolist() == [51, 96]
+    marks = draw_runs([curve], [spikes], width=5).axes[0].get_lines()[-1]
+    assert marks.get_xydata().tolist() == [[51, losses[50]], [96, losses[95]]]  # pyright: ignore
     dark = []
     for name, height in (("marked", HEIGHT), ("bare", 1e9)):
         output = tmp_path / f"{name}.png"
@@ -169,29 +180,34 @@ def test_spikes_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_running_mean_equals_a_naive_one() -> None:
-    points = [(float(i), x) for i, x in enumerate(noisy_losses(50))]
+    losses = noisy_losses(50)
     for width in (1, 2, 7, 200):
-        for i, (step, mean) in enumerate(running_mean(points, width)):
+        means = running_mean(np.array(losses), width)
+        assert len(means) == 50
+        for i, mean in enumerate(means):
             start = i - width // 2
-            near = [points[j][1] for j in range(start, start + width) if 0 <= j < 50]
-            assert (step, mean) == (i, pytest.approx(sum(near) / len(near)))
+            near = [losses[j] for j in range(start, start + width) if 0 <= j < 50]
+            assert mean == pytest.approx(sum(near) / len(near))
 
 
-def test_thinning_out_keeps_extremes() -> None:
-    points = [(float(i), x) for i, x in enumerate(noisy_losses(5000))]
-    thinned = thin(points, columns=100)
-    assert len(thinned) <= 200 and thinned == sorted(thinned)
-    for start in range(0, 5000, 50):
-        values = [y for _, y in points[start : start + 50]]
-        kept = [y for x, y in thinned if start <= x < start + 50]
-        assert (min(kept), max(kept)) == (min(values), max(values))
-    assert thin(points[:150], columns=100) == points[:150]
+def test_one_high_loss_among_very_many_is_seen() -> None:
+    pictures = []
+    for high in (1.0, 9.0):
+        losses = [2.0 if i % 2 else 1.0 for i in range(100_000)] + [10.0]
+        losses[61_803] = high
+        figure = draw_runs([curve_of(losses)], [np.zeros(100_001, dtype=bool)], width=5)
+        file = BytesIO()
+        figure.savefig(file)
+        pictures.append(Image.open(file).convert("L").crop((230, 90, 300, 150)))
+    plain, peaked = (picture.getextrema()[0] for picture in pictures)
+    assert peaked < plain
 
 
 def test_means_of_the_last_half_leave_out_what_is_missing() -> None:
     nan = math.nan
     rows = [[9.0, 9.0, 9.0], [9.0, 9.0, 9.0], [1.0, nan, nan], [2.0, 4.0, nan]]
-    assert late_means(rows) == pytest.approx([1.5, 4.0, nan], nan_ok=True)
+    assert late_profile(np.array(rows)) == [(0, 1.5), (1, 4.0)]
+    assert late_profile(np.array(rows), first=0.5, per=2) == [(0.25, 1.5), (0.75, 4.0)]
 
 
 def test_bad_runs_end_with_one_sentence(

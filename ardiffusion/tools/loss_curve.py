@@ -1,66 +1,56 @@
 """The losses of a training run, read from its folder, and how steady they are."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
+import numpy as np
+from numpy.typing import ArrayLike
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ardiffusion.files import read_json_lines
 from ardiffusion.training.callbacks.stability import LOG
 from ardiffusion.training.spikes import Spikes
-from ardiffusion.training.step_log import StepLog
 
 LOSS, NORM = "train/loss", "train/grad_norm"
 NORMAL = 1.4826  # standard deviations in a MAD of normal noise
+COLUMNS = ("step", "loss", "grad_norm", "bins", "frames")  # of a run's log
 
 
-@dataclass
+@dataclass(frozen=True)
 class LossCurve:
-    """Losses of a run by step; NaN where they are not finite, rows of bins and frames if known."""
+    """Losses of a run by step, and rows of them by timestep and by frame; NaN is not finite."""
 
     name: str
     source: str
-    steps: list[int]
-    losses: list[float]
-    norms: list[float]
-    skipped: int = 0
-    bins: list[list[float]] = field(default_factory=list)
-    frames: list[list[float]] = field(default_factory=list)
+    skipped: int  # steps that were not finite
+    steps: np.ndarray  # (steps,)
+    losses: np.ndarray  # (steps,)
+    norms: np.ndarray  # (steps,), of the gradient
+    bins: np.ndarray  # (steps, bins)
+    frames: np.ndarray  # (steps, F)
+
+    def over(self, loss: float) -> "LossCurve":
+        """Return the curve relative to a loss."""
+        losses, bins, frames = (x / loss for x in (self.losses, self.bins, self.frames))
+        return replace(self, losses=losses, bins=bins, frames=frames)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Steadiness:
-    """How steady a run is; but for `final_loss` no number has the scale of its loss.
-
-    Attributes:
-        name: The run.
-        source: What its losses were read from.
-        steps: Its last step.
-        losses: Losses that were read, which may be fewer than steps.
-        final_loss: Median of the last losses, as many as the window.
-        fluctuation: Relative standard deviation of the losses about their running median over the
-            last half of the run, 1.4826 MAD / median of loss / running median, so that neither
-            the trend nor single spikes count.
-        spikes: Losses further above the running median than a spike must be.
-        spikes_per_1000: Spikes per 1000 losses.
-        largest: Height of the highest loss above the running median, in MADs.
-        skipped: Steps skipped because they were not finite.
-        norm_ratio: 99th percentile of the gradient's norm over its median.
-    """
+    """How steady a run is; but for `final_loss` no number has the scale of its loss."""
 
     name: str
     source: str
-    steps: int
-    losses: int
-    final_loss: float
-    fluctuation: float | None
+    steps: int  # the last one
+    losses: int  # that were read, which may be fewer
+    final_loss: float  # median of the last ones, as many as the window
+    fluctuation: float | None  # robust relative deviation from the running median, last half
     spikes: int
-    spikes_per_1000: float
-    largest: float | None
+    spikes_per_1000: float  # losses
+    largest: float | None  # height of the highest loss above the running median, in MADs
     skipped: int
-    norm_ratio: float | None
+    norm_ratio: float | None  # 99th percentile of the gradient's norm over its median
 
 
 def read_curve(folder: Path, name: str) -> LossCurve:
@@ -71,12 +61,13 @@ def read_curve(folder: Path, name: str) -> LossCurve:
     """
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: name the folder of a training run.")
-    log = folder / LOG
-    curve = read_log(log, name=name) if log.exists() else None
-    if curve is None or not finite(curve.losses):
-        skipped = curve.skipped if curve else 0
-        curve = replace(read_events(folder, name=name), skipped=skipped)
-    if not finite(curve.losses):
+    lines = read_json_lines(folder / LOG)
+    skipped = sum(line["skipped"] for line in lines)
+    columns = (numbers([line[column] for line in lines]) for column in COLUMNS)
+    curve = LossCurve(name, LOG, skipped, *columns)
+    if not len(finite(curve.losses)):
+        curve = LossCurve(name, "TensorBoard", skipped, *read_events(folder))
+    if not len(finite(curve.losses)):
         raise ValueError(
             f"{folder} holds no finite loss, neither in {LOG} nor in TensorBoard's events under "
             f"{LOSS}: name the folder of a training run."
@@ -84,102 +75,73 @@ def read_curve(folder: Path, name: str) -> LossCurve:
     return curve
 
 
-def read_log(file: Path, name: str) -> LossCurve:
-    """Read what the Stability callback wrote."""
-    lines = StepLog(file).lines()
-    return LossCurve(
-        name=name,
-        source=LOG,
-        steps=[line["step"] for line in lines],
-        losses=numbers([line["loss"] for line in lines]),
-        norms=numbers([line["grad_norm"] for line in lines]),
-        skipped=sum(line["skipped"] for line in lines),
-        bins=[numbers(line["bins"]) for line in lines],
-        frames=[numbers(line["frames"]) for line in lines],
-    )
-
-
-def read_events(folder: Path, name: str) -> LossCurve:
-    """Read TensorBoard's events, the newest of each step."""
+def read_events(folder: Path) -> list[np.ndarray]:
+    """Read steps, losses and norms from TensorBoard's events, the newest of each step."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     known = events.Tags()["scalars"]
 
     def values(tag: str) -> dict[int, float]:
         found = sorted(events.Scalars(tag), key=lambda e: e.wall_time) if tag in known else []
-        return {event.step: event.value for event in found}
+        return dict(sorted({event.step: event.value for event in found}.items()))
 
     losses, norms = values(LOSS), values(NORM)
-    steps = sorted(losses)
-    return LossCurve(
-        name=name,
-        source="TensorBoard",
-        steps=steps,
-        losses=numbers([losses[step] for step in steps]),
-        norms=list(norms.values()),
-    )
+    return [*map(numbers, (list(losses), list(losses.values()), list(norms.values()), [[]], [[]]))]
 
 
-def numbers(values: Sequence[float | None]) -> list[float]:
-    """Replace what is missing or infinite by NaN."""
-    return [math.nan if v is None or not math.isfinite(v) else v for v in values]
+def numbers(values: ArrayLike) -> np.ndarray:
+    """Make an array in which what is missing or infinite is NaN."""
+    found = np.array(values, dtype=float)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
-def finite(values: Sequence[float]) -> list[float]:
+def finite(values: np.ndarray) -> np.ndarray:
     """Drop NaN."""
-    return [v for v in values if math.isfinite(v)]
+    return values[np.isfinite(values)]
 
 
-def heights(curve: LossCurve, rule: Spikes) -> tuple[list[float], list[float | None]]:
-    """Return each loss's height in MADs, and its ratio to the running median if there is one."""
-    found, ratios = [], []
-    for loss in curve.losses:
-        level = rule.level()
-        ratios.append(loss / level if level and math.isfinite(loss) else None)
-        found.append(rule.add(loss))
-    return found, ratios
+def compare_with_past(losses: np.ndarray, rule: Spikes) -> tuple[np.ndarray, np.ndarray]:
+    """Return each loss's height above the running median in MADs, and its ratio to that.
+
+    Both are NaN where too few losses are known before it.
+    """
+    heights, ratios = [], []
+    for loss in losses.tolist():
+        level = rule.level() or math.nan
+        height, ratio = rule.add(loss), loss / level
+        heights.append(height if math.isfinite(ratio) else math.nan)
+        ratios.append(ratio)
+    return np.array(heights), np.array(ratios)
 
 
-def steadiness(curve: LossCurve, window: int, height: float) -> Steadiness:
-    """Measure how steady a run is.
+def steadiness(curve: LossCurve, rule: Spikes) -> tuple[Steadiness, np.ndarray]:
+    """Measure how steady a run is, and say of each of its losses if it is a spike.
 
     Raises:
         ValueError: If its losses lie around 0 or below, where nothing is relative to them.
     """
-    rule = Spikes(window, height=height)
-    found, ratios = heights(curve, rule)
-    known = [h for h, ratio in zip(found, ratios, strict=True) if ratio is not None]
-    late = [ratio for ratio in ratios[len(ratios) // 2 :] if ratio is not None]
-    final = median(finite(curve.losses)[-window:])
+    final = float(np.median(finite(curve.losses)[-rule.window :]))
     if final <= 0:
         raise ValueError(
             f"The losses of {curve.name} end at {final:g}, and no figure is relative to a loss "
             "that is not above 0: leave this run out."
         )
-    spikes = sum(map(rule.is_spike, found))
-    return Steadiness(
+    heights, ratios = compare_with_past(curve.losses, rule)
+    count, spikes = len(curve.losses), heights > rule.height
+    norms, late = finite(curve.norms), finite(ratios[count // 2 :])
+    spread = NORMAL * np.median(np.abs(late - np.median(late))) if len(late) else 0.0
+    tail = np.quantile(norms, 0.99, method="inverted_cdf") if len(norms) else 0.0
+    row = Steadiness(
         name=curve.name,
         source=curve.source,
-        steps=curve.steps[-1],
-        losses=len(curve.losses),
+        steps=int(curve.steps[-1]),
+        losses=count,
         final_loss=final,
-        fluctuation=relative_spread(late) if late else None,
-        spikes=spikes,
-        spikes_per_1000=1000 * spikes / len(curve.losses),
-        largest=max(known, default=None),
+        fluctuation=float(spread / np.median(late)) if len(late) else None,
+        spikes=int(spikes.sum()),
+        spikes_per_1000=float(1000 * spikes.sum() / count),
+        largest=float(np.nanmax(heights)) if len(finite(heights)) else None,
         skipped=curve.skipped,
-        norm_ratio=tail(finite(curve.norms)),
+        norm_ratio=float(tail / np.median(norms)) if np.any(norms) else None,
     )
-
-
-def relative_spread(values: Sequence[float]) -> float:
-    """Return the robust standard deviation over the median."""
-    middle = median(values)
-    return NORMAL * median(abs(v - middle) for v in values) / middle
-
-
-def tail(values: Sequence[float]) -> float | None:
-    """Return the 99th percentile over the median."""
-    if not values or not median(values):
-        return None
-    return sorted(values)[math.ceil(0.99 * len(values)) - 1] / median(values)
+    return row, spikes

@@ -1,128 +1,152 @@
-"""Plots as pictures: panels in rows, with lines and dots over linear or logarithmic axes."""
+"""Plots as pictures, drawn by matplotlib: panels of curves, and how runs train.
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
-from typing import NamedTuple
+The losses of runs are drawn as in the supplement's Figures 1 and 2: a panel per run with the same
+axes, then losses by timestep and by frame.
+"""
 
-from PIL import Image, ImageDraw, ImageFont
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ardiffusion.tools.axes import Scale, at_values, from_zero
+import numpy as np
 
-SCALE = 4  # drawn so many times larger than shown, for smooth lines
-WIDTH, HEIGHT = 440, 300  # of a panel
-LEFT, RIGHT, TOP, BOTTOM = 52, 20, 62, 46
+from ardiffusion.files import atomic_write
+from ardiffusion.tools.loss_curve import LossCurve
+
+if TYPE_CHECKING:  # an extra, which is imported when there is something to draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE, DPI = (4.4, 3.0), 100  # of a panel, in inches, and its pixels per inch
 # Told apart by colour-blind people too: Okabe and Ito's but black and yellow, and two dark ones.
-COLOURS = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
-    *("#e69f00", "#56b4e9", "#332288", "#882255"),
-)
-PALE = (  # the same, light
-    *("#a9d0ea", "#f6c9a4", "#a5dccb", "#ecd0de"),
-    *("#f6dca4", "#c9e6f8", "#bbb5dc", "#dbb3c8"),
-)
+COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #332288 #882255".split()
+PALE = 0.35  # opacity of a curve below its running mean
 INK, GRID = "#222222", "#dddddd"
+MARKS = [float(f"{mark}e{power}") for power in range(-15, 16) for mark in (1, 2, 5)]
 
-Points = Sequence[tuple[float, float]]
-
-
-class Style(NamedTuple):
-    """How a curve is drawn: width of its line, radius of its dots, and its colour if not next."""
-
-    line: float = 2.0
-    dot: float = 3.5
-    colour: str | None = None
+Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
-class Panel(NamedTuple):
-    """One plot: points (x, y) by the name of their curve, later curves above earlier ones.
+def make_panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
+    """Make a figure of empty panels, row after row, that no window shows.
 
-    `x` and `y` make axes for the values of all curves; two panels may share one.
+    Raises:
+        ValueError: If matplotlib is not there.
     """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("Plots need matplotlib: pip install 'ardiffusion[plots]'.") from error
+    rows = -(-count // columns)
+    figure = Figure((columns * SIZE[0], rows * SIZE[1]), dpi=DPI, layout="constrained")
+    panels = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+    for panel in panels:
+        panel.spines[["top", "left", "right"]].set_visible(False)
+        panel.tick_params(which="both", labelsize=8)
+        panel.tick_params(axis="y", which="both", length=0)
+        panel.grid(axis="y", which="both", color=GRID)
+        panel.set_axisbelow(True)
+    return figure, panels
 
-    title: str
-    x_label: str
-    curves: Mapping[str, Points]
-    styles: Mapping[str, Style] = {}
-    x: Callable[[Sequence[float]], Scale] = at_values
-    y: Callable[[Sequence[float]], Scale] = from_zero
+
+def draw_curves(panel: "Axes", curves: Curves, names: Sequence[str]) -> None:
+    """Draw curves as lines with dots, each in the colour of its place among the names."""
+    for name, points in curves.items():
+        colour = COLOURS[names.index(name) % len(COLOURS)]
+        x, y = zip(*sorted(points), strict=True)
+        panel.plot(x, y, "o-", markersize=5, color=colour, label=name, clip_on=False)
 
 
-def line_plot(panels: Sequence[Panel], columns: int | None = None) -> Image.Image:
-    """Draw panels in rows; a colour stands for the same place in each panel's curves.
+def caption(panel: "Axes", title: str, x_label: str) -> None:
+    """Write what a panel shows, and name its curves below the title."""
+    panel.set_title(title, loc="left", pad=26, fontsize=10)
+    panel.set_xlabel(x_label, fontsize=9)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
+    panel.legend(**place, ncols=9, frameon=False, fontsize=9)
+
+
+def log_heights(panel: "Axes", values: Sequence[float]) -> None:
+    """Make the vertical axis logarithmic, from and to 1, 2 or 5 times a power of ten."""
+    low = max(mark for mark in MARKS if mark <= min(values))
+    high = min(mark for mark in MARKS if mark >= max(values) and mark > low)
+    panel.set_yscale("log", subs=(2, 5) if high / low < 300 else ())
+    panel.set_ylim(low, high)
+    for write_numbers in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+        write_numbers("{x:g}")
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as PNG."""
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+def draw_runs(curves: Sequence[LossCurve], spikes: Sequence[np.ndarray], width: int) -> "Figure":
+    """Draw the losses of runs.
 
     Args:
-        panels: What to draw, row after row.
-        columns: Panels per row; all in one if not given.
+        curves: The runs, relative to their final losses.
+        spikes: Whether each of their losses is marked as a spike.
+        width: Losses of the running mean.
     """
-    columns = columns or len(panels)
-    rows = -(-len(panels) // columns)
-    picture = Image.new("RGB", (SCALE * WIDTH * columns, SCALE * HEIGHT * rows), "white")
-    for i, panel in enumerate(panels):
-        # Each has a picture of its own, which cuts off what lies outside.
-        tile = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), "white")
-        draw_panel(ImageDraw.Draw(tile), panel)
-        picture.paste(tile, (i % columns * tile.width, i // columns * tile.height))
-    return picture.reduce(SCALE)
+    names = [curve.name for curve in curves]
+    by_frame = {c.name: late_profile(c.frames) for c in curves if c.frames.size}
+    by_bin = {c.name: late_profile(c.bins, 0.5, c.bins.shape[1]) for c in curves if c.bins.size}
+    count = len(curves) + bool(by_bin) + bool(by_frame)
+    columns = count if count < 4 else 2 if len(curves) in (2, 4) else 3
+    figure, panels = make_panels(count, columns=columns)
+    every = [loss for curve in curves for loss in curve.losses[curve.losses > 0]]
+    end = max(curve.steps[-1] for curve in curves)
+    for i, (curve, marked) in enumerate(zip(curves, spikes, strict=True)):
+        draw_run(panels[i], curve, marked, width=width, colour=COLOURS[i % len(COLOURS)])
+        log_heights(panels[i], every)
+        panels[i].set_xlim(-0.02 * end, 1.02 * end)
+    title = "Loss by {}, last half / final loss"
+    if by_bin:
+        panel = panels[len(curves)]
+        draw_curves(panel, by_bin, names)
+        log_heights(panel, [loss for points in by_bin.values() for _, loss in points])
+        panel.set_xlim(0, 1)
+        caption(panel, title.format("timestep"), x_label="timestep t / T, 1 is noise")
+    if by_frame:
+        draw_curves(panels[-1], by_frame, names)
+        panels[-1].set_ylim(bottom=0)
+        caption(panels[-1], title.format("frame"), x_label="frame")
+    return figure
 
 
-def draw_panel(draw: ImageDraw.ImageDraw, panel: Panel) -> None:
-    """Draw a panel: axes, then its curves and their names."""
-    points = [point for curve in panel.curves.values() for point in curve]
-    x_scale, y_scale = panel.x([x for x, _ in points]), panel.y([y for _, y in points])
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        right = x_scale.share(x) * (WIDTH - LEFT - RIGHT - 16) + 8
-        up = y_scale.share(y) * (HEIGHT - TOP - BOTTOM)
-        return SCALE * (LEFT + right), SCALE * (HEIGHT - BOTTOM - up)
-
-    edges = SCALE * LEFT, SCALE * (WIDTH - RIGHT)
-    bottom = SCALE * (HEIGHT - BOTTOM)
-    write(draw, (edges[0], 14 * SCALE), panel.title, anchor="lm", size=14)
-    for y in y_scale.ticks:
-        height = place(x_scale.low, y)[1]
-        draw.line([(edges[0], height), (edges[1], height)], fill=GRID, width=SCALE)
-        write(draw, (edges[0] - 6 * SCALE, height), label(y), anchor="rm")
-    draw.line([(edges[0], bottom), (edges[1], bottom)], fill=INK, width=SCALE)
-    for x in x_scale.ticks:
-        right = place(x, y_scale.low)[0]
-        draw.line([(right, bottom), (right, bottom + 4 * SCALE)], fill=INK, width=SCALE)
-        write(draw, (right, bottom + 12 * SCALE), label(x), anchor="mm")
-    write(draw, (sum(edges) / 2, SCALE * (HEIGHT - 12)), panel.x_label, anchor="mm")
-    key, middle = edges[0], 38 * SCALE
-    for (name, curve), next_colour in zip(panel.curves.items(), cycle(COLOURS), strict=False):
-        style = panel.styles.get(name, Style())
-        colour = style.colour or next_colour
-        draw_curve(draw, [place(x, y) for x, y in sorted(curve)], style=style, colour=colour)
-        sample = [(key, middle), (key + 20 * SCALE, middle)]
-        if not style.line:
-            sample = [(key + 10 * SCALE, middle)]
-        draw_curve(draw, sample, style=style, colour=colour)
-        key = write(draw, (key + 28 * SCALE, middle), name, anchor="lm") + 20 * SCALE
-
-
-def draw_curve(draw: ImageDraw.ImageDraw, points: Points, style: Style, colour: str) -> None:
-    """Draw a line, a dot at each point, or both."""
-    if style.line and points:
-        width = round(style.line * SCALE)
-        draw.line(points, fill=colour, width=width, joint="curve")
-    if style.dot:
-        for point in points:
-            draw.circle(point, radius=style.dot * SCALE, fill=colour)
-
-
-def write(
-    draw: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    anchor: str,
-    size: int = 12,
-) -> float:
-    """Write a line of text and return where it ends on the right."""
-    font = ImageFont.load_default(size * SCALE)
-    draw.text(place, text, fill=INK, font=font, anchor=anchor)
-    return draw.textbbox(place, text, font=font, anchor=anchor)[2]
+def draw_run(panel: "Axes", curve: LossCurve, spikes: np.ndarray, width: int, colour: str) -> None:
+    """Draw losses lightly, their running mean darkly, and mark the spikes."""
+    shown = curve.losses > 0  # on a logarithmic axis
+    steps, losses = curve.steps[shown], curve.losses[shown]
+    mean = running_mean(losses, width)
+    panel.plot(steps, losses, color=colour, alpha=PALE, linewidth=0.75, label="loss")
+    panel.plot(steps, mean, color=colour, linewidth=2, label=f"mean of {width}")
+    count = f"{spikes.sum()} spike{'' if spikes.sum() == 1 else 's'}"
+    panel.plot(curve.steps[spikes], curve.losses[spikes], "o", color=INK, ms=4, label=count)
+    panel.xaxis.set_major_formatter(lambda value, _: label(value))
+    caption(panel, f"{curve.name}: loss / final loss", x_label="optimiser step")
 
 
 def label(value: float) -> str:
     """Write the number of a tick, thousands as k where there are many."""
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Average each value with its neighbours, `width` in all, or as many as there are."""
+    first = (width - 1) // 2
+    sums, counts = (
+        np.convolve(each, np.ones(width))[first : first + len(values)]
+        for each in (values, np.ones(len(values)))
+    )
+    return sums / counts
+
+
+def late_profile(rows: np.ndarray, first: float = 0, per: int = 1) -> list[tuple[float, float]]:
+    """Average the columns of the last half of the rows over what is finite; drop the others.
+
+    Column i lies at (first + i) / per.
+    """
+    late = np.ma.masked_invalid(rows[len(rows) // 2 :]).mean(axis=0).filled(np.nan)
+    return [((first + i) / per, mean) for i, mean in enumerate(late.tolist()) if mean > 0]

@@ -14,20 +14,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ardiffusion.files import write_json, write_png
+from ardiffusion.files import write_json
 from ardiffusion.tools.loss_curve import Steadiness, read_curve, steadiness
-from ardiffusion.tools.loss_plot import draw_runs
-from ardiffusion.training.spikes import HEIGHT, WINDOW
+from ardiffusion.tools.plot import draw_runs, save_figure
+from ardiffusion.training.spikes import HEIGHT, WINDOW, Spikes
 
-COLUMNS = (
-    "steps",
-    "final\nloss",
-    "fluctu-\nation",
-    "spikes\n/ 1000",
-    "largest\nin MADs",
-    "skipped",
-    "gradient\np99 / p50",
-)
+COLUMNS = {
+    "run": ("name", "{}"),
+    "steps": ("steps", "{}"),
+    "final\nloss": ("final_loss", "{:.4g}"),
+    "fluctu-\nation": ("fluctuation", "{:.1%}"),
+    "spikes\n/ 1000": ("spikes_per_1000", "{:.2f}"),
+    "largest\nin MADs": ("largest", "{:.1f}"),
+    "skipped": ("skipped", "{}"),
+    "gradient\np99 / p50": ("norm_ratio", "{:.2f}"),
+}
 
 
 def stability(
@@ -46,10 +47,12 @@ def stability(
     if len(set(names)) < len(names):
         raise ValueError(f"Two runs are called the same, {names}: name them as NAME=FOLDER.")
     curves = [read_curve(folder, name=name) for name, folder in named]
-    rows = [steadiness(curve, window=window, height=height) for curve in curves]
-    finals = [row.final_loss for row in rows]
-    write_png(output, draw_runs(curves, finals, window=window, height=height))
-    show(rows)
+    found = [steadiness(curve, Spikes(window, height=height)) for curve in curves]
+    relative = [c.over(row.final_loss) for c, (row, _) in zip(curves, found, strict=True)]
+    figure = draw_runs(relative, [spikes for _, spikes in found], width=max(window // 4, 1))
+    save_figure(figure, output)
+    rows = [row for row, _ in found]
+    print_table(rows)
     result = {
         "runs": [asdict(row) for row in rows],
         "window": window,
@@ -68,29 +71,15 @@ def name_of(run: str) -> tuple[str, Path]:
     return Path(run).resolve().name, Path(run)
 
 
-def show(rows: Sequence[Steadiness]) -> None:
-    """Print the table."""
+def print_table(rows: Sequence[Steadiness]) -> None:
+    """Print the figures, and warn of runs whose losses were read from different sources."""
+    kinds = sorted({row.source for row in rows})
+    mixed = f"Read from {' and '.join(kinds)}: TensorBoard holds fewer losses per step."
     title = "All but the final loss is free of its scale"
-    table = Table("run", title=title, caption=sources(rows))
+    table = Table(title=title, caption=mixed if len(kinds) > 1 else None)
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="left" if name == "run" else "right")
     for row in rows:
-        table.add_row(
-            row.name,
-            str(row.steps),
-            f"{row.final_loss:.4g}",
-            "-" if row.fluctuation is None else f"{100 * row.fluctuation:.1f} %",
-            f"{row.spikes_per_1000:.2f}",
-            "-" if row.largest is None else f"{row.largest:.1f}",
-            str(row.skipped),
-            "-" if row.norm_ratio is None else f"{row.norm_ratio:.2f}",
-        )
+        values = [(getattr(row, name), style) for name, style in COLUMNS.values()]
+        table.add_row(*("-" if v is None else style.format(v) for v, style in values))
     Console().print(table)
-
-
-def sources(rows: Sequence[Steadiness]) -> str | None:
-    """Warn of runs whose losses were read from different sources."""
-    kinds = {row.source for row in rows}
-    if len(kinds) < 2:
-        return None
-    return f"Read from {' and '.join(sorted(kinds))}: TensorBoard holds fewer losses per step."

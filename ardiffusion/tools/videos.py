@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -21,16 +21,6 @@ KINDS: dict[str, tuple[Draw, tuple[str, ...]]] = {
 }
 
 
-def _write(path: Path, draw: Draw, label: int, frames: int, resolution: int, seed: int) -> int:
-    """Write one video and return how many were written; one that is there already is kept."""
-    if path.exists():
-        return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    video = draw(label, frames, resolution, torch.Generator().manual_seed(seed))
-    write_video(path, frames=video, crf=14)
-    return 1
-
-
 def videos(
     out: str,
     kind: Literal["skies", "shapes"] = "skies",
@@ -38,7 +28,7 @@ def videos(
     frames: int = 48,
     resolution: int = 64,
     seed: int = 0,
-) -> dict[str, int | str | list[str]]:
+) -> dict[str, Any]:
     """Write procedural H.264 videos as OUT/CLASS/KIND_INDEX.mp4, keeping files that are there.
 
     Args:
@@ -54,24 +44,19 @@ def videos(
             f"videos={videos}, frames={frames} and resolution={resolution} must be at least 1."
         )
     draw, classes = KINDS[kind]
+
+    def write(i: int) -> bool:
+        label = i % len(classes)
+        path = Path(out, classes[label], f"{kind}_{i:05d}.mp4")
+        if path.exists():
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
+        write_video(path, frames=draw(label, frames, resolution, generator), crf=14)
+        return True
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [
-            pool.submit(
-                _write,
-                path=Path(out) / classes[i % len(classes)] / f"{kind}_{i:05d}.mp4",
-                draw=draw,
-                label=i % len(classes),
-                frames=frames,
-                resolution=resolution,
-                seed=seed * 1_000_003 + i,
-            )
-            for i in range(videos)
-        ]
-        done = track(
-            as_completed(jobs),
-            total=videos,
-            description=f"Drawing {kind}",
-            console=Console(stderr=True),
-        )
-        written = sum(job.result() for job in done)
+        done = pool.map(write, range(videos))
+        bar = Console(stderr=True)
+        written = sum(track(done, f"Drawing {kind}", total=videos, console=bar))
     return {"out": out, "classes": list(classes), "videos": videos, "written": written}
