@@ -21,7 +21,7 @@ from lightning.pytorch.cli import (
 )
 
 from ardiffusion.training.arvae import ARVAEModule
-from ardiffusion.training.callbacks.finish import SaveFinish
+from ardiffusion.training.callbacks.save_last import SaveLast
 from ardiffusion.training.checkpoint import check_stage, read_checkpoint
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.data import VideoDataModule
@@ -160,7 +160,7 @@ def run(
                 model_class=model_class,
                 datamodule_class=VideoDataModule,
                 trainer_class=trainer_class,
-                trainer_defaults={"callbacks": [SaveFinish()]},
+                trainer_defaults={"callbacks": [SaveLast()]},
                 seed_everything_default=0,
                 save_config_callback=SaveFitConfig,
                 save_config_kwargs={"overwrite": True},

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ardiffusion.tools.command import main
 from ardiffusion.tools.loss_curve import LossCurve, read_curve, steadiness
 from ardiffusion.tools.plot import INK, draw_runs, late_profile, running_mean
-from ardiffusion.training.spikes import Spikes
+from ardiffusion.training.step_guard import SpikeDetector
 
 WINDOW, HEIGHT = 20, 8.0
 
@@ -161,7 +161,7 @@ def test_picture_has_a_panel_per_run_with_the_same_axes(
 def test_spikes_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     losses = noisy_losses(100)
     curve = curve_of(losses)
-    _, spikes = steadiness(curve, Spikes(WINDOW, height=HEIGHT))
+    _, spikes = steadiness(curve, SpikeDetector(WINDOW, height=HEIGHT))
     assert curve.steps[spikes].tolist() == [51, 96]
     marks = draw_runs([curve], [spikes], width=5).axes[0].get_lines()[-1]
     assert marks.get_xydata().tolist() == [[51, losses[50]], [96, losses[95]]]  # pyright: ignore

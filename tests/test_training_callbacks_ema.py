@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from stages import Crash, Record, make_data, make_dit, make_loader, make_trainer, weights
 from torch import Tensor
@@ -154,3 +154,46 @@ def test_saved_average_is_tested_as_it_is(tokenizer: Path, tmp_path: Path) -> No
 def test_impossible_decay_is_named() -> None:
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1\.0"):
         EMA(decay=1.0)
+
+
+def spoil(after: int) -> Record:
+    """Put a NaN into the network after a step."""
+
+    def look(trainer: Trainer) -> None:
+        if trainer.global_step == after:
+            trainer.lightning_module.dit.out.weight.data[0, 0] = torch.nan  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue, reportArgumentType]
+
+    return Record(look)
+
+
+SPOILT = r"averaged weights are not finite at step 2, dit\.out\.weight first: resume from an"
+
+
+def test_averages_that_are_not_finite_are_not_saved(tokenizer: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(max_steps=2, callbacks=[spoil(after=2), EMA()])
+    trainer.fit(make_module(tokenizer), make_loader(2))
+    with pytest.raises(ValueError, match=SPOILT):
+        trainer.save_checkpoint(tmp_path / "one.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_averages_that_are_not_finite_are_not_validated(tokenizer: Path) -> None:
+    module = make_module(tokenizer)
+    trainer = make_trainer(max_steps=2, callbacks=[spoil(after=2), EMA()], val_check_interval=2)
+    with pytest.raises(ValueError, match=SPOILT):
+        trainer.fit(module, make_loader(2), make_loader(1))
+    assert not hasattr(module, "validated")
+
+
+def test_run_does_not_go_on_from_averages_that_are_not_finite(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(max_steps=2, callbacks=[EMA()])
+    trainer.fit(make_module(tokenizer), make_loader(2))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    checkpoint["state_dict"]["dit.out.weight"][1, 2] = torch.inf
+    torch.save(checkpoint, tmp_path / "one.ckpt")
+    longer = make_trainer(max_steps=3, callbacks=[EMA()])
+    with pytest.raises(ValueError, match=SPOILT):
+        longer.fit(make_module(tokenizer), make_loader(3), ckpt_path=tmp_path / "one.ckpt")

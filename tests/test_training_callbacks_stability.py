@@ -29,10 +29,9 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from ardiffusion.training.callbacks.ema import EMA
-from ardiffusion.training.callbacks.finish import SaveFinish
-from ardiffusion.training.callbacks.stability import Stability
+from ardiffusion.training.callbacks.save_last import SaveLast
+from ardiffusion.training.callbacks.stability import Stability, batch_sums
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.loss_parts import batch_sums
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Attribute|You defined a|Checkpoint directory|Found .*|Detected|Mismatch|.*fork"
@@ -293,7 +292,7 @@ def train(
     torch.manual_seed(0)
     trainer = make_trainer(
         max_steps=11,
-        callbacks=[keep, stability, SaveFinish(), Crash(crash)],
+        callbacks=[keep, stability, SaveLast(), Crash(crash)],
         enable_checkpointing=True,
         default_root_dir=folder,
         log_every_n_steps=4,
@@ -315,7 +314,7 @@ def test_resumed_log_equals_the_uninterrupted_one(
     assert lines(tmp_path) == lines(tmp_path / "whole")
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 12))
     assert resumed.spikes == whole.spikes == sum(line["spike"] for line in lines(tmp_path)) > 0
-    assert resumed.rule.recent == whole.rule.recent
+    assert resumed.spike_detector.recent == whole.spike_detector.recent
 
 
 def test_new_run_replaces_the_log_of_an_old_one(tokenizer: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ardiffusion.files import read_json_lines
 from ardiffusion.training.callbacks.stability import LOG
-from ardiffusion.training.spikes import Spikes
+from ardiffusion.training.step_guard import SpikeDetector
 
 LOSS, NORM = "train/loss", "train/grad_norm"
 NORMAL = 1.4826  # standard deviations in a MAD of normal noise
@@ -100,7 +100,7 @@ def finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def compare_with_past(losses: np.ndarray, rule: Spikes) -> tuple[np.ndarray, np.ndarray]:
+def compare_with_past(losses: np.ndarray, rule: SpikeDetector) -> tuple[np.ndarray, np.ndarray]:
     """Return each loss's height above the running median in MADs, and its ratio to that.
 
     Both are NaN where too few losses are known before it.
@@ -114,7 +114,7 @@ def compare_with_past(losses: np.ndarray, rule: Spikes) -> tuple[np.ndarray, np.
     return np.array(heights), np.array(ratios)
 
 
-def steadiness(curve: LossCurve, rule: Spikes) -> tuple[Steadiness, np.ndarray]:
+def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[Steadiness, np.ndarray]:
     """Measure how steady a run is, and say of each of its losses if it is a spike.
 
     Raises:

@@ -17,7 +17,7 @@ from rich.table import Table
 from ardiffusion.files import write_json
 from ardiffusion.tools.loss_curve import Steadiness, read_curve, steadiness
 from ardiffusion.tools.plot import draw_runs, save_figure
-from ardiffusion.training.spikes import HEIGHT, WINDOW, Spikes
+from ardiffusion.training.step_guard import HEIGHT, WINDOW, SpikeDetector
 
 COLUMNS = {
     "run": ("name", "{}"),
@@ -47,7 +47,7 @@ def stability(
     if len(set(names)) < len(names):
         raise ValueError(f"Two runs are called the same, {names}: name them as NAME=FOLDER.")
     curves = [read_curve(folder, name=name) for name, folder in named]
-    found = [steadiness(curve, Spikes(window, height=height)) for curve in curves]
+    found = [steadiness(curve, SpikeDetector(window, height=height)) for curve in curves]
     relative = [c.over(row.final_loss) for c, (row, _) in zip(curves, found, strict=True)]
     figure = draw_runs(relative, [spikes for _, spikes in found], width=max(window // 4, 1))
     save_figure(figure, output)

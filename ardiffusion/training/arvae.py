@@ -26,9 +26,9 @@ from ardiffusion.nn.adversarial import (
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, load_start, pack
-from ardiffusion.training.guard import look_at_step, step_skipped
 from ardiffusion.training.match import check_resolution
 from ardiffusion.training.randomness import step_generator
+from ardiffusion.training.step_guard import inspect_step, step_skipped
 
 
 class ARVAEModule(LightningModule):
@@ -176,7 +176,7 @@ class ARVAEModule(LightningModule):
         raw = self.optimizers(use_pl_optimizer=False)
         optimizers = (raw if isinstance(raw, list) else [raw])[: 2 if adversarial else 1]
         if (self.global_step + 1) % self.accumulate == 0:
-            look_at_step(optimizers, trainer=self.trainer)
+            inspect_step(optimizers, trainer=self.trainer)
             for optimizer in [] if step_skipped(self.trainer) else optimizers:
                 if self.grad_clip > 0:
                     parameters = [p for group in optimizer.param_groups for p in group["params"]]

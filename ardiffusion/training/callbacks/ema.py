@@ -10,16 +10,18 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ardiffusion.training.guard import step_skipped
+from ardiffusion.training.step_guard import step_skipped
 
 
 class EMA(Callback):
     """Averages one network's weights in float32; validation, test and checkpoints use the average.
 
     A checkpoint's `state_dict` holds the averaged weights under their ordinary names, so that
-    whoever loads it gets them; the raw ones lie beside it for resuming.
+    whoever loads it gets them; the raw ones lie beside it for resuming. Weights that are not
+    finite are neither used nor saved.
 
     Args:
         decay: Decay of the average per training step, as the trainer counts them.
@@ -29,10 +31,8 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.9999, network: str = "dit") -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"The decay of the moving average must lie in [0, 1), got {decay}.")
-        self.decay = decay
-        self.network = network
-        self.updates = 0
-        self.step = -1
+        self.decay, self.network = decay, network
+        self.updates, self.step = 0, -1
         self.shadow: dict[str, Tensor] = {}
         self.raw: dict[str, Tensor] = {}
 
@@ -57,12 +57,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
     ) -> None:
         """Move the average towards the weights if the optimiser took a step."""
         if trainer.global_step == self.step:
@@ -76,33 +71,28 @@ class EMA(Callback):
         targets = [parameters[name].detach().float() for name in self.shadow]
         get_ema_multi_avg_fn(decay)(list(self.shadow.values()), targets, self.updates)
 
-    def swap(self, pl_module: LightningModule) -> None:
-        """Put the average into the network and keep the raw weights, or the reverse."""
-        parameters = self.parameters(pl_module)
-        if self.raw:
-            weights, self.raw = self.raw, {}
-        else:
-            weights = self.shadow
-            self.raw = {name: parameters[name].detach().clone() for name in weights}
-        for name, weight in weights.items():
-            parameters[name].data.copy_(weight)
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate the average."""
+        """Validate the average; keep the raw weights."""
         if self.shadow:
-            self.swap(pl_module)
+            check_finite(self.shadow, step=trainer.global_step)
+            parameters = self.parameters(pl_module)
+            self.raw = {name: parameters[name].detach().clone() for name in self.shadow}
+            self.put(self.shadow, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train on with the raw weights."""
-        if self.raw:
-            self.swap(pl_module)
+        self.put(self.raw, pl_module)
+        self.raw = {}
+
+    def put(self, weights: dict[str, Tensor], pl_module: LightningModule) -> None:
+        parameters = self.parameters(pl_module)
+        for name, weight in weights.items():
+            parameters[name].data.copy_(weight)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Test the average."""
         self.on_validation_start(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Return to the raw weights."""
         self.on_validation_end(trainer, pl_module)
 
     def on_exception(
@@ -117,6 +107,7 @@ class EMA(Callback):
         """Put the averages into the state dict, the raw weights beside it."""
         if not self.shadow:
             return
+        check_finite(self.shadow, step=trainer.global_step)
         state = checkpoint["state_dict"]
         raw = self.raw or {name: state[name] for name in self.shadow}
         checkpoint["ema"] = {"updates": self.updates, "raw": raw}
@@ -131,6 +122,15 @@ class EMA(Callback):
         self.updates = checkpoint["ema"]["updates"]
         raw = checkpoint["ema"]["raw"]
         self.shadow = {name: checkpoint["state_dict"][name].float().clone() for name in raw}
-        parameters = self.parameters(pl_module)
-        for name, weight in raw.items():
-            parameters[name].data.copy_(weight)
+        check_finite(self.shadow, step=checkpoint["global_step"])
+        self.put(raw, pl_module)
+
+
+def check_finite(averages: dict[str, Tensor], step: int) -> None:
+    """Raise if averaged weights are not finite; waits for the device once."""
+    if not get_total_norm(averages.values(), norm_type=torch.inf).isfinite():
+        name = next(n for n, weight in averages.items() if not weight.isfinite().all())
+        raise ValueError(
+            f"The averaged weights are not finite at step {step}, {name} first: resume from an "
+            "earlier checkpoint with a lower learning rate, and with the callback Stability."
+        )

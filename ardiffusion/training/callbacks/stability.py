@@ -1,22 +1,21 @@
 """How steadily a run trains (supplement, section C): its losses, spikes and skipped steps."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange, reduce
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from ardiffusion.training.guard import StepGuard
-from ardiffusion.training.loss_parts import batch_sums, finite, means
-from ardiffusion.training.nonfinite import save_batch
-from ardiffusion.training.spikes import HEIGHT, WINDOW, Spikes
-from ardiffusion.training.step_log import StepLog
+from ardiffusion.files import append_json_lines, atomic_write, read_json_lines
+from ardiffusion.training.checks import check_at_least
+from ardiffusion.training.step_guard import BATCHES, HEIGHT, WINDOW, SpikeDetector, StepGuard
 
-LOG, BATCHES = "stability.jsonl", "nonfinite"
+LOG = "stability.jsonl"
 
 
 class Step(NamedTuple):
@@ -55,36 +54,30 @@ class Stability(StepGuard):
         patience: int = 10,
         keep: int = 3,
     ) -> None:
-        for name, value in {"bins": bins, "patience": patience}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        super().__init__()
-        self.rule = Spikes(window, height=height)
-        self.bins, self.patience, self.keep = bins, patience, keep
-        self.spikes = self.skips = self.in_a_row = 0
+        check_at_least(1, bins=bins, patience=patience)
+        check_at_least(0, keep=keep)
+        super().__init__(keep=keep)
+        self.spike_detector = SpikeDetector(window, height=height)
+        self.bins, self.patience, self.spikes = bins, patience, 0
         self.totals: list[float] = []  # sums since the trainer last logged
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop what belongs to steps that are not over."""
-        self.next_step()
-        self.batches: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
         self.sums: Tensor | None = None
         self.pending: list[Step] = []
-        self.step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learn the run's folder and the number of timesteps; stage 1 has none."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
-        self.log = StepLog(self.folder / LOG)
+        """Learn the number of timesteps, too; stage 1 has none."""
+        super().setup(trainer, pl_module, stage)
+        self.log = self.folder / LOG
         self.timesteps = int(getattr(getattr(pl_module, "schedule", None), "timesteps", 1))
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on after the step that the run starts from."""
-        self.forget()
+    def on_train_start(self, trainer: Trainer, *_: object, **__: object) -> None:
+        """Go on after the step that the run starts from; a resumed one takes later ones again."""
+        self.next_step()
+        self.sums, self.pending = None, []
         self.step = trainer.global_step
         if trainer.is_global_zero:
-            self.log.cut(self.step)
+            lines = read_json_lines(self.log)
+            with atomic_write(self.log) as partial:
+                append_json_lines(partial, (x for x in lines if x.get("step", 0) <= self.step))
 
     def on_train_batch_end(
         self,
@@ -92,16 +85,24 @@ class Stability(StepGuard):
         pl_module: LightningModule,
         outputs: Any,  # noqa: ANN401
         batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        *_: object,
+        **__: object,
     ) -> None:
         """Add a batch; finish the step if the optimiser had its turn, log if the trainer does."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch)
         gathered = trainer.accumulate_grad_batches
         sums = batch_sums(outputs, self.bins, timesteps=self.timesteps, gathered=gathered)
         self.sums = sums if self.sums is None else self.sums + sums
-        self.batches.append((batch, outputs))
         if self.norm is not None:
-            self.finish_step(trainer, norm=self.norm)
+            self.pending.append(Step(trainer.global_step, self.sums, self.norm, self.skipped))
+            self.sums = None
+        if self.in_a_row >= self.patience:
+            self.flush(trainer)
+            kept = f" or look at the batches in {self.folder / BATCHES}" if self.keep > 0 else ""
+            raise ValueError(
+                f"{self.in_a_row} steps in a row, up to step {trainer.global_step}, had a loss or "
+                f"gradient that is not finite: lower the learning rate{kept}."
+            )
         if trainer.global_step == self.step:  # gathering gradients
             return
         self.step = trainer.global_step
@@ -110,37 +111,6 @@ class Stability(StepGuard):
             self.flush(trainer)
             pl_module.log_dict(self.scalars())
             self.totals = []
-
-    def finish_step(self, trainer: Trainer, norm: Tensor) -> None:
-        """Note a step; keep its batch if it was skipped, and stop the run after too many."""
-        assert self.sums is not None
-        self.pending.append(Step(trainer.global_step, self.sums, norm, self.skipped))
-        self.in_a_row = self.in_a_row + 1 if self.skipped else 0
-        if self.skipped:
-            self.keep_batch(trainer)
-            self.skips += 1
-        self.sums, self.batches = None, []
-        if self.in_a_row >= self.patience:
-            self.flush(trainer)
-            kept = f" or look at the batches in {self.folder / BATCHES}" if self.keep > 0 else ""
-            raise ValueError(
-                f"{self.in_a_row} steps in a row, up to step {trainer.global_step}, had a loss or "
-                f"gradient that is not finite: lower the learning rate{kept}."
-            )
-
-    def keep_batch(self, trainer: Trainer) -> None:
-        """Write the batch to blame: the first whose loss is not finite, else the last one."""
-        good = [all(bool(loss.isfinite()) for loss in losses) for losses in self.losses]
-        guilty = [i for i, is_good in enumerate(good) if not is_good]
-        if self.blown_up and trainer.is_global_zero:
-            guilty = [len(good) - 1]
-        if not guilty or self.in_a_row > self.keep:
-            return
-        batch, outputs = self.batches[guilty[0]]
-        name = f"step_{trainer.global_step:06d}"
-        if not trainer.is_global_zero:
-            name = f"{name}_rank_{trainer.global_rank}"
-        save_batch(self.folder / BATCHES, name, batch, outputs, step=trainer.global_step)
 
     def flush(self, trainer: Trainer) -> None:
         """Fetch the pending steps of all devices, judge their losses and write their lines."""
@@ -154,50 +124,39 @@ class Stability(StepGuard):
         pending, self.pending = self.pending, []
         lines = [self.line(*given) for given in zip(pending, rows, norms, strict=True)]
         if trainer.is_global_zero:
-            self.log.add(lines)
+            append_json_lines(self.log, lines)
 
     def line(self, step: Step, sums: list[float], norm: float) -> dict[str, Any]:
         """Make the line of a step; count it."""
-        loss, bins, frames = means(sums, bins=self.bins)
-        spike = loss is not None and self.rule.is_spike(self.rule.add(loss))
+        loss, bins, frames = mean_losses(sums, bins=self.bins)
+        detector = self.spike_detector
+        spike = loss is not None and detector.is_spike(detector.add(loss))
         self.spikes += spike
         if not step.skipped:
             totals = self.totals or [0.0] * len(sums)
             self.totals = [total + value for total, value in zip(totals, sums, strict=True)]
-        return {
-            "step": step.step,
-            "loss": loss,
-            "grad_norm": finite(norm),
-            "bins": bins,
-            "frames": frames,
-            "spike": spike,
-            "skipped": step.skipped,
-        }
+        found = {"step": step.step, "loss": loss, "grad_norm": finite(norm)}
+        return {**found, "bins": bins, "frames": frames, "spike": spike, "skipped": step.skipped}
 
     def scalars(self) -> dict[str, Tensor]:
         """Return what is logged; tensors of the CPU, which nobody has to wait for."""
-        found: dict[str, float] = {
+        _, bins, frames = mean_losses(self.totals or [0.0] * 3, bins=self.bins)
+        # the first t of which t * bins // timesteps is i
+        edges = [-(-self.timesteps * i // self.bins) for i in range(self.bins + 1)]
+        found: dict[str, float | None] = {
             "stability/spikes": self.spikes,
             "stability/skipped": self.skips,
         }
-        _, bins, frames = means(self.totals or [0.0] * 3, bins=self.bins)
-        # the first t of which t * bins // timesteps is i
-        edges = [-(-self.timesteps * i // self.bins) for i in range(self.bins + 1)]
         for i, loss in enumerate(bins):
-            if loss is not None:
-                found[f"train/loss_by_bin/t{edges[i]:03d}-{edges[i + 1] - 1:03d}"] = loss
+            found[f"train/loss_by_bin/t{edges[i]:03d}-{edges[i + 1] - 1:03d}"] = loss
         for i, loss in enumerate(frames):
-            if loss is not None:
-                found[f"train/loss_by_frame/{i:02d}"] = loss
-        return {name: torch.tensor(float(value)) for name, value in found.items()}
+            found[f"train/loss_by_frame/{i:02d}"] = loss
+        return {n: torch.tensor(float(value)) for n, value in found.items() if value is not None}
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last lines."""
+    def on_train_end(self, trainer: Trainer, *_: object, **__: object) -> None:
         self.flush(trainer)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Write the last lines, unless that takes other devices, which may be gone."""
         if trainer.world_size == 1:
             with suppress(RuntimeError):  # the device may be what broke
@@ -212,7 +171,7 @@ class Stability(StepGuard):
             "spikes": self.spikes,
             "skips": self.skips,
             "in_a_row": self.in_a_row,
-            "recent": list(self.rule.recent),
+            "recent": list(self.spike_detector.recent),
             "totals": self.totals,
         }
 
@@ -225,4 +184,53 @@ class Stability(StepGuard):
             return
         self.spikes, self.skips = state["spikes"], state["skips"]
         self.in_a_row, self.totals = state["in_a_row"], list(state["totals"])
-        self.rule.restore(state["recent"])
+        self.spike_detector.restore(state["recent"])
+
+
+def batch_sums(outputs: Mapping[str, Any], bins: int, timesteps: int, gathered: int) -> Tensor:
+    """Sum the losses of a batch on its device, without waiting for it.
+
+    Sums add up over batches, steps and devices; means are taken in the end.
+
+    Args:
+        outputs: What the training step returned: `losses` and `t`, shape (B, F), or `loss` alone.
+        bins: Number of equal parts of the timesteps.
+        timesteps: Number of timesteps.
+        gathered: Batches per optimiser step, which Lightning divides `loss` by.
+
+    Returns:
+        One row: loss, batches, clips, then per bin its sum, per bin its count, per frame its sum.
+    """
+    if "losses" not in outputs:
+        loss = outputs["loss"].detach().float() * gathered
+        return torch.stack([loss, torch.ones_like(loss), torch.zeros_like(loss)])
+    losses = outputs["losses"].float()  # (B, F)
+    t = outputs["t"]  # (B, F)
+    part = torch.arange(bins, device=t.device)
+    hit = rearrange(t * bins // timesteps, "b f -> b f 1") == part  # (B, F, bins)
+    # A product would spread one that is not finite to every bin.
+    parted = torch.where(hit, rearrange(losses, "b f -> b f 1"), 0.0)  # (B, F, bins)
+    numbers = torch.stack(
+        [losses.mean(), losses.new_ones(()), losses.new_full((), float(len(losses)))]
+    )
+    by_bin = [reduce(x.float(), "b f bins -> bins", "sum") for x in (parted, hit)]
+    return torch.cat([numbers, *by_bin, reduce(losses, "b f -> f", "sum")])
+
+
+def mean_losses(
+    sums: Sequence[float], bins: int
+) -> tuple[float | None, list[float | None], list[float | None]]:
+    """Make means of a row of sums: of all, by bin and by frame; None for bins without frames."""
+    loss, batches, clips, *rest = sums
+    counts, frames = rest[bins : 2 * bins], rest[2 * bins :]
+    by_bin = [ratio(total, count) for total, count in zip(rest, counts, strict=False)]
+    return ratio(loss, batches), by_bin, [ratio(total, clips) for total in frames]
+
+
+def ratio(total: float, count: float) -> float | None:
+    return finite(total / count) if count else None
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON knows; None for infinity and NaN."""
+    return value if math.isfinite(value) else None

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from ardiffusion.training.spikes import Spikes
+from ardiffusion.training.step_guard import SpikeDetector
 
 
 def middle(numbers: list[float]) -> float:
@@ -39,24 +39,24 @@ def noisy_losses(count: int = 300) -> list[float]:
 @pytest.mark.parametrize("window", [4, 5, 37, 1000])
 def test_heights_equal_a_naive_loop(window: int) -> None:
     losses = noisy_losses()
-    rule = Spikes(window)
+    rule = SpikeDetector(window)
     assert [rule.add(loss) for loss in losses] == pytest.approx(naive_heights(losses, window))
 
 
 def test_spikes_are_found_and_nothing_else() -> None:
-    rule = Spikes(window=30)
+    rule = SpikeDetector(window=30)
     losses = noisy_losses()[:150]
     assert [i for i, x in enumerate(losses) if rule.is_spike(rule.add(x))] == [40, 111, 112]
 
 
 def test_scale_of_the_losses_changes_nothing() -> None:
-    small, large = Spikes(window=20), Spikes(window=20)
+    small, large = SpikeDetector(window=20), SpikeDetector(window=20)
     for loss in noisy_losses():
         assert large.add(1000 * loss) == pytest.approx(small.add(loss))
 
 
 def test_restored_rule_goes_on_as_the_other_one() -> None:
-    rule, other = Spikes(window=20), Spikes(window=20)
+    rule, other = SpikeDetector(window=20), SpikeDetector(window=20)
     losses = noisy_losses()
     for loss in losses[:100]:
         rule.add(loss)
@@ -65,16 +65,16 @@ def test_restored_rule_goes_on_as_the_other_one() -> None:
 
 
 def test_a_shorter_window_goes_on_with_the_losses_it_has_room_for() -> None:
-    losses, rule, other = noisy_losses(), Spikes(window=50), Spikes(window=20)
+    losses, rule, other = noisy_losses(), SpikeDetector(window=50), SpikeDetector(window=20)
     for loss in losses[:100]:
         rule.add(loss)
     other.restore(rule.recent)
     expected = naive_heights(losses, window=20)[100:]
     assert [other.add(loss) for loss in losses[100:]] == pytest.approx(expected)
-    assert len(other.recent) == len(other.sorted) == 20
+    assert len(other.recent) == 20
 
 
 @pytest.mark.parametrize(("options", "message"), [((3, 1.0), "got 3"), ((9, 0.0), "height 0.0")])
 def test_senseless_rules_are_refused(options: tuple[int, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Spikes(*options)
+        SpikeDetector(*options)

@@ -1,13 +1,12 @@
 """Keeps the end of a run whose length is no multiple of the checkpoints' interval."""
 
 from pathlib import Path
-from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 
-class SaveFinish(Callback):
+class SaveLast(Callback):
     """Writes `last.ckpt` after the last batch, for each ModelCheckpoint with `save_last`.
 
     The last batch is that of `max_steps` or `max_epochs`, or the one after which something asks
@@ -21,26 +20,30 @@ class SaveFinish(Callback):
 
     def __init__(self) -> None:
         self.saved = -1  # the step
-        self.held_back = False  # whether a stop waits for the optimiser
+        self.deferred = False  # whether a stop waits for the optimiser
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Come after every callback that may stop the run, but before those that save."""
         others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
         order = sorted([*others, self], key=lambda callback: isinstance(callback, Checkpoint))
         trainer.callbacks = order  # pyright: ignore[reportAttributeAccessIssue]
-        self.saved, self.held_back = -1, False
+        self.saved, self.deferred = -1, False
+
+    def on_train_start(self, trainer: Trainer, *_: object, **__: object) -> None:
+        """Count the epoch after a checkpoint of an epoch's last batch, which Lightning forgets.
+
+        Resumed once more, in that epoch, it would take the epoch for the one before.
+        """
+        epochs = trainer.fit_loop.epoch_progress.current
+        if trainer.fit_loop.restarted_mid_epoch and epochs.processed == epochs.ready:  # pyright: ignore[reportAttributeAccessIssue]
+            trainer.fit_loop.reset_restart_stage()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
     ) -> None:
         """Save if this was the last batch; averages are moved by then."""
-        self.hold_back(trainer, pl_module)
         epochs = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
+        self.defer_stop(trainer, pl_module)
         if trainer.global_step == trainer.max_steps or epochs:
             self.save(trainer)
         else:
@@ -49,19 +52,18 @@ class SaveFinish(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if validation ends the run, as early stopping does."""
         if not trainer.sanity_checking:
-            self.hold_back(trainer, pl_module)
-            self.save_if_stopping(trainer)
+            self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the epoch's numbers end the run."""
-        self.hold_back(trainer, pl_module)
+        self.defer_stop(trainer, pl_module)
         self.save_if_stopping(trainer)
 
-    def hold_back(self, trainer: Trainer, module: LightningModule) -> None:
+    def defer_stop(self, trainer: Trainer, module: LightningModule) -> None:
         """Put off a stop while gradients are gathered, and let it happen after that."""
-        wanted = trainer.should_stop or self.held_back
-        self.held_back = wanted and gathering(trainer, module)
-        trainer.should_stop = wanted and not self.held_back
+        wanted = trainer.should_stop or self.deferred
+        self.deferred = wanted and gathering(trainer, module)
+        trainer.should_stop = wanted and not self.deferred
 
     def save_if_stopping(self, trainer: Trainer) -> None:
         """Save if the run stops here, which `min_steps` and `min_epochs` may put off."""
@@ -72,10 +74,10 @@ class SaveFinish(Callback):
         """Save once for each callback that keeps a last checkpoint."""
         if self.saved == trainer.global_step:
             return
-        self.saved = trainer.global_step
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
                 self.save_last(trainer, callback)
+        self.saved = trainer.global_step
 
     def save_last(self, trainer: Trainer, callback: ModelCheckpoint) -> None:
         """Write the `last.ckpt` of a callback, but leave that of another run to Lightning."""

@@ -20,11 +20,11 @@ from torch.testing import assert_close
 
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
-from ardiffusion.training.callbacks.finish import SaveFinish
+from ardiffusion.training.callbacks.save_last import SaveLast
 from ardiffusion.training.diffusion import DiffusionModule
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Attribute|You defined a|Checkpoint directory|Found .* in eval mode|Detected call"
+    "ignore:Attribute|You defined a|Checkpoint directory|Found .*|Detected|Using Model"
 )
 
 
@@ -42,7 +42,7 @@ def run(
     torch.manual_seed(0)
     keep = ModelCheckpoint(folder, every_n_train_steps=every, save_last=True, save_top_k=0)
     resume = options.pop("ckpt_path", None)
-    callbacks = [keep, EMA(decay=0.5), SaveFinish(), *options.pop("callbacks", [])]
+    callbacks = [keep, EMA(decay=0.5), SaveLast(), *options.pop("callbacks", [])]
     trainer = make_trainer(callbacks=callbacks, enable_checkpointing=True, **options)
     trainer.fit(module, datamodule=make_data(skies), ckpt_path=resume)
     return module
@@ -158,7 +158,7 @@ def first_stage(skies: Path, folder: Path, **options: Any) -> ARVAEModule:  # no
     module = make_first_stage(accumulate=2)
     torch.manual_seed(0)
     keep = ModelCheckpoint(folder, every_n_train_steps=100, save_last=True, save_top_k=0)
-    callbacks = [keep, SaveFinish(), *options.pop("callbacks", [])]
+    callbacks = [keep, SaveLast(), *options.pop("callbacks", [])]
     resume = options.pop("ckpt_path", None)
     trainer = make_trainer(callbacks=callbacks, enable_checkpointing=True, max_steps=8, **options)
     trainer.fit(module, datamodule=make_data(skies), ckpt_path=resume)
@@ -176,7 +176,7 @@ def test_a_stop_of_stage_1_waits_too(skies: Path, tmp_path: Path, batches: int, 
 
 
 def test_a_stop_put_off_in_one_run_does_not_end_the_next(tmp_path: Path) -> None:
-    finish, module = SaveFinish(), make_first_stage(accumulate=2)
+    finish, module = SaveLast(), make_first_stage(accumulate=2)
     stopped = make_trainer(callbacks=[finish, stop_after_batches(1)], max_steps=1)
     stopped.fit(module, make_loader(4))
     make_trainer(callbacks=[finish], max_steps=4).fit(module, make_loader(4))
@@ -188,7 +188,43 @@ def test_stop_that_is_put_off_saves_nothing_yet(
 ) -> None:
     saved: list[int] = []
     monkeypatch.setattr(
-        SaveFinish, "save_last", lambda _, trainer, __: saved.append(trainer.global_step)
+        SaveLast, "save_last", lambda _, trainer, __: saved.append(trainer.global_step)
     )
     run(tokenizer, skies, tmp_path, every=100, max_steps=8, min_steps=5, callbacks=[stop_after(2)])
     assert saved == [5]
+
+
+LENGTHS = {"epochs": {"max_epochs": 4, "max_steps": -1}, "steps": {"max_steps": 20}}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("stops", [(5,), (5, 10), (5, 10, 15), (5, 7), (3, 10, 12)])
+def test_run_stopped_at_ends_of_epochs_is_as_long_as_asked_for(
+    tokenizer: Path, skies: Path, tmp_path: Path, length: str, stops: tuple[int, ...]
+) -> None:
+    options: dict[str, Any] = {"every": 100, **LENGTHS[length]}
+    whole = run(tokenizer, skies, tmp_path / "whole", **options)
+    last = None
+    for step in stops:
+        callbacks = [stop_after(step)]
+        run(tokenizer, skies, tmp_path, ckpt_path=last, callbacks=callbacks, **options)
+        last = tmp_path / "last.ckpt"
+        progress = torch.load(last, weights_only=True)["loops"]["fit_loop"]["epoch_progress"]
+        assert progress["current"]["ready"] == progress["total"]["ready"] == -(-step // 5)
+    resumed = run(tokenizer, skies, tmp_path, ckpt_path=last, **options)
+    assert resumed.trainer.global_step == 20 == whole.trainer.global_step
+    assert resumed.trainer.current_epoch == 4
+    assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def test_lightning_still_forgets_the_epoch_after_such_a_stop(skies: Path, tmp_path: Path) -> None:
+    """Once this fails, `SaveLast.on_train_start` can go."""
+    last = None
+    for stop in (5, 10, None):
+        keep = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_last=True, save_top_k=0)
+        callbacks = [keep] if stop is None else [keep, stop_after(stop)]
+        given: dict[str, Any] = {"max_epochs": 3, "max_steps": -1, "callbacks": callbacks}
+        trainer = make_trainer(enable_checkpointing=True, **given)
+        trainer.fit(make_first_stage(), datamodule=make_data(skies), ckpt_path=last)
+        last = tmp_path / "last.ckpt"
+    assert trainer.global_step == 20  # instead of 15
