@@ -28,8 +28,7 @@ def empty_panel() -> Axes:
 
 def texts(panel: Axes) -> list[str]:
     panel.figure.draw_without_rendering()  # pyright: ignore[reportAttributeAccessIssue]
-    labels = panel.get_yticklabels(which="both")
-    return [label.get_text() for label in labels if label.get_text()]
+    return [label.get_text() for label in panel.get_yticklabels()]
 
 
 @pytest.mark.parametrize("low", [0.0003, 0.02, 0.9, 1.0, 70.0])
@@ -39,11 +38,10 @@ def test_logarithmic_axis_holds_all_values_and_few_ticks(low: float, ratio: floa
     log_heights(panel, [low * ratio, low])
     bottom, top = panel.get_ylim()
     assert panel.get_yscale() == "log" and bottom <= low <= low * ratio <= top and bottom < top
-    ticks = [*panel.get_yticks(), *panel.get_yticks(minor=True)]
-    shown = {tick for tick in ticks if bottom <= tick <= top}
-    assert 1 <= len(shown) <= 9
+    shown = {tick for tick in panel.get_yticks() if bottom <= tick <= top}
+    assert 1 <= len(shown) <= 8 and not len(panel.get_yticks(minor=True))
     assert {f"{tick:e}"[:8] for tick in shown} <= {f"{mark}.000000" for mark in (1, 2, 5)}
-    assert {f"{tick:g}" for tick in shown} <= set(texts(panel))
+    assert {f"{tick:g}" for tick in shown} == set(texts(panel))
 
 
 def test_each_curve_has_the_colour_of_its_name_and_is_drawn_left_to_right() -> None:

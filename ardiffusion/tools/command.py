@@ -7,7 +7,6 @@ imported, so that `ardiff --help` waits for none.
 import json
 import os
 import sys
-from argparse import HelpFormatter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import import_module
@@ -36,11 +35,11 @@ TOOLS = {
 class ToolParser(ArgumentParser):
     """A parser whose help says what the command does before how it is called."""
 
-    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+    def format_help(self, *args: Any, **given: Any) -> str:  # noqa: ANN401 as versions have it
         """Put the description, as it is written, above the rest."""
         about, self.description = self.description, None
         try:
-            return f"{about}\n\n{super().format_help(formatter)}"
+            return f"{about}\n\n{super().format_help(*args, **given)}"
         finally:
             self.description = about
 

@@ -42,9 +42,9 @@ def make_panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
     panels = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
     for panel in panels:
         panel.spines[["top", "left", "right"]].set_visible(False)
-        panel.tick_params(which="both", labelsize=8)
-        panel.tick_params(axis="y", which="both", length=0)
-        panel.grid(axis="y", which="both", color=GRID)
+        panel.tick_params(labelsize=8)
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="y", color=GRID)
         panel.set_axisbelow(True)
     return figure, panels
 
@@ -69,10 +69,13 @@ def log_heights(panel: "Axes", values: Sequence[float]) -> None:
     """Make the vertical axis logarithmic, from and to 1, 2 or 5 times a power of ten."""
     low = max(mark for mark in MARKS if mark <= min(values))
     high = min(mark for mark in MARKS if mark >= max(values) and mark > low)
-    panel.set_yscale("log", subs=(2, 5) if high / low < 300 else ())
+    ticks = [mark for mark in MARKS if low <= mark <= high]
+    if len(ticks) > 8:
+        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1.")]
+    panel.set_yscale("log")
+    panel.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    panel.minorticks_off()
     panel.set_ylim(low, high)
-    for write_numbers in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
-        write_numbers("{x:g}")
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
