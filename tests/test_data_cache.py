@@ -19,6 +19,7 @@ def index(arvae: str = "abc", frames: int = 4) -> Index:
         "complete": False,
         "classes": ["x"],
         "labels": {"a.mp4": 0},
+        "lengths": {"a.mp4": 12},
         "splits": {"train": ["a.mp4"], "val": [], "test": []},
         "missing": [],
         "shards": {},

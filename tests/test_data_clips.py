@@ -1,20 +1,17 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.clips import (
-    BrokenData,
-    ClipDataset,
-    RandomClipDataset,
-    Sample,
-    Video,
-    resize_crop,
-)
+from ardiffusion.data.clips import VideoFiles, resize_crop
 from ardiffusion.data.video import write_video
+from ardiffusion.data.windows import BrokenData, EveryWindow, FrameSpan, RandomWindows
+
+VIDEOS = [FrameSpan("a.mp4", 10, 0), FrameSpan("b.mp4", 8, 1), FrameSpan("c.mp4", 3, 2)]
 
 
 def grey(frames: int, height: int = 16, width: int = 16) -> Tensor:
@@ -28,7 +25,11 @@ def read(sample: Tensor) -> list[int]:
     return (sample.double().mean((1, 2, 3)) / 10).round().int().tolist()
 
 
-def samples(dataset: ClipDataset) -> list[Sample]:
+def every(root: Path, videos: list[FrameSpan] = VIDEOS, **options: Any) -> EveryWindow:  # noqa: ANN401
+    return EveryWindow(VideoFiles(root, resolution=16), videos, **options)
+
+
+def samples(dataset: EveryWindow) -> list[dict[str, Any]]:
     return [dataset[i] for i in range(len(dataset))]
 
 
@@ -39,11 +40,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-VIDEOS = [Video("a.mp4", 10, 0), Video("b.mp4", 8, 1), Video("c.mp4", 3, 2)]
-
-
 def test_every_clip_is_read_and_short_videos_stand_aside(root: Path) -> None:
-    dataset = ClipDataset(root, VIDEOS, resolution=16, frames=4)
+    dataset = every(root, frames=4)
     read_all = samples(dataset)
     assert dataset.keys() == [s["key"] for s in read_all]
     assert dataset.keys() == ["a.mp4:0", "a.mp4:4", "a.mp4:6", "b.mp4:0", "b.mp4:4"]
@@ -54,7 +52,7 @@ def test_every_clip_is_read_and_short_videos_stand_aside(root: Path) -> None:
 
 
 def test_stride_and_skipped_keys(root: Path) -> None:
-    dataset = ClipDataset(root, VIDEOS, resolution=16, frames=3, stride=3, skip={"a.mp4:3"})
+    dataset = every(root, frames=3, stride=3, skip={"a.mp4:3"})
     assert [(s["key"], read(s["video"])) for s in samples(dataset)] == [
         ("a.mp4:0", [0, 3, 6]),
         ("b.mp4:0", [0, 3, 6]),
@@ -63,7 +61,7 @@ def test_stride_and_skipped_keys(root: Path) -> None:
 
 
 def test_random_clips_reach_every_start_and_repeat_per_epoch(root: Path) -> None:
-    dataset = RandomClipDataset(root, VIDEOS[:1], resolution=16, frames=8, clips_per_video=2)
+    dataset = RandomWindows(every(root, VIDEOS[:1], frames=8), clips_per_video=2)
     assert len(dataset) == 2
     keys = [[dataset[epoch, i]["key"] for i in range(2)] for epoch in range(12)]
     assert {key for pair in keys for key in pair} == {"a.mp4:0", "a.mp4:1", "a.mp4:2"}
@@ -74,7 +72,7 @@ def test_random_clips_reach_every_start_and_repeat_per_epoch(root: Path) -> None
 
 
 def test_key_tells_the_frames_that_were_read(root: Path) -> None:
-    dataset = RandomClipDataset(root, VIDEOS, resolution=16, frames=3, stride=2, seed=5)
+    dataset = RandomWindows(every(root, frames=3, stride=2), seed=5)
     for epoch in range(6):
         for i in range(len(dataset)):
             sample = dataset[epoch, i]
@@ -106,17 +104,17 @@ def test_video_that_breaks_is_replaced_and_reported_once(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / "a.mp4").write_text("broken since")
-    dataset = ClipDataset(root, VIDEOS, resolution=16, frames=4, may_break=1)
+    dataset = every(root, frames=4, may_break=1)
     assert [s["key"] for s in samples(dataset)] == ["b.mp4:0"] * 4 + ["b.mp4:4"]
     assert caplog.text.count("a.mp4 is broken or not a video") == 1
-    random = RandomClipDataset(root, VIDEOS, resolution=16, frames=4, may_break=1)
+    random = RandomWindows(every(root, frames=4, may_break=1))
     assert {random[0, i]["key"].split(":")[0] for i in range(2)} == {"b.mp4"}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_more_broken_videos_than_allowed_end_with_one_sentence(root: Path, workers: int) -> None:
     (root / "a.mp4").unlink()
-    dataset = ClipDataset(root, VIDEOS, resolution=16, frames=4)
+    dataset = every(root, frames=4)
     with pytest.raises(BrokenData) as error:
         list(DataLoader(dataset, batch_size=2, num_workers=workers))
     assert str(error.value).startswith(f"1 of 2 videos under {root} broke since they were counted")
@@ -126,7 +124,7 @@ def test_more_broken_videos_than_allowed_end_with_one_sentence(root: Path, worke
 
 def test_workers_share_what_is_broken_and_datasets_survive_pickling(root: Path) -> None:
     (root / "b.mp4").write_text("broken since")
-    dataset = ClipDataset(root, VIDEOS, resolution=16, frames=4, may_break=1)
+    dataset = every(root, frames=4, may_break=1)
     loader = DataLoader(dataset, num_workers=1, multiprocessing_context="fork")
     assert len(list(loader)) == len(dataset)
     assert dataset.broken.tolist() == [False, True]

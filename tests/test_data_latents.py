@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import INDEX, Index, ShardWriter, finish_cache, write_index
-from ardiffusion.data.latents import LatentDataset, RandomLatentDataset, join_clips
-from ardiffusion.data.windows import every_start
+from ardiffusion.data.latents import LatentCache, cut, join_clips
+from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
 
 VIDEOS = {"a.mp4": 10, "dir/b.mp4": 13, "c.mp4": 4}
 LABELS = {"a.mp4": 0, "dir/b.mp4": 1, "c.mp4": 1}
@@ -28,6 +28,7 @@ def write_cache(folder: Path, stride: int = 1, frames: int = 4) -> Path:
         "complete": False,
         "classes": ["x", "y"],
         "labels": LABELS,
+        "lengths": VIDEOS,
         "splits": {"train": ["a.mp4", "dir/b.mp4"], "val": ["c.mp4"], "test": []},
         "missing": [],
         "shards": {},
@@ -44,6 +45,11 @@ def write_cache(folder: Path, stride: int = 1, frames: int = 4) -> Path:
     writer.flush()
     finish_cache(folder, index, expected=keys)
     return folder
+
+
+def every(folder: Path, frames: int, stride: int = 1, split: str = "train") -> EveryWindow:
+    cache = LatentCache(folder)
+    return EveryWindow(cache, cache.spans[split], frames=frames, stride=stride)
 
 
 def check(sample: dict, stride: int) -> int:
@@ -63,7 +69,7 @@ def test_clips_of_any_length_are_cut_from_joined_ones(
     frames: int, stride: int, tmp_path: Path
 ) -> None:
     folder = write_cache(tmp_path / "cache")
-    dataset = LatentDataset(folder, frames=frames, stride=stride)
+    dataset = every(folder, frames=frames, stride=stride)
     starts = [check(dict(dataset[i]), stride) for i in range(len(dataset))]
     lengths = [10, 13]
     expected = [s for n in lengths for s in every_start(n, frames=frames, stride=stride)]
@@ -71,7 +77,7 @@ def test_clips_of_any_length_are_cut_from_joined_ones(
 
 
 def test_random_clips_start_at_every_frame(tmp_path: Path) -> None:
-    dataset = RandomLatentDataset(write_cache(tmp_path / "cache"), frames=6, clips_per_video=2)
+    dataset = RandomWindows(every(write_cache(tmp_path / "cache"), frames=6), clips_per_video=2)
     assert len(dataset) == 4
     drawn = [dict(dataset[epoch, i]) for epoch in range(40) for i in range(4)]
     starts = {sample["key"]: check(sample, stride=1) for sample in drawn}
@@ -81,35 +87,33 @@ def test_random_clips_start_at_every_frame(tmp_path: Path) -> None:
 
 def test_cache_with_a_stride_joins_on_its_grid(tmp_path: Path) -> None:
     folder = write_cache(tmp_path / "cache", stride=2, frames=3)
-    dataset = LatentDataset(folder, frames=4)
+    dataset = every(folder, frames=4, stride=2)
     keys = [dataset[i]["key"] for i in range(len(dataset))]
     assert keys == ["a.mp4:0", "a.mp4:2", "dir/b.mp4:0", "dir/b.mp4:6"]
     for i in range(len(dataset)):
         check(dict(dataset[i]), stride=2)
     with pytest.raises(ValueError, match="every 2th frame, which stride 3 is no multiple of"):
-        LatentDataset(folder, frames=2, stride=3)
+        every(folder, frames=2, stride=3)
 
 
 def test_gap_splits_a_video_into_runs() -> None:
     clips = [(8, "s", 2), (0, "s", 0), (4, "s", 1), (20, "t", 0), (22, "t", 1), (20, "u", 5)]
-    first, second = join_clips("v", clips, frames=4, stride=1)
-    assert (first.start, len(first)) == (0, 12)
-    assert (second.start, len(second)) == (20, 6)
-    assert [tuple(piece) for piece in first.pieces(3, 6)] == [
+    (start, first), (later, second) = join_clips(clips, frames=4, stride=1)
+    assert (start, sum(segment.rows for segment in first)) == (0, 12)
+    assert (later, sum(segment.rows for segment in second)) == (20, 6)
+    assert [tuple(piece[:4]) for piece in cut(first, 3, 6)] == [
         ("s", 0, 3, 1),
         ("s", 1, 0, 4),
         ("s", 2, 0, 1),
     ]
-    assert [tuple(piece) for piece in second.pieces(3, 3)] == [("t", 0, 3, 1), ("t", 1, 2, 2)]
+    assert [tuple(piece[:4]) for piece in cut(second, 3, 3)] == [("t", 0, 3, 1), ("t", 1, 2, 2)]
 
 
 def test_splits_labels_and_workers(tmp_path: Path) -> None:
     folder = write_cache(tmp_path / "cache")
-    assert [s["key"] for s in map(LatentDataset(folder, 4, split="val").__getitem__, [0])] == [
-        "c.mp4:0"
-    ]
-    assert len(LatentDataset(folder, frames=4, split="test")) == 0
-    dataset = pickle.loads(pickle.dumps(LatentDataset(folder, frames=4)))
+    assert every(folder, frames=4, split="val")[0]["key"] == "c.mp4:0"
+    assert len(every(folder, frames=4, split="test")) == 0
+    dataset = pickle.loads(pickle.dumps(every(folder, frames=4)))
     batch = next(iter(DataLoader(dataset, batch_size=3, num_workers=1)))
     assert batch["latents"].shape == (3, 4, 2, 3) and batch["label"].tolist() == [0, 0, 0]
 
@@ -145,13 +149,19 @@ def test_damaged_cache_is_refused_and_named(
     folder = write_cache(tmp_path / "cache")
     damage(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        LatentDataset(folder, frames=4)
+        LatentCache(folder)
 
 
-def test_cache_of_another_arvae_or_too_short_is_refused(tmp_path: Path) -> None:
-    folder = write_cache(tmp_path / "cache")
+def test_cache_of_another_arvae_is_refused(tmp_path: Path) -> None:
+    cache = LatentCache(write_cache(tmp_path / "cache"))
     with pytest.raises(ValueError, match=r"comes from another AR-VAE \(abc, and this .* xyz\)"):
-        LatentDataset(folder, frames=4, fingerprint="xyz")
-    assert len(LatentDataset(folder, frames=4, fingerprint="abc")) == 7
-    with pytest.raises(ValueError, match=r"No video of the train split .* has 14 frames"):
-        LatentDataset(folder, frames=14)
+        cache.check_fingerprint("xyz")
+    cache.check_fingerprint("abc")
+
+
+def test_shard_that_vanishes_while_it_is_used_ends_with_a_sentence(tmp_path: Path) -> None:
+    folder = write_cache(tmp_path / "cache")
+    clips = every(folder, frames=4)
+    next(folder.glob("*0.safetensors")).unlink()
+    with pytest.raises(BrokenData, match=r"Shard 000-000000\.safetensors of latent .* any more"):
+        list(DataLoader(clips, num_workers=1))

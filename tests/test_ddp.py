@@ -14,7 +14,8 @@ from torch.optim import SGD
 from torch.testing import assert_close
 
 from ardiffusion.data.cache import read_index
-from ardiffusion.data.latents import LatentDataset
+from ardiffusion.data.latents import LatentCache
+from ardiffusion.data.windows import EveryWindow
 from ardiffusion.training import generation
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
@@ -153,7 +154,8 @@ def test_two_processes_encode_what_one_does(tokenizer: Path, skies: Path, tmp_pa
         )
         output = tmp_path / name
         trainer.predict(module, make_data(skies), ckpt_path=str(tokenizer), output=str(output))
-        clips = LatentDataset(output, frames=4, split="train")
+        cache = LatentCache(output)
+        clips = EveryWindow(cache, cache.spans["train"], frames=4)
         found.append({clips[i]["key"]: clips[i]["latents"] for i in range(len(clips))})
     assert len(found[0]) == 10 * 5
     assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)

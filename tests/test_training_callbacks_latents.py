@@ -9,8 +9,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ardiffusion.data.cache import read_index
-from ardiffusion.data.latents import LatentDataset
+from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.video import write_video
+from ardiffusion.data.windows import EveryWindow
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.data import VideoDataModule
 
@@ -74,9 +75,9 @@ def test_cache_round_trip_equals_encode(root: Path) -> None:
     index = read_index(root / "latents")
     assert index["complete"] and index["classes"] == ["a", "b"]
     assert index["splits"] == {n: [v.path for v in vs] for n, vs in data.videos.items()}
-    read = {}
+    read, cache = {}, LatentCache(root / "latents")
     for split in ("train", "val"):
-        dataset = LatentDataset(root / "latents", frames=3, split=split)
+        dataset = EveryWindow(cache, cache.spans[split], frames=3)
         read |= {dataset[i]["key"]: dataset[i] for i in range(len(dataset))}
     assert {key.split(":")[0] for key in read} == set(LENGTHS)
     for key, sample in read.items():
@@ -102,6 +103,73 @@ def test_data_module_serves_latents_to_the_second_stage(root: Path) -> None:
         data.check_latents("0123")
 
 
+def served(root: Path, **options: Any) -> VideoDataModule:  # noqa: ANN401
+    settings = {"root": str(root), "latents": str(root / "latents"), "frames": 4, "workers": 0}
+    return VideoDataModule(**{**settings, "cache": str(root / "index"), **options})
+
+
+def keys(batches: Any) -> list[str]:  # noqa: ANN401
+    return [key.split(":")[0] for batch in batches for key in batch["key"]]
+
+
+def test_the_split_of_the_cache_is_the_only_one(root: Path) -> None:
+    encoded = predict(root, Encoder())
+    data = served(root)
+    data.setup()
+    assert data.resolution == 16
+    assert data.videos == encoded.videos and data.catalog["splits"] == encoded.catalog["splits"]
+    (val,) = {*keys(data.val_dataloader())}
+    assert {*keys(data.clips("val"))} == {val} and "video" in next(iter(data.clips("val")))
+    train = {*keys(data.train_dataloader())}
+    assert train == {*keys(data.clips("train"))} == {*LENGTHS} - {val}
+    (root / "val.txt").write_text(val)
+    for same in ({"val_fraction": 0.25}, {"val_list": "val.txt"}, {"resolution": 16}):
+        assert served(root, **same).videos == encoded.videos
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"val_list": "other.txt"}, r"give another (train|val) split than that of latent cache"),
+        ({"val_list": "none.txt"}, r"List .*none\.txt does not exist"),
+        ({"train_list": "other.txt", "val_fraction": 0.0}, "another train split than that of lat"),
+        ({"seed": 3}, r"give another (train|val) split .*: leave them out, give those it was enc"),
+        ({"val_fraction": 0.5}, "give another train split than that of latent cache"),
+        ({"test_fraction": 0.25}, "give another train split than that of latent cache"),
+        ({"resolution": 64}, "resolution is 64, but latent cache .* holds videos of 16 x 16"),
+    ],
+)
+def test_options_that_contradict_the_cache_are_refused_before_training(
+    root: Path, options: dict[str, Any], sentence: str
+) -> None:
+    val = predict(root, Encoder()).videos["val"][0].path
+    (root / "other.txt").write_text(min({*LENGTHS} - {val}))
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        served(root, **options).setup()
+
+
+def test_options_are_held_against_the_names_in_the_cache_where_the_videos_are_gone(
+    root: Path,
+) -> None:
+    encoded = predict(root, Encoder())
+    assert served(Path("gone"), latents=str(root / "latents"), val_fraction=0.25).videos == (
+        encoded.videos
+    )
+    with pytest.raises(ValueError, match="give another"):
+        served(Path("gone"), latents=str(root / "latents"), val_fraction=0.5).setup()
+    lists = served(Path("gone"), latents=str(root / "latents"), val_list="below_the_root.txt")
+    assert lists.videos == encoded.videos  # nobody can read it, and only the cache is used
+
+
+def test_broken_videos_do_not_move_the_split_that_options_are_held_against(root: Path) -> None:
+    (root / "a" / "1.mp4").write_text("broken")
+    encoded = predict(root, Encoder())
+    assert "a/1.mp4" in sum(read_index(root / "latents")["splits"].values(), [])  # noqa: RUF017
+    data = served(root, val_fraction=0.25, max_broken=0.5)
+    assert data.videos == encoded.videos and data.catalog["lengths"] == encoded.catalog["lengths"]
+    assert "a/1.mp4" not in data.catalog["lengths"]
+
+
 def test_interrupted_run_resumes_and_a_finished_one_does_nothing(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,11 +177,11 @@ def test_interrupted_run_resumes_and_a_finished_one_does_nothing(
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         predict(root, Encoder(fail_at=2))
     with pytest.raises(ValueError, match=r"is half written \(4 clips so far\)"):
-        LatentDataset(root / "latents", frames=4)
+        LatentCache(root / "latents")
     resumed = Encoder()
     predict(root, resumed)
     assert resumed.encoded == clips - 4
-    assert len(LatentDataset(root / "latents", frames=4)) > 0
+    assert LatentCache(root / "latents").spans["train"]
     files = {p.name: p.stat().st_mtime_ns for p in (root / "latents").glob("*.safetensors")}
     idle = Encoder()
     with caplog.at_level("INFO"):
@@ -127,7 +195,7 @@ def test_interrupted_run_resumes_and_a_finished_one_does_nothing(
 def test_limited_run_is_not_taken_for_a_finished_one(root: Path) -> None:
     predict(root, Encoder(), limit_predict_batches=2)
     with pytest.raises(ValueError, match="is half written"):
-        LatentDataset(root / "latents", frames=4)
+        LatentCache(root / "latents")
     predict(root, Encoder())
     assert read_index(root / "latents")["complete"]
 

@@ -101,7 +101,10 @@ def test_real_clips_come_shuffled_in_one_order_and_at_other_lengths(root: Path) 
         ({"place": Path("nowhere")}, "Data folder nowhere does not exist: set --data.root"),
         ({"frames": 10}, "Every clip .* shorter than the 10 frames needed .* --data.frames"),
         ({"val_fraction": 1.0, "test_fraction": 0.0}, "left to train on: lower --data.val_fract"),
-        ({"val_fraction": 1.5}, "add up to more than 1: change --data.val_fraction"),
+        (
+            {"val_fraction": 0.75, "test_fraction": 0.5},
+            "add up to more than 1: change --data.val_fraction",
+        ),
         ({"stride": 0}, "--data.stride is 0 and must be at least 1"),
         ({"latents": "nolatents"}, "nolatents holds no latent cache"),
     ],

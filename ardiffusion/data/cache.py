@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ardiffusion.data.catalog import Catalog
+
 INDEX = "index.json"
 
 
@@ -28,14 +30,11 @@ class Origin(TypedDict):
     stride: int
 
 
-class Index(TypedDict):
+class Index(Catalog):
     """What `index.json` holds."""
 
     origin: Origin
     complete: bool
-    classes: list[str]
-    labels: dict[str, int]  # by path of the video
-    splits: dict[str, list[str]]  # paths of the videos by name of the split
     missing: list[str]  # keys of clips that could not be read
     shards: dict[str, list[str]]  # keys by name of the shard, once complete
 
@@ -84,6 +83,24 @@ def shard_keys(shard: Path) -> list[str]:
 def read_shards(path: str | Path) -> dict[str, list[str]]:
     """Read the keys of all shards that are there."""
     return {shard.name: shard_keys(shard) for shard in sorted(Path(path).glob("*.safetensors"))}
+
+
+def open_cache(path: str | Path) -> Index:
+    """Read the index of a finished cache and refuse any other."""
+    index = read_index(path)
+    if not index["complete"]:
+        clips = sum(map(len, read_shards(path).values()))
+        raise ValueError(
+            f"Latent cache {path} is half written ({clips} clips so far): run the same "
+            "`ardiff-vae predict` again to finish it."
+        )
+    for shard, keys in index["shards"].items():
+        if shard_keys(Path(path) / shard) != keys:
+            raise ValueError(
+                f"Shard {shard} of latent cache {path} is not the one its index describes: run "
+                "the same `ardiff-vae predict` again."
+            )
+    return index
 
 
 def begin_cache(path: str | Path, index: Index) -> set[str]:

@@ -1,11 +1,71 @@
-"""Which frames of a long sequence make a clip: at random for training, all of them otherwise."""
+"""Windows of frames: which frames of a video make a clip, and data sets of such clips.
+
+The same data sets serve videos and latents: what differs is the reader, of files or of a cache.
+"""
 
 import hashlib
+import logging
+from bisect import bisect_right
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+logger = logging.getLogger(__name__)
 
 
-def span(frames: int, stride: int) -> int:
+class FrameSpan(NamedTuple):
+    """Frames of a video that follow each other: those of a file, or of cached clips.
+
+    Attributes:
+        path: The video, below its root.
+        frames: How many frames there are.
+        label: Class of the video, or -1.
+        start: Where the first one stands in the video.
+        stride: Step between two of them in the video.
+    """
+
+    path: str
+    frames: int
+    label: int = -1
+    start: int = 0
+    stride: int = 1
+
+    def key(self, first: int) -> str:
+        """Name what starts at one of the frames."""
+        return f"{self.path}:{self.start + first * self.stride}"
+
+
+class Reader(Protocol):
+    """What frames are read from.
+
+    Attributes:
+        name: What it reads, "video" or "latents".
+        place: Its folder.
+    """
+
+    name: str
+    place: Path
+
+    def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
+        """Read every `step`th frame from a first one on, (F, ...)."""
+        ...
+
+
+class BrokenData(ValueError):
+    """Data that cannot be gone on with; one sentence even when a worker process raised it."""
+
+    def __init__(self, message: str) -> None:
+        # DataLoader rebuilds a worker's error from its traceback, which ends with the sentence
+        super().__init__(message.strip().rsplit("BrokenData: ", maxsplit=1)[-1])
+
+
+def extent(frames: int, stride: int) -> int:
     """Count the frames from the first to the last of a clip."""
     return (frames - 1) * stride + 1
 
@@ -16,7 +76,7 @@ def every_start(length: int, frames: int, stride: int) -> list[int]:
     With a stride the clips continue each other's grid of frames 0, stride, 2 stride, ... to its
     end, and one more clip leaves the grid if the last frame does not lie on it.
     """
-    last = length - span(frames, stride)
+    last = length - extent(frames, stride)
     if last < 0:
         return []
     ends = {last // stride * stride, last}
@@ -29,6 +89,137 @@ def draw(choices: int, seed: int, epoch: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") % choices
 
 
-def fresh_epoch() -> int:
-    """Number an epoch that nobody counts, with torch's default generator."""
-    return int(torch.randint(2**62, ()))
+class EveryWindow(Dataset[dict[str, Any]]):
+    """Every clip: clips that follow each other, and one that ends at the last frame.
+
+    A clip is its frames under the reader's name, `label` (class or -1) and `key` ("path:start").
+    A video that cannot be read is reported once and stands aside: the next one takes its place.
+
+    Args:
+        reader: What the frames are read from.
+        spans: The frames; a span that is too short for a clip is passed over.
+        frames: Frames per clip.
+        stride: Step between two frames of a clip, in frames of the video.
+        may_break: How many videos may turn out broken before `BrokenData` is raised.
+        skip: Keys of clips to leave out.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        spans: Iterable[FrameSpan],
+        frames: int = 16,
+        stride: int = 1,
+        may_break: int = 0,
+        skip: Collection[str] = (),
+    ) -> None:
+        self.reader, self.frames, self.stride = reader, frames, stride
+        self.may_break, self.skip = may_break, skip
+        long = [span for span in spans if self.starts(span) > 0]
+        self.videos = [list(found) for _, found in groupby(long, key=lambda span: span.path)]
+        # one flag per video, shared by all workers
+        self.broken = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
+
+    def step(self, span: FrameSpan) -> int:
+        """Return the step between frames of a clip in frames of a span."""
+        step, rest = divmod(self.stride, span.stride)
+        if rest:
+            raise ValueError(
+                f"{self.reader.place} holds every {span.stride}th frame, which stride "
+                f"{self.stride} is no multiple of: change --data.stride or encode again."
+            )
+        return step
+
+    def starts(self, span: FrameSpan) -> int:
+        """Count the frames of a span at which a clip may start."""
+        return span.frames - extent(self.frames, self.step(span)) + 1
+
+    @cached_property
+    def windows(self) -> list[tuple[int, FrameSpan, int]]:
+        """The number of its video, the span and the first frame of each clip."""
+        return [
+            (number, span, first)
+            for number, spans in enumerate(self.videos)
+            for span in spans
+            for first in every_start(span.frames, self.frames, stride=self.step(span))
+            if span.key(first) not in self.skip
+        ]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def keys(self) -> list[str]:
+        return [span.key(first) for _, span, first in self.windows]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Clip {index} of {len(self)}.")
+        return self.first_readable(
+            self.windows[i % len(self)] for i in range(index, index + len(self))
+        )
+
+    def first_readable(self, windows: Iterable[tuple[int, FrameSpan, int]]) -> dict[str, Any]:
+        """Read the first of several clips whose video is not broken."""
+        for number, span, first in windows:
+            if not self.broken[number]:
+                try:
+                    return self._read(span, first)
+                except BrokenData:
+                    raise
+                except (ValueError, OSError) as error:
+                    self._set_aside(number, error)
+        raise BrokenData(f"No video under {self.reader.place} can be read: check the data folder.")
+
+    def _read(self, span: FrameSpan, first: int) -> dict[str, Any]:
+        clip = self.reader.read(span, first, frames=self.frames, step=self.step(span))
+        return {
+            self.reader.name: clip,
+            "label": torch.tensor(span.label),
+            "key": span.key(first),
+        }
+
+    def _set_aside(self, number: int, error: Exception) -> None:
+        self.broken[number] = True
+        broken = int(self.broken.sum())
+        if broken > self.may_break:
+            raise BrokenData(
+                f"{broken} of {len(self.videos)} videos under {self.reader.place} broke since "
+                f"they were counted, the last one: {error} Repair them or raise "
+                "--data.max_broken."
+            ) from error
+        logger.warning("Skipped a video from now on: %s", error)
+
+
+class RandomWindows(Dataset[dict[str, Any]]):
+    """Random clips of every video, other ones in every epoch.
+
+    An index `(epoch, i)`, as `EpochSampler` gives it, always names the same clip; with a plain
+    index `i` torch's default generator draws one.
+
+    Args:
+        every: The clips of the same length that follow each other.
+        clips_per_video: Clips of each video in one epoch.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, every: EveryWindow, clips_per_video: int = 1, seed: int = 0) -> None:
+        self.every, self.clips_per_video, self.seed = every, clips_per_video, seed
+
+    def __len__(self) -> int:
+        return len(self.every.videos) * self.clips_per_video
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        drawn = index if isinstance(index, tuple) else (int(torch.randint(2**62, ())), index)
+        epoch, index = drawn
+        if not 0 <= index < len(self):
+            raise IndexError(f"Clip {index} of {len(self)}.")
+        others = range(index, index + len(self.every.videos))
+        return self.every.first_readable(self._draw(epoch, other) for other in others)
+
+    def _draw(self, epoch: int, index: int) -> tuple[int, FrameSpan, int]:
+        number = index % len(self.every.videos)
+        spans = self.every.videos[number]
+        room = list(accumulate(map(self.every.starts, spans)))  # starts up to and with each span
+        start = draw(room[-1], seed=self.seed, epoch=epoch, index=index)
+        place = bisect_right(room, start)
+        return number, spans[place], start - (room[place] - self.every.starts(spans[place]))

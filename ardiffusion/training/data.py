@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ardiffusion.data.cache import Index
-from ardiffusion.data.clips import ClipDataset, RandomClipDataset, Video
-from ardiffusion.data.index import index_clips, usable_clips
-from ardiffusion.data.latents import LatentDataset, RandomLatentDataset, open_cache
-from ardiffusion.data.layouts import Entry, class_names, find_clips
+from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule, read_catalog, usable_videos
+from ardiffusion.data.clips import VideoFiles
+from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import EpochSampler, ResumableLoader
-from ardiffusion.data.splits import NAMES, read_list, split_clips
-from ardiffusion.data.windows import span
+from ardiffusion.data.splits import NAMES
+from ardiffusion.data.windows import EveryWindow, FrameSpan, RandomWindows, Reader, extent
 
 
 class VideoDataModule(LightningDataModule):
@@ -25,6 +24,7 @@ class VideoDataModule(LightningDataModule):
     Args:
         root: Folder of the data set.
         resolution: Height and width of the clips; the short side is scaled, the centre cropped.
+            256 by default, or that of the latents.
         frames: Frames per clip.
         stride: Step between two frames of a clip.
         batch_size: Clips per batch and device.
@@ -37,7 +37,8 @@ class VideoDataModule(LightningDataModule):
         val_list: Text file or folder of `root` with the videos to validate on.
         test_list: Text file or folder of `root` with the videos to test on.
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
-        latents: Folder of a latent cache; train and val batches then come from there.
+        latents: Folder of a latent cache; train and val batches then come from there, and so do
+            the classes and the split, which lists and fractions must not contradict.
         cache: Folder for the index of frame counts, ~/.cache/ardiffusion by default.
         seed: Seed of the split, of the order and of the random clips.
     """
@@ -45,14 +46,14 @@ class VideoDataModule(LightningDataModule):
     def __init__(
         self,
         root: str = "data",
-        resolution: int = 256,
+        resolution: int | None = None,
         frames: int = 16,
         stride: int = 1,
         batch_size: int = 8,
         workers: int = 4,
         clips_per_video: int = 1,
-        val_fraction: float = 0.05,
-        test_fraction: float = 0.0,
+        val_fraction: float = FRACTIONS["val"],
+        test_fraction: float = FRACTIONS["test"],
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
@@ -62,78 +63,78 @@ class VideoDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"resolution": resolution, "frames": frames, "stride": stride}
-        sizes |= {"batch_size": batch_size, "clips_per_video": clips_per_video}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"--data.{name} is {value} and must be at least 1.")
+        check_range(1, frames=frames, stride=stride, batch_size=batch_size)
+        check_range(1, clips_per_video=clips_per_video)
+        check_range(1, resolution=1 if resolution is None else resolution)
+        check_range(0, workers=workers)
+        check_range(0, 1, val_fraction=val_fraction, test_fraction=test_fraction)
+        check_range(0, 1, max_broken=max_broken)
+        check_range(-(2**62), 2**62, seed=seed)  # torch takes no others
         self.root, self.latents, self.cache = Path(root).expanduser(), latents, cache
-        self.resolution, self.frames, self.stride = resolution, frames, stride
+        self.frames, self.stride, self.seed = frames, stride, seed
         self.batch_size, self.workers = batch_size, workers
-        self.clips_per_video, self.max_broken, self.seed = clips_per_video, max_broken, seed
-        self.fractions = {"val": val_fraction, "test": test_fraction}
-        self.lists = {"train": train_list, "val": val_list, "test": test_list}
+        self.clips_per_video, self.max_broken = clips_per_video, max_broken
+        lists = {"train": train_list, "val": val_list, "test": test_list}
+        self.rule = SplitRule(
+            self.root,
+            lists={name: path for name, path in lists.items() if path is not None},
+            fractions={"val": val_fraction, "test": test_fraction},
+            seed=seed,
+        )
+        self._resolution = resolution
         # tells the keys of clips that need no prediction, once the weights are there
         self.skip: Callable[[], Collection[str]] = tuple
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few clips may be left
 
     @cached_property
-    def _entries(self) -> list[Entry]:
-        return find_clips(self.root)
-
-    @cached_property
-    def _usable(self) -> dict[str, int]:
-        """The number of frames of each usable video."""
-        paths = [entry.path for entry in self._entries]
-        counts = index_clips(self.root, paths, cache=self.cache)
-        need = span(self.frames, self.stride)
-        return usable_clips(self.root, counts, frames=need, max_broken=self.max_broken)
-
-    @cached_property
-    def videos(self) -> dict[str, list[Video]]:
-        """The usable videos of each split."""
-        # lists and fractions see all files, so that a broken one does not move the others
-        paths, usable = [entry.path for entry in self._entries], self._usable
-        listed = {
-            name: read_list(path, root=self.root, clips=paths)
-            for name, path in self.lists.items()
-            if path is not None
-        }
-        splits = split_clips(paths, listed=listed, fractions=self.fractions, seed=self.seed)
-        names = class_names(self._entries)
-        label = {e.path: names.index(e.label) if e.label else -1 for e in self._entries}
-        return {
-            name: [Video(path, usable[path], label[path]) for path in found if path in usable]
-            for name, found in splits.items()
-        }
+    def _latent_cache(self) -> LatentCache | None:
+        """The latent cache, once it is known that no option contradicts it."""
+        if self.latents is None:
+            return None
+        found = LatentCache(self.latents)
+        theirs = found.index["origin"]["resolution"]
+        if self._resolution not in (None, theirs):
+            raise ValueError(
+                f"--data.resolution is {self._resolution}, but latent cache {self.latents} holds "
+                f"videos of {theirs} x {theirs}: leave it out or encode again."
+            )
+        self.rule.check(found.index["splits"], source=f"latent cache {self.latents}")
+        return found
 
     @property
-    def _may_break(self) -> int:
-        """How many videos may still turn out broken."""
-        total = len(self._entries)
-        return int(self.max_broken * total) - (total - len(self._usable))
+    def resolution(self) -> int:
+        """Height and width of the clips."""
+        cached = self._latent_cache
+        return cached.index["origin"]["resolution"] if cached else self._resolution or 256
 
     @cached_property
-    def _index(self) -> Index | None:
-        return None if self.latents is None else open_cache(self.latents)
+    def catalog(self) -> Catalog:
+        """What is known of the videos: from the latent cache, or by looking at them."""
+        if self._latent_cache:
+            return self._latent_cache.index
+        need = extent(self.frames, self.stride)
+        return read_catalog(self.rule, need, max_broken=self.max_broken, cache=self.cache)
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes in the order of their labels; empty where there are none."""
-        return class_names(self._entries) if self._index is None else self._index["classes"]
+        return self.catalog["classes"]
+
+    @cached_property
+    def videos(self) -> dict[str, list[FrameSpan]]:
+        """The usable videos of each split, from their first frame to their last."""
+        return usable_videos(self.catalog)
 
     def check_latents(self, fingerprint: str) -> None:
         """Refuse a latent cache that another AR-VAE wrote."""
-        if self.latents is not None:
-            open_cache(self.latents, fingerprint=fingerprint)
+        if self._latent_cache:
+            self._latent_cache.check_fingerprint(fingerprint)
 
     def prepare_data(self) -> None:
-        if self._index is None:
-            _ = self._usable  # one process counts frames, the others find them in the index
+        _ = self.catalog  # one process counts frames, the others find them in the index
 
     def setup(self, stage: str | None = None) -> None:
-        if self._index is None:
-            _ = self.videos
+        _ = self.catalog
 
     @property
     def _processes(self) -> tuple[int, int]:
@@ -141,90 +142,72 @@ class VideoDataModule(LightningDataModule):
         trainer = self.trainer
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
-    def _loading(self) -> dict[str, Any]:
-        return {
+    def _files(self) -> VideoFiles:
+        return VideoFiles(self.root, resolution=self.resolution)
+
+    def _source(self, split: str) -> tuple[Reader, list[FrameSpan]]:
+        """Return what batches are read from, and the frames of a split there."""
+        cached = self._latent_cache
+        return (cached, cached.spans[split]) if cached else (self._files(), self.videos[split])
+
+    def _cut(
+        self,
+        reader: Reader,
+        spans: list[FrameSpan],
+        frames: int | None = None,
+        skip: Collection[str] = (),
+    ) -> EveryWindow:
+        """Make a data set of every clip."""
+        frames, total = frames or self.frames, len(self.catalog["labels"])
+        may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
+        clips = EveryWindow(reader, spans, frames, self.stride, may_break=may_break, skip=skip)
+        if spans and not clips.videos:
+            raise ValueError(
+                f"No video of this split under {reader.place} has the "
+                f"{extent(frames, self.stride)} frames asked for in a row: lower --data.frames or "
+                "--data.stride."
+            )
+        return clips
+
+    def _load(self, clips: Dataset[Any], **options: Any) -> DataLoader[Any]:  # noqa: ANN401
+        settings = {
             "batch_size": self.batch_size,
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
-
-    def _clips(self, videos: list[Video], frames: int | None = None) -> ClipDataset:
-        return ClipDataset(
-            self.root,
-            videos,
-            resolution=self.resolution,
-            frames=frames or self.frames,
-            stride=self.stride,
-            may_break=self._may_break,
-        )
-
-    def _random(self) -> Dataset[Any]:
-        if self.latents is not None:
-            return RandomLatentDataset(
-                self.latents,
-                frames=self.frames,
-                stride=self.stride,
-                split="train",
-                clips_per_video=self.clips_per_video,
-                seed=self.seed,
-            )
-        return RandomClipDataset(
-            self.root,
-            self.videos["train"],
-            resolution=self.resolution,
-            frames=self.frames,
-            stride=self.stride,
-            may_break=self._may_break,
-            clips_per_video=self.clips_per_video,
-            seed=self.seed,
-        )
+        kind = ResumableLoader if "sampler" in options else DataLoader
+        return kind(clips, **{**settings, **options})
 
     def train_dataloader(self) -> DataLoader[Any]:
-        dataset: Any = self._random()
-        replicas, rank = self._processes
-        if len(dataset) == 0:
+        every = self._cut(*self._source("train"))
+        clips = RandomWindows(every, self.clips_per_video, seed=self.seed)
+        if len(clips) == 0:
             raise ValueError(
-                f"No video under {self.latents or self.root} is left to train on: lower "
+                f"No video under {every.reader.place} is left to train on: lower "
                 "--data.val_fraction and --data.test_fraction or correct the lists."
             )
-        sampler = EpochSampler(dataset, replicas=replicas, rank=rank, seed=self.seed)
-        full = len(sampler) >= self.batch_size
-        return ResumableLoader(dataset, sampler=sampler, drop_last=full, **self._loading())
-
-    def _every(self, split: str) -> DataLoader[Any]:
-        dataset: Dataset[Any]
-        if self.latents is None:
-            dataset = self._clips(self.videos[split])
-        else:
-            dataset = LatentDataset(self.latents, self.frames, stride=self.stride, split=split)
-        return DataLoader(dataset, **self._loading())
+        replicas, rank = self._processes
+        sampler = EpochSampler(clips, replicas=replicas, rank=rank, seed=self.seed)
+        return self._load(clips, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._every("val")
+        return self._load(self._cut(*self._source("val")))
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._every("test")
+        return self._load(self._cut(*self._source("test")))
+
+    def _all(self, skip: Collection[str] = ()) -> EveryWindow:
+        """Make a data set of every clip of every video, be it in one split or in two."""
+        videos = list({v.path: v for name in NAMES for v in self.videos[name]}.values())
+        return self._cut(self._files(), videos, skip=skip)
 
     def predict_keys(self) -> list[str]:
         """List the keys of all clips that `predict_dataloader` reads when none is skipped."""
-        return self._clips(self._all()).keys()
-
-    def _all(self) -> list[Video]:
-        """Every video of every split, once."""
-        return list({v.path: v for name in NAMES for v in self.videos[name]}.values())
+        return self._all().keys()
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        dataset = ClipDataset(
-            self.root,
-            self._all(),
-            resolution=self.resolution,
-            frames=self.frames,
-            stride=self.stride,
-            may_break=self._may_break,
-            skip=set(self.skip()),
-        )
-        return DataLoader(dataset, **self._loading())
+        return self._load(self._all(skip=set(self.skip())))
 
     def clips(self, split: str, frames: int | None = None) -> DataLoader[Any]:
         """Load every real clip of a split, in a shuffled order that is always the same.
@@ -237,13 +220,17 @@ class VideoDataModule(LightningDataModule):
         """
         if split not in NAMES:
             raise ValueError(f"There is no split {split!r}: choose one of {', '.join(NAMES)}.")
-        dataset = self._clips(self.videos[split], frames=frames)
-        if self.videos[split] and not len(dataset):
-            raise ValueError(
-                f"No video of the {split} split under {self.root} has the {frames} frames asked "
-                "for: ask for fewer."
-            )
+        frames = frames or self.frames
+        clips = self._cut(self._files(), self.videos[split], frames=frames)
         replicas, rank = self._processes
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self.seed))
-        loading = {**self._loading(), "persistent_workers": False}
-        return DataLoader(Subset(dataset, order.tolist()[rank::replicas]), **loading)
+        order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(self.seed))
+        share = Subset(clips, order.tolist()[rank::replicas])
+        return self._load(share, persistent_workers=False)
+
+
+def check_range(low: float, high: float = inf, **options: float) -> None:
+    """Raise if an option of --data lies below or above what it may be."""
+    for name, value in options.items():
+        if not low <= value <= high:
+            bounds = f"be at least {low}" if high == inf else f"lie between {low} and {high}"
+            raise ValueError(f"--data.{name} is {value} and must {bounds}.")

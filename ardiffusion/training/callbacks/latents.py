@@ -114,6 +114,7 @@ def _data(trainer: Trainer) -> VideoDataModule:
 
 def _describe(data: VideoDataModule, arvae: str) -> Index:
     return {
+        **data.catalog,
         "origin": {
             "fingerprint": arvae,
             "resolution": data.resolution,
@@ -121,9 +122,6 @@ def _describe(data: VideoDataModule, arvae: str) -> Index:
             "stride": data.stride,
         },
         "complete": False,
-        "classes": data.classes,
-        "labels": {v.path: v.label for videos in data.videos.values() for v in videos},
-        "splits": {name: [v.path for v in videos] for name, videos in data.videos.items()},
         "missing": [],
         "shards": {},
     }

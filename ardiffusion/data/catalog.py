@@ -1,0 +1,87 @@
+"""What is known of the videos of a data set: their classes, lengths and splits."""
+
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+from ardiffusion.data.index import index_clips, usable_clips
+from ardiffusion.data.layouts import class_names, find_clips
+from ardiffusion.data.splits import read_list, split_clips
+from ardiffusion.data.windows import FrameSpan
+
+FRACTIONS = {"val": 0.05, "test": 0.0}
+
+
+class Catalog(TypedDict):
+    """The videos of a data set, by their paths."""
+
+    classes: list[str]
+    labels: dict[str, int]
+    lengths: dict[str, int]  # in frames, of the videos that can be used
+    splits: dict[str, list[str]]  # by name of the split
+
+
+class SplitRule(NamedTuple):
+    """How videos are split.
+
+    Attributes:
+        root: Folder of the data set.
+        lists: Text file or folder of `root` for each split that has one.
+        fractions: Fraction of the videos for each split that has no list.
+        seed: Seed of the draw.
+    """
+
+    root: Path
+    lists: dict[str, str]
+    fractions: dict[str, float] = FRACTIONS
+    seed: int = 0
+
+    def split(self, paths: list[str]) -> dict[str, list[str]]:
+        """Split videos; lists and fractions see broken ones too, which move no other then."""
+        listed = {
+            name: read_list(path, root=self.root, clips=paths) for name, path in self.lists.items()
+        }
+        return split_clips(paths, listed=listed, fractions=self.fractions, seed=self.seed)
+
+    def check(self, splits: dict[str, list[str]], source: str) -> None:
+        """Raise if the rule contradicts a split that was made already."""
+        if self == SplitRule(self.root, {}) or (self.lists and not self.root.is_dir()):
+            return  # nothing was asked for, or lists cannot be read where there are no videos
+        for name, ours in self.split(sorted({*chain(*splits.values())})).items():
+            if set(ours) != set(splits[name]):
+                raise ValueError(
+                    f"The lists, fractions and seed of --data give another {name} split than that "
+                    f"of {source}, which is what counts: leave them out, give those it was "
+                    "encoded with, or encode again."
+                )
+
+
+def read_catalog(
+    rule: SplitRule, frames: int, max_broken: float = 0.05, cache: str | None = None
+) -> Catalog:
+    """Look at every video of a data set.
+
+    Args:
+        rule: How to split them.
+        frames: Frames that a video must have.
+        max_broken: Largest fraction of broken, empty or too short videos that is skipped.
+        cache: Folder for the index of frame counts.
+    """
+    entries = find_clips(rule.root)
+    names, paths = class_names(entries), [entry.path for entry in entries]
+    counts = index_clips(rule.root, paths, cache=cache)
+    return {
+        "classes": names,
+        "labels": {e.path: names.index(e.label) if e.label else -1 for e in entries},
+        "lengths": usable_clips(rule.root, counts, frames=frames, max_broken=max_broken),
+        "splits": rule.split(paths),
+    }
+
+
+def usable_videos(catalog: Catalog) -> dict[str, list[FrameSpan]]:
+    """List the usable videos of each split, from their first frame to their last."""
+    labels, lengths = catalog["labels"], catalog["lengths"]
+    return {
+        name: [FrameSpan(path, lengths[path], labels[path]) for path in paths if path in lengths]
+        for name, paths in catalog["splits"].items()
+    }
