@@ -1,7 +1,6 @@
 """What `make demo` measures: reconstruction, drift over long videos, motion, Fréchet distances."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -21,45 +20,26 @@ from ardiffusion.training.load import load_generator
 from experiments.contact import contact_sheet
 
 STEPS, DIFFERENCE = 30, 3  # of the demo's videos, with DPMSolver2M
-
 CLIP = 16
+MEANING = {
+    "psnr": "held-out videos, reconstructed, dB",
+    "drift": "distance_last / distance_first",
+    "distance_first": "latents to nearest training latents, first quarter of the videos",
+    "distance_last": "the same, last quarter",
+    "distance_held_out": "the same, real held-out videos",
+    "motion": "mean difference of neighbouring generated frames, of 255",
+    "motion_real": "the same, held-out videos",
+    "frechet_generated": "generated clips to training clips (random 3D network)",
+    "frechet_held_out": "held-out clips to training clips",
+    "frechet_static": "held-out clips with their first frame repeated",
+    "frechet_shuffled": "held-out clips with their frames in random order",
+}
 
 
-class Report(NamedTuple):
-    """The measurements, each a number."""
-
-    psnr: float
-    drift: float
-    distance_first: float
-    distance_last: float
-    distance_held_out: float
-    motion: float
-    motion_real: float
-    frechet_generated: float
-    frechet_held_out: float
-    frechet_static: float
-    frechet_shuffled: float
-
-    def explained(self) -> dict[str, tuple[float, str]]:
-        """Return each measurement with what it is."""
-        meaning = {
-            "psnr": "held-out videos, reconstructed, dB",
-            "drift": "distance_last / distance_first",
-            "distance_first": "latents to nearest training latents, first quarter of the videos",
-            "distance_last": "the same, last quarter",
-            "distance_held_out": "the same, real held-out videos",
-            "motion": "mean difference of neighbouring generated frames, of 255",
-            "motion_real": "the same, held-out videos",
-            "frechet_generated": "generated clips to training clips (random 3D network)",
-            "frechet_held_out": "held-out clips to training clips",
-            "frechet_static": "held-out clips with their first frame repeated",
-            "frechet_shuffled": "held-out clips with their frames in random order",
-        }
-        return {name: (getattr(self, name), meaning[name]) for name in self._fields}
-
-
-def report(folder: Path, data: Path, ckpt_path: Path, samples: int, frames: int) -> Report:
-    """Measure a finished demo and write its contact sheet.
+def report(
+    folder: Path, data: Path, ckpt_path: Path, samples: int, frames: int, seed: int
+) -> dict[str, float]:
+    """Measure a finished demo, all that MEANING lists, and write its contact sheet.
 
     Args:
         folder: Folder of the demo; `samples` lies in it, `contact.png` is written to it.
@@ -67,6 +47,7 @@ def report(folder: Path, data: Path, ckpt_path: Path, samples: int, frames: int)
         ckpt_path: Checkpoint of stage 2.
         samples: Number of generated videos.
         frames: Frames of each.
+        seed: Seed of the samples.
     """
     module = load_generator(str(ckpt_path))
     assert module.arvae is not None
@@ -81,7 +62,7 @@ def report(folder: Path, data: Path, ckpt_path: Path, samples: int, frames: int)
     with torch.no_grad():
         rebuilt = reconstruct(module.arvae, held_out)
         bank = unit_latents(module.arvae, train)
-        drifts = nearest(sample_latents(module, samples=samples, frames=frames), bank=bank)
+        drifts = nearest(sample_latents(module, samples, frames, seed), bank=bank)
         near = nearest(unit_latents(module.arvae, held_out), bank=bank).mean()
     quarter = frames // 4
     first, last = drifts[:, :quarter].mean(), drifts[:, -quarter:].mean()
@@ -91,16 +72,16 @@ def report(folder: Path, data: Path, ckpt_path: Path, samples: int, frames: int)
         every=2,
     )
     write_png(folder / "contact.png", sheet.resize((2 * sheet.width, 2 * sheet.height)))
-    return Report(
-        psnr=float(psnr(held_out, rebuilt).mean()),
-        drift=float(last / first),
-        distance_first=float(first),
-        distance_last=float(last),
-        distance_held_out=float(near),
-        motion=motion(made),
-        motion_real=motion(held_out),
+    return {
+        "psnr": float(psnr(held_out, rebuilt).mean()),
+        "drift": float(last / first),
+        "distance_first": float(first),
+        "distance_last": float(last),
+        "distance_held_out": float(near),
+        "motion": motion(made),
+        "motion_real": motion(held_out),
         **frechet(train, held_out=held_out, made=made),
-    )
+    }
 
 
 def read(data: VideoDataModule, split: str) -> Tensor:
@@ -125,10 +106,10 @@ def unit_latents(arvae: Autoencoder, video: Tensor) -> Tensor:
     return arvae.normalise(torch.cat(parts))
 
 
-def sample_latents(module: DiffusionModule, samples: int, frames: int) -> Tensor:
+def sample_latents(module: DiffusionModule, samples: int, frames: int, seed: int) -> Tensor:
     """Sample the latents (N, F, L, C) of the videos that `ardiff-dit predict` wrote."""
     assert module.arvae is not None
-    generators = [torch.Generator().manual_seed(sample_seed(0, i)) for i in range(samples)]
+    generators = [torch.Generator().manual_seed(sample_seed(seed, i)) for i in range(samples)]
     tokens, channels = module.arvae.tokens, module.arvae.channels
     noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
     label = torch.arange(samples) % max(len(module.classes), 1) if module.dit.classes else None

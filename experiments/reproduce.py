@@ -5,7 +5,6 @@ and laid out on one page: everything by commands that a user could type. A run t
 goes on where it was.
 """
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -18,13 +17,13 @@ from rich.console import Console
 
 from ardiffusion.data.layouts import class_names, find_clips
 from ardiffusion.data.splits import split_fractions
-from ardiffusion.files import write_json
 from ardiffusion.tools.gallery import write_gallery
-from experiments.command import ARDIFF, command_line, run, run_script
+from experiments.command import ARDIFF, command_line, run_script
 from experiments.reproduction.experiments import EXPERIMENTS, Experiment, stages_of
 from experiments.reproduction.models import DIFFERENCES
 from experiments.reproduction.results import Results
-from experiments.reproduction.runs import Recipe, Stage
+from experiments.reproduction.runs import Recipe
+from experiments.stages import Stage, StageLog
 
 SHARE_HELD_OUT = 0.2
 Name = Literal["tokenizer", "time", "stability", "difference", "timesteps", "methods"]
@@ -75,7 +74,9 @@ def reproduce(
         long_frames=long_frames,
         steps=steps,
     )
-    log = Log(recipe, root=root, videos=videos)
+    sizes = asdict(recipe) | {"root": root, "videos": None if root else videos}
+    settings = {name: n for name, n in sizes.items() if name not in ("out", "classes")}
+    log = StageLog(recipe.out, settings, kind="reproduction")
     chosen = [EXPERIMENTS[name] for name in experiments or EXPERIMENTS]
     source = Path(root) if root else draw(recipe, videos=videos, log=log)
     split(source, recipe)
@@ -88,42 +89,7 @@ def reproduce(
     return {"page": str(page), "minutes": round(sum(log.seconds.values()) / 60, 1)}
 
 
-class Log:
-    """What is done, and how long it took: `done.json`, beside the settings it was done with.
-
-    Args:
-        recipe: Places and sizes.
-        root: Folder of videos, `None` for procedural ones.
-        videos: How many of those.
-    """
-
-    def __init__(self, recipe: Recipe, root: str | None, videos: int) -> None:
-        self.path = recipe.out / "done.json"
-        sizes = {
-            name: value for name, value in asdict(recipe).items() if name not in ("out", "classes")
-        }
-        self.settings = sizes | {"root": root, "videos": None if root else videos}
-        self.seconds: dict[str, float] = {}
-        if self.path.exists():
-            found = json.loads(self.path.read_text())
-            for name, value in self.settings.items():
-                if found["settings"].get(name) != value:
-                    raise ValueError(
-                        f"{self.path.parent} holds a reproduction with {name} "
-                        f"{found['settings'].get(name)}, not {value}; choose another --out."
-                    )
-            self.seconds = found["seconds"]
-
-    def do(self, stage: Stage, place: str = "") -> None:
-        """Run a stage unless it is done."""
-        if stage.name in self.seconds:
-            return
-        seconds = run(place + stage.name, stage.command, readers=stage.readers)
-        self.seconds[stage.name] = round(seconds, 1)
-        write_json(self.path, {"settings": self.settings, "seconds": self.seconds})
-
-
-def draw(recipe: Recipe, videos: int, log: Log) -> Path:
+def draw(recipe: Recipe, videos: int, log: StageLog) -> Path:
     """Draw procedural skies."""
     folder = recipe.out / "skies"
     log.do(Stage("drawing", command_line(ARDIFF, "videos", folder, f"--videos {videos}")))

@@ -8,11 +8,12 @@ import pytest
 from ardiffusion.cli import dit, vae
 from ardiffusion.data.layouts import find_clips
 from ardiffusion.tools.videos import videos
-from experiments import reproduce as module
+from experiments import stages as module
 from experiments.command import DIT, VAE
-from experiments.reproduce import Log, main, split
+from experiments.reproduce import main, split
 from experiments.reproduction.experiments import EXPERIMENTS, stages_of
-from experiments.reproduction.runs import Recipe, Stage, clock
+from experiments.reproduction.runs import Recipe, clock
+from experiments.stages import Stage, StageLog
 
 COMMANDS = {str(VAE): vae, str(DIT): dit}
 
@@ -92,15 +93,17 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         return 1.25
 
     monkeypatch.setattr(module, "run", note)
-    log = Log(make_recipe(tmp_path), root=None, videos=5)
+    log = StageLog(tmp_path, {"videos": 5}, kind="test")
     log.do(Stage("a", ["one"]))
     with pytest.raises(SystemExit):
         log.do(Stage("b", ["fail"]))
-    again = Log(make_recipe(tmp_path), root=None, videos=5)
+    again = StageLog(tmp_path, {"videos": 5}, kind="test")
     for stage in (Stage("a", ["one"]), Stage("b", ["two"])):
         again.do(stage)
     assert ran == ["one", "fail", "two"]
-    assert Log(make_recipe(tmp_path), root=None, videos=5).seconds == {"a": 1.2, "b": 1.2}
+    assert StageLog(tmp_path, {"videos": 5}, kind="test").seconds == {"a": 1.2, "b": 1.2}
+    with pytest.raises(ValueError, match="holds a test with videos 5, not 6; choose another"):
+        StageLog(tmp_path, {"videos": 6}, kind="test")
 
 
 @pytest.mark.parametrize(

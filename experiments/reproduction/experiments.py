@@ -7,7 +7,8 @@ from ardiffusion.tools.gallery import Section
 from experiments.reproduction import sections
 from experiments.reproduction.models import MODELS
 from experiments.reproduction.results import Results
-from experiments.reproduction.runs import HELD_OUT, Recipe, Stage
+from experiments.reproduction.runs import HELD_OUT, Recipe
+from experiments.stages import Stage
 
 
 class Experiment(NamedTuple):

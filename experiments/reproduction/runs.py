@@ -3,24 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from experiments.command import ARDIFF, DIT, PYTHON, VAE, command_line
 from experiments.reproduction.models import MODELS, SAMPLES, TOKENIZERS
+from experiments.stages import Stage
 
 WINDOW = 16  # frames of a training clip
 RESOLUTION = 64  # of the small configurations
 FOREVER = 1_000_000  # steps of the learning rate's fall: time ends the trainings, at full rate
 HELD_OUT = "held-out"  # the set of real videos that no training sees
 NETWORK = "ardiffusion.metrics.features.Random3D"
-
-
-class Stage(NamedTuple):
-    """A command, what it is called, and how many processes of it read clips."""
-
-    name: str
-    command: list[str]
-    readers: int = 0
 
 
 @dataclass(frozen=True)
