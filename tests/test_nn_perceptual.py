@@ -96,6 +96,7 @@ def test_a_first_use_in_inference_mode_does_not_spoil_training(trunk: Path) -> N
     network = LPIPS(trunk=str(trunk))
     x, y = images(6)
     with torch.inference_mode():
+        network.load()
         network(x, y)
     y.requires_grad_()
     (gradient,) = torch.autograd.grad(network(x, y).sum(), y)
@@ -114,11 +115,16 @@ def test_the_network_is_out_of_reach_of_training(lpips: LPIPS) -> None:
 def test_loading_leaves_randomness_alone_and_a_pickle_loads_again(trunk: Path) -> None:
     state = torch.get_rng_state()
     network = LPIPS(trunk=str(trunk))
+    network.load()
     first = network(*images(5))
     assert_close(torch.get_rng_state(), state)
     copy = pickle.dumps(network)
     assert len(copy) < 10_000
-    assert_close(pickle.loads(copy)(*images(5)), first, rtol=0, atol=0)
+    network = pickle.loads(copy)
+    with pytest.raises(RuntimeError, match=r"LPIPS has no network yet: call its load\(\) first"):
+        network(*images(5))
+    network.load()
+    assert_close(network(*images(5)), first, rtol=0, atol=0)
 
 
 def test_layers_are_counted_as_in_torchvision() -> None:
@@ -147,7 +153,8 @@ def test_a_file_that_is_no_vgg_is_named(tmp_path: Path) -> None:
     other, text = tmp_path / "other.pth", tmp_path / "text.pth"
     torch.save({"features.0.weight": torch.zeros(2)}, other)
     text.write_text("no weights")
-    for path in (other, text):
+    torch.save([torch.zeros(2)], listed := tmp_path / "list.pth")
+    for path in (other, text, listed):
         with pytest.raises(ValueError, match=f"{path} does not hold the VGG16 of torchvision"):
             LPIPS(trunk=str(path)).load()
     with pytest.raises(FileNotFoundError, match=r"needs .*nowhere\.pth"):

@@ -8,7 +8,6 @@ the heads fitted to people's judgements. torchvision hosts VGG16, TorchMetrics s
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchmetrics
@@ -16,13 +15,15 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ardiffusion.nn.pretrained import Pretrained
+
 VGG_FILE = "vgg16-397923af.pth"
 VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
 VGG_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HEADS_FILE = "functional/image/lpips_models/vgg.pth"
 
 
-class LPIPS(nn.Module):
+class LPIPS(Pretrained):
     """Perceptual distance of images, differentiable in both, with nothing to train.
 
     Args:
@@ -33,18 +34,13 @@ class LPIPS(nn.Module):
     def __init__(self, trunk: str | None = None) -> None:
         super().__init__()
         self.trunk = trunk
-        # A list hides the network from nn.Module: no optimiser, checkpoint, moving average, mode
-        # or broadcast between processes may reach it.
-        self._loaded: list[VGGDistance] = []
 
-    def load(self) -> None:
-        """Read the weights, downloading them if need be; `forward` does so if nobody has."""
-        if not self._loaded:
-            network = VGGDistance()
-            _fill_trunk(network.features, self.trunk)
-            for head, weight in zip(network.heads, _head_weights(), strict=True):
-                head.copy_(weight)
-            self._loaded.append(network.eval().requires_grad_(False))
+    def read_network(self) -> nn.Module:
+        network = VGGDistance()
+        load_trunk(network.features, self.trunk)
+        for head, weight in zip(network.heads, read_heads(), strict=True):
+            head.copy_(weight)
+        return network
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Compare images pairwise.
@@ -56,14 +52,7 @@ class LPIPS(nn.Module):
         Returns:
             Distances, (N,).
         """
-        # Weights that a validation made or moved in inference mode would be of no use to training.
-        with torch.inference_mode(False):
-            self.load()
-            network = self._loaded[0].to(x.device)
-        return network(x.float(), y.float())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": []}
+        return self.network(x.device)(x.float(), y.float())
 
 
 class VGGDistance(nn.Module):
@@ -115,7 +104,8 @@ class VGGDistance(nn.Module):
         return [s / (s.square().sum(dim=1, keepdim=True) + 1e-8).sqrt() for s in (*stages, x)]
 
 
-def _fill_trunk(features: nn.Module, path: str | None) -> None:
+def load_trunk(features: nn.Module, path: str | None) -> None:
+    """Load VGG16's convolutions from a file, or from torchvision's host."""
     try:
         if path is None:
             weights = torch.hub.load_state_dict_from_url(
@@ -133,14 +123,15 @@ def _fill_trunk(features: nn.Module, path: str | None) -> None:
             f"fetched; download {VGG_URL}, put it into {folder} or name its place as `trunk`, or "
             f"train without it by a perceptual weight of 0."
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (RuntimeError, AttributeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
             f"{path or VGG_FILE} does not hold the VGG16 of torchvision; delete it and download "
             f"{VGG_URL} in its place."
         ) from error
 
 
-def _head_weights() -> list[Tensor]:
+def read_heads() -> list[Tensor]:
+    """Read the weight of each channel in each stage, as TorchMetrics ships them."""
     path = Path(torchmetrics.__file__).parent / HEADS_FILE
     weights = torch.load(path, map_location="cpu", weights_only=True)
     heads = [weights[f"lin{stage}.model.1.weight"] for stage in range(len(VGG_STAGES))]
