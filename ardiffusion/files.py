@@ -148,24 +148,29 @@ def append_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> N
 
 
 @contextmanager
-def only_writer(folder: str | Path) -> Iterator[None]:
+def only_writer(folder: str | Path, file: str | None = None) -> Iterator[None]:
     """Be the one process that writes into a folder; of a job's processes one speaks for all.
 
+    Args:
+        folder: The folder, which is made.
+        file: The file in it that is written, if others may write other ones there.
+
     Raises:
-        OSError: If another process is at work there, with a sentence that names the folder.
+        OSError: If another process is at work there, with a sentence that names the place.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_failure(folder, error) from error
-    lock = FileLock(folder / ".writer.lock")
+    lock = FileLock(folder / f".{file or 'writer'}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        kind, place = ("file", folder / file) if file else ("folder", folder)
         raise OSError(
-            f"Another process is writing into {folder}: wait until it is done or choose another "
-            "folder."
+            f"Another process is writing into {place}: wait until it is done or choose another "
+            f"{kind}."
         ) from None
     try:
         yield

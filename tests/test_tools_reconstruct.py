@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import find_clips
 from ardiffusion.data.video import read_frames
+from ardiffusion.files import only_writer
 from ardiffusion.hub import load_arvae
 from ardiffusion.tools.command import main
 from ardiffusion.tools.reconstruct import there_and_back
@@ -83,3 +86,91 @@ def test_bad_input_ends_with_one_sentence(
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def videos(skies: Path, tmp_path: Path) -> Path:
+    """Three videos that may be changed."""
+    (tmp_path / "videos").mkdir()
+    for number, entry in enumerate(find_clips(skies)[:3]):
+        shutil.copy(skies / entry.path, tmp_path / "videos" / f"{number}.mp4")
+    return tmp_path / "videos"
+
+
+Run = Callable[[Path], dict]
+
+
+@pytest.fixture
+def run(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def reconstruct(videos: Path) -> dict:
+        places = [str(tokenizer), str(videos), str(tmp_path / "out")]
+        main(["reconstruct", *places, "--frames", "2"])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return reconstruct
+
+
+def test_what_has_changed_is_made_anew(run: Run, videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(videos)["written"] == 3
+    assert run(videos)["written"] == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.mp4")}
+    shutil.copy(videos / "0.mp4", videos / "2.mp4")
+    assert run(videos)["written"] == 1
+    after = {path.name: path.read_bytes() for path in out.glob("*.mp4")}
+    assert after["1.mp4"] == before["1.mp4"] and after["2.mp4"] == after["0.mp4"]
+    assert after["2.mp4"] != before["2.mp4"]
+
+
+def test_another_folder_counts_by_the_content_of_its_videos(
+    run: Run, videos: Path, tmp_path: Path
+) -> None:
+    run(videos)
+    other = tmp_path / "other"
+    shutil.copytree(videos, other)  # keeps the times of the files
+    shutil.copy(videos / "1.mp4", other / "0.mp4")
+    result = run(other)
+    assert result["written"] == 1 and "gone" not in result
+    out = tmp_path / "out"
+    assert (out / "0.mp4").read_bytes() == (out / "1.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("left", [0, 100, -9])
+def test_a_reconstruction_that_is_cut_short_is_made_anew(
+    run: Run, videos: Path, tmp_path: Path, left: int
+) -> None:
+    run(videos)
+    file = tmp_path / "out" / "1.mp4"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    assert run(videos)["written"] == 1
+    assert file.read_bytes() == whole
+
+
+def test_reconstructions_of_videos_that_are_gone_are_named(
+    tokenizer: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reconstruct", str(tokenizer), str(videos), str(tmp_path / "out")]
+    main(command)
+    (videos / "1.mp4").unlink()
+    main(command)
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["gone"] == ["1.mp4"]
+    assert "does not hold any more, for example 1.mp4: delete them or" in captured.err
+
+
+def test_a_broken_note_and_a_second_writer_are_refused(
+    tokenizer: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reconstruct", str(tokenizer), str(videos), str(tmp_path)]
+    for content in ("{", "[]", '{"made": 5}', b"\xff"):
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "reconstructions.json").write_bytes(data)
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "reconstructions.json is broken, so that" in capsys.readouterr().err
+    (tmp_path / "reconstructions.json").unlink()
+    with only_writer(tmp_path), pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
+    assert f"Another process is writing into {tmp_path}: wait" in capsys.readouterr().err

@@ -1,0 +1,20 @@
+"""Options of tools, checked before any work is done."""
+
+from pathlib import Path
+
+LARGEST = 2**63 - 1
+
+
+def check_option(name: str, value: int | None, low: int, high: int = LARGEST) -> None:
+    """Raise unless a number that was given lies within bounds."""
+    if value is not None and not low <= value <= high:
+        bound = f"at least {low}" if value < low else f"at most {high}"
+        raise ValueError(f"--{name} must be {bound}, got {value}.")
+
+
+def output_file(path: str) -> Path:
+    """Return the place of a file that is to be written."""
+    place = Path(path).expanduser()
+    if not place.name or place.is_dir():
+        raise ValueError(f"--output is {path!r}, which names no file: give one to write to.")
+    return place
