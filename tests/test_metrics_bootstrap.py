@@ -3,7 +3,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.bootstrap import distance, draw, interval, mean_interval
+from ardiffusion.metrics.bootstrap import (
+    Bootstrap,
+    distance_interval,
+    draw_videos,
+    mean_interval,
+)
+from ardiffusion.metrics.frechet import feature_distance
 
 N, D = 60, 4
 
@@ -16,7 +22,11 @@ def sides(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def between(seed: int, draws: int = 100) -> tuple[float, float]:
-    return ends_of(interval(*sides(seed), videos=(range(N), range(N)), draws=draws, seed=seed))
+    return ends_of(
+        distance_interval(
+            *sides(seed), videos=(range(N), range(N)), bootstrap=Bootstrap(draws, seed)
+        )
+    )
 
 
 def ends_of(found: tuple[float, float] | None) -> tuple[float, float]:
@@ -26,7 +36,7 @@ def ends_of(found: tuple[float, float] | None) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def repetitions() -> np.ndarray:
-    return np.array([distance(*sides(seed)) for seed in range(300)])
+    return np.array([feature_distance(*sides(seed)) for seed in range(300)])
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +65,17 @@ def test_interval_holds_a_value_that_lies_below_all_draws() -> None:
     # With hardly more clips than features every draw loses rank, and lies above the value.
     generator = torch.Generator().manual_seed(0)
     real, fake = torch.randn(2, 24, 20, generator=generator, dtype=torch.float64)
-    value, draws = distance(real, fake), torch.Generator().manual_seed(0)
+    value, draws = feature_distance(real, fake), torch.Generator().manual_seed(0)
     drawn = [
-        distance(real, fake, counts=[draw(range(24), draws), draw(range(24), draws)])
+        feature_distance(
+            real, fake, counts=[draw_videos(range(24), draws), draw_videos(range(24), draws)]
+        )
         for _ in range(50)
     ]
     assert min(drawn) > value
-    low, high = ends_of(interval(real, fake, videos=(range(24), range(24)), draws=50))
+    low, high = ends_of(
+        distance_interval(real, fake, videos=(range(24), range(24)), bootstrap=Bootstrap(50))
+    )
     assert low < value < high
     # shifted to the value, and of the draws' own width
     expected = np.quantile(drawn, [0.025, 0.975]) + value - np.mean(drawn)
@@ -69,7 +83,7 @@ def test_interval_holds_a_value_that_lies_below_all_draws() -> None:
 
 
 def test_clips_of_one_video_are_drawn_together() -> None:
-    counts = draw([5, 5, 5, 9, 9, 2], torch.Generator().manual_seed(0))
+    counts = draw_videos([5, 5, 5, 9, 9, 2], torch.Generator().manual_seed(0))
     assert counts.sum() > 0 and len(counts) == 6
     assert counts[:3].unique().numel() == counts[3:5].unique().numel() == 1
     # three videos are drawn, each with all its clips
@@ -80,21 +94,23 @@ def test_copies_of_clips_do_not_narrow_the_interval() -> None:
     real, fake = sides(0)
     numbers = torch.arange(N).repeat_interleave(3).tolist()
     tripled = [x.repeat_interleave(3, dim=0) for x in (real, fake)]
-    found = interval(*tripled, videos=(numbers, numbers), draws=50)
-    expected = interval(real, fake, videos=(range(N), range(N)), draws=50)
+    found = distance_interval(*tripled, videos=(numbers, numbers), bootstrap=Bootstrap(50))
+    expected = distance_interval(real, fake, videos=(range(N), range(N)), bootstrap=Bootstrap(50))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_interval_is_never_negative_and_follows_its_seed() -> None:
     real, _ = sides(0)
-    low, high = ends_of(interval(real, real + 0.01, videos=(range(N), range(N)), draws=40))
+    low, high = ends_of(
+        distance_interval(real, real + 0.01, videos=(range(N), range(N)), bootstrap=Bootstrap(40))
+    )
     assert low == 0 < high
     assert between(0, draws=20) == between(0, draws=20)
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     values = torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, high = ends_of(mean_interval(values, draws=4000))
+    low, high = ends_of(mean_interval(values, bootstrap=Bootstrap(4000)))
     half = 1.96 * values.std().item() / 500**0.5
     mean = values.mean().item()
     assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
@@ -105,17 +121,24 @@ def test_pairs_are_drawn_together() -> None:
     real = torch.randn(N, D, generator=generator, dtype=torch.float64)
     videos = [i // 2 for i in range(N)]  # two clips of each
     both, seed = (videos, videos), 3
-    found = interval(real, real + 0.1, videos=both, draws=50, seed=seed, paired=True)
+    found = distance_interval(
+        real, real + 0.1, videos=both, bootstrap=Bootstrap(50, seed, paired=True)
+    )
     low, high = ends_of(found)
     # Whatever is drawn, the two sides differ by the shift alone.
     assert low == pytest.approx(D * 0.01, rel=1e-6) and high == pytest.approx(D * 0.01, rel=1e-6)
-    apart = ends_of(interval(real, real + 0.1, videos=both, draws=50, seed=seed))
+    apart = ends_of(
+        distance_interval(real, real + 0.1, videos=both, bootstrap=Bootstrap(50, seed))
+    )
     assert apart[1] > 2 * high
 
 
 def test_one_video_gives_no_interval() -> None:
     real, fake = sides(0)
     for videos in (([7] * N, range(N)), (range(N), [7] * N)):
-        assert interval(real, fake, videos=videos, draws=5) is None
-        assert interval(real, fake, videos=videos, draws=5, paired=True) is None
-    assert mean_interval(torch.tensor([3.0])) is None
+        assert distance_interval(real, fake, videos=videos, bootstrap=Bootstrap(5)) is None
+        assert (
+            distance_interval(real, fake, videos=videos, bootstrap=Bootstrap(5, paired=True))
+            is None
+        )
+    assert mean_interval(torch.tensor([3.0]), Bootstrap()) is None

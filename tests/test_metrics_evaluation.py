@@ -11,12 +11,20 @@ from numbered import numbered
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from ardiffusion.metrics.checks import check_range
+from ardiffusion.metrics.bootstrap import Bootstrap
+from ardiffusion.metrics.checks import range_mismatch
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.evaluation import evaluate
-from ardiffusion.metrics.features import I3D, Random3D, VideoFeatures
+from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.metrics.protocol import ARDiffusion, Clip, EveryClip, Protocol, StyleGANV
+from ardiffusion.metrics.i3d import I3DTorchScript
+from ardiffusion.metrics.protocol import (
+    Clip,
+    EveryClip,
+    OfficialARDiffusion,
+    Protocol,
+    StyleGANV,
+)
 from ardiffusion.metrics.score import Score
 
 
@@ -52,7 +60,7 @@ def videos(side: int, count: int, read: Callable[[Clip], Tensor] | None = None) 
 
 
 def measure(protocol: Protocol, count: int = 20, **options: Any) -> Score:  # noqa: ANN401
-    options = {"bootstrap": 0, "split": "train"} | options
+    options = {"split": "train"} | options
     return evaluate(protocol, videos(0, count), videos(1, count), **options)
 
 
@@ -75,7 +83,7 @@ class Unbiased(EveryClip):
 @pytest.mark.parametrize("kind", [StyleGANV, EveryClip, Unbiased])
 def test_score_matches_float64_numpy(kind: type[StyleGANV | EveryClip]) -> None:
     protocol = kind(frames=4, extractor=Colours())
-    score = measure(protocol, bootstrap=10)
+    score = measure(protocol, bootstrap=Bootstrap(10))
     assert score.value == pytest.approx(naive(protocol, 20, ddof=kind.ddof), rel=1e-6)
     assert score.interval is not None and score.interval[0] < score.value < score.interval[1]
     assert score.metric == "frechet_colours_4" and score.split == "train"
@@ -111,7 +119,7 @@ def test_changed_files_and_other_preparations_are_computed_anew(tmp_path: Path) 
     changed = videos(1, 20)
     changed = replace(changed, keys=[*changed.keys[:-1], "19:later"])
     protocol = StyleGANV(frames=4, extractor=Colours())
-    evaluate(protocol, videos(0, 20), changed, split="", cache=tmp_path, bootstrap=0)
+    evaluate(protocol, videos(0, 20), changed, split="", cache=tmp_path)
     assert protocol.extractor.seen == 4  # pyright: ignore[reportAttributeAccessIssue] its chunk
     assert len(kept := set(tmp_path.glob("*/*.safetensors"))) == 7
     for extractor in (Random3D(width=1), Random3D(width=1, seed=1)):
@@ -119,7 +127,7 @@ def test_changed_files_and_other_preparations_are_computed_anew(tmp_path: Path) 
         assert len(set(tmp_path.glob("*/*.safetensors")) - kept) == 6
         kept = set(tmp_path.glob("*/*.safetensors"))
     moved = replace(videos(0, 20), identity={"side": 0, "resolution": 8})
-    evaluate(protocol, moved, videos(1, 20), split="", cache=tmp_path, bootstrap=0)
+    evaluate(protocol, moved, videos(1, 20), split="", cache=tmp_path)
     assert protocol.extractor.seen == 4 + 20  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -149,6 +157,44 @@ def test_a_broken_file_of_features_is_computed_anew(tmp_path: Path) -> None:
     assert measure(StyleGANV(frames=4, extractor=Colours()), cache=tmp_path) == score
 
 
+def test_flipped_bytes_in_features_are_noticed(tmp_path: Path) -> None:
+    score = measure(StyleGANV(frames=4, extractor=Colours()), count=4, cache=tmp_path)
+    files = sorted(tmp_path.glob("*/*.safetensors"))
+    for place in (-1, -4, b'"highest":"', b'"hash":"', b'"size":"['):  # features, then the header
+        for file in files:
+            data = bytearray(file.read_bytes())
+            at = place if isinstance(place, int) else data.index(place) + len(place)
+            data[at] ^= 1
+            file.write_bytes(data)
+        protocol = StyleGANV(frames=4, extractor=Colours())
+        assert measure(protocol, count=4, cache=tmp_path) == score
+        assert protocol.extractor.seen == 8  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Broken(Colours):
+    """Has no number for dark videos."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        features = super().forward(video)
+        return torch.where(features[:, :1] < 50, torch.nan, features)
+
+
+def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    def dark(clip: Clip) -> Tensor:
+        return content(0, clip.video)[:4] // (8 if clip.video == 13 else 1)
+
+    real = replace(videos(0, 20, dark), keys=[f"{i:03d}.mp4:{i}" for i in range(20)])
+    protocol = StyleGANV(frames=4, extractor=Broken())
+    message = r"Broken gave features that are not finite for /data/real, 013\.mp4, frame \d+ on:"
+    with pytest.raises(ValueError, match=message):
+        evaluate(protocol, real, videos(1, 20), split="", cache=tmp_path)
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 1  # the chunk before
+    metric = FrechetVideoDistance(Broken())
+    batch = torch.stack([content(0, 0), content(0, 1) // 8])
+    with pytest.raises(ValueError, match="not finite for video 1 of a batch of 2 fake ones"):
+        metric.update(real=batch[:1], fake=batch)
+
+
 def test_features_do_not_depend_on_the_number_of_threads() -> None:
     scores, threads = [], torch.get_num_threads()
     try:
@@ -168,7 +214,7 @@ def share(rank: int, folder: str) -> None:
     rendezvous = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
     protocol = StyleGANV(frames=4, extractor=Colours())
-    score = measure(protocol, cache=f"{folder}/cache", bootstrap=5)
+    score = measure(protocol, cache=f"{folder}/cache", bootstrap=Bootstrap(5))
     score.save(f"{folder}/{rank}.json")
     seen = protocol.extractor.seen  # pyright: ignore[reportAttributeAccessIssue]
     Path(folder, f"{rank}.seen").write_text(str(seen))
@@ -177,7 +223,7 @@ def share(rank: int, folder: str) -> None:
 
 def test_two_processes_score_as_one(tmp_path: Path) -> None:
     start_processes(share, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    one = measure(StyleGANV(frames=4, extractor=Colours()), bootstrap=5)
+    one = measure(StyleGANV(frames=4, extractor=Colours()), bootstrap=Bootstrap(5))
     for rank in range(2):
         two = Score.load(tmp_path / f"{rank}.json")
         assert two.value == pytest.approx(one.value, rel=1e-9)
@@ -192,7 +238,7 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
 def failing(count: int = 20, **sides: Callable[[Clip], Tensor]) -> None:
     reads = [sides.get(name) for name in ("real", "fake")]
     pair = [videos(side, count, read) for side, read in enumerate(reads)]
-    evaluate(StyleGANV(frames=4, extractor=Colours()), *pair, split="", bootstrap=0)
+    evaluate(StyleGANV(frames=4, extractor=Colours()), *pair, split="")
 
 
 def test_floats_are_refused() -> None:
@@ -209,26 +255,27 @@ def test_floats_made_bytes_are_refused() -> None:
         failing(fake=dark)
     with pytest.raises(ValueError, match=sentence.format("real", "fake").removesuffix("2")):
         failing(real=dark)
-    check_range("a", 1, "b", 1)  # black on both sides is no mistake of the range
+    # Black on both sides is no mistake of the range.
+    assert range_mismatch("a", 1, "b", 1) is None
 
 
 def test_black_samples_are_in_doubt_but_no_error() -> None:
     black = replace(videos(1, 20, lambda clip: content(1, 0)[:4] * 0), made=True)
     protocol = StyleGANV(frames=4, extractor=Colours())
-    score = evaluate(protocol, videos(0, 20), black, split="", bootstrap=0)
+    score = evaluate(protocol, videos(0, 20), black, split="")
     assert score.warnings[-1].startswith("No value in /data/fake is above 0, while /data/real")
     assert score.warnings[-1].endswith(": they are black.") and score.value > 1000
     bright = replace(videos(1, 20), made=True)
-    score = evaluate(protocol, videos(0, 20), bright, split="", bootstrap=0)
+    score = evaluate(protocol, videos(0, 20), bright, split="")
     assert not any("black" in warning for warning in score.warnings)
 
 
 def test_one_video_on_a_side_gives_no_interval() -> None:
     protocol = EveryClip(frames=4, extractor=Colours())
-    score = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=5)
+    score = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=Bootstrap(5))
     assert score.interval is None and score.fake == 3
     assert sum("single video" in warning for warning in score.warnings) == 1
-    unasked = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=0)
+    unasked = evaluate(protocol, videos(0, 20), videos(1, 1), split="")
     assert not any("single video" in warning for warning in unasked.warnings)
 
 
@@ -310,8 +357,8 @@ def test_clips_of_another_length_are_refused() -> None:
 
 
 def test_short_clips_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"I3D needs clips of 10 frames or more.*takes 4; use"):
-        measure(StyleGANV(frames=4, extractor=I3D("none")))
+    with pytest.raises(ValueError, match=r"I3DTorchScript needs .* 10 frames or .*takes 4; use"):
+        measure(StyleGANV(frames=4, extractor=I3DTorchScript("none")))
     with pytest.raises(ValueError, match="longest video has 12 frames"):
         measure(StyleGANV(frames=13, extractor=Colours()))
     with pytest.raises(ValueError, match=r"11 frames.*video has 12 of 15 that are asked for"):
@@ -331,8 +378,8 @@ def test_too_few_clips_are_doubtful(count: int, few: int, singular: int) -> None
 
 
 def test_i3d_refuses_floats_that_a_protocol_prepared() -> None:
-    with pytest.raises(ValueError, match=r"I3D takes uint8 .*float32.*InceptionI3D"):
-        I3D("none")(torch.zeros(1, 16, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"ript takes uint8 .*float32.*I3DPretrained400"):
+        I3DTorchScript("none")(torch.zeros(1, 16, 3, 8, 8))
 
 
 def test_random3d_takes_prepared_floats() -> None:
@@ -358,7 +405,7 @@ RECORDED: dict[str, tuple[Callable[[Random3D], Protocol], float, tuple[float, ..
         EXACT,
     ),
     "ARDiffusion": (
-        lambda network: ARDiffusion(frames=4, videos=30, clip_stride=3, extractor=network),
+        lambda network: OfficialARDiffusion(frames=4, videos=30, clip_stride=3, extractor=network),
         0.004195799397052745,
         (0.0, 0.05694436593353702, 30, 16),
         CODED,
@@ -386,7 +433,7 @@ def test_scores_of_numbered_videos_are_those_on_record(name: str) -> None:
         keys = [str(i) for i in range(len(lengths[number]))]
         return Videos("ab"[number], keys, lengths[number], read=read, identity={})
 
-    score = evaluate(protocol, side(0), side(1), split="train", bootstrap=50)
+    score = evaluate(protocol, side(0), side(1), split="train", bootstrap=Bootstrap(50))
     assert score.value == pytest.approx(value, rel=tolerance)
     assert score.interval is not None
     assert (*score.interval, score.real, score.fake) == pytest.approx(rest, rel=tolerance)

@@ -1,45 +1,19 @@
 import hashlib
-import pickle
-from pathlib import Path
 
-import huggingface_hub.errors
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ardiffusion.metrics import features
 from ardiffusion.metrics.features import (
-    I3D,
-    I3D_BLOB,
     OwnFeatures,
     Random3D,
     VideoFeatures,
-    git_blob_hash,
     network_hash,
     network_name,
 )
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-
-
-class Recorder(nn.Module):
-    """Stands in for I3D: says in its features how it was called."""
-
-    def forward(self, x: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
-        out = torch.zeros(x.shape[0], 400)
-        out[:, 0] = x[:, 1, 2, 3, 4]
-        out[:, 1] = float(rescale and resize and return_features and not self.training)
-        return out
-
-
-@pytest.fixture
-def i3d_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "i3d_torchscript.pt"
-    torch.jit.save(torch.jit.script(Recorder()), path)
-    monkeypatch.setattr(features, "I3D_BLOB", git_blob_hash(path.read_bytes()))
-    return path
+from ardiffusion.nn.fingerprint import fingerprint
 
 
 def moving(count: int = 24) -> Tensor:
@@ -89,74 +63,6 @@ def test_random3d_gives_the_same_numbers_on_every_machine() -> None:
     assert_close(Random3D(width=2)(video)[0, :8], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_git_blob_hash_is_gits() -> None:
-    assert git_blob_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
-
-
-def test_i3d_is_called_as_stylegan_v_calls_it(i3d_file: Path) -> None:
-    video = torch.randint(0, 256, (2, 10, 3, 6, 6), dtype=torch.uint8)
-    result = I3D(path=str(i3d_file))(video)
-    assert result.shape == (2, I3D.width)
-    assert_close(result[:, 0], video[:, 2, 1, 3, 4].float())
-    assert_close(result[:, 1], torch.ones(2))
-
-
-def test_i3d_with_one_byte_changed_is_refused_without_loading(
-    i3d_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = bytearray(i3d_file.read_bytes())
-    data[len(data) // 2] ^= 1
-    i3d_file.write_bytes(data)
-    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("was loaded"))
-    with pytest.raises(ValueError, match=r"i3d_torchscript\.pt is not the network .*again\.$"):
-        I3D(path=str(i3d_file)).load()
-
-
-def test_i3d_offline_says_which_file_from_where_and_where_to_put_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def offline(*_: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(features, "hf_hub_download", offline)
-    with pytest.raises(FileNotFoundError) as error:
-        I3D().load()
-    for word in ("i3d_torchscript.pt", "https://huggingface.co/flateon/FVD-I3D-torch", "`path`"):
-        assert word in str(error.value)
-
-
-def test_i3d_comes_from_the_hub_when_no_path_is_given(
-    i3d_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    monkeypatch.setattr(
-        features, "hf_hub_download", lambda *names: asked.append(names) or str(i3d_file)
-    )
-    network = I3D()
-    assert not asked
-    network.load()
-    network.load()
-    assert asked == [("flateon/FVD-I3D-torchscript", "i3d_torchscript.pt")]
-
-
-def test_i3d_names_a_path_without_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file .*nowhere\.pt; download https"):
-        I3D(path=str(tmp_path / "nowhere.pt")).load()
-
-
-def test_i3d_refuses_clips_that_are_too_short(i3d_file: Path) -> None:
-    with pytest.raises(ValueError, match="clips of 10 frames or more, but these have 9"):
-        I3D(path=str(i3d_file))(torch.zeros(1, 9, 3, 8, 8, dtype=torch.uint8))
-
-
-def test_a_loaded_i3d_pickles_and_stays_out_of_state_dicts(i3d_file: Path) -> None:
-    network = I3D(path=str(i3d_file))
-    video = torch.randint(0, 256, (2, 10, 3, 6, 6), dtype=torch.uint8)
-    result = network(video)
-    assert not network.state_dict() and not list(network.parameters())
-    assert_close(pickle.loads(pickle.dumps(network))(video), result)
-
-
 class Projection(nn.Module):
     """Somebody's own network: mean colours, weighed."""
 
@@ -185,21 +91,19 @@ class Named(VideoFeatures):
         return self.inner(video)
 
 
-def test_random3d_is_known_by_its_seed_and_width_and_i3d_by_its_file() -> None:
+def test_random3d_is_known_by_its_seed_and_width() -> None:
     one = Random3D(seed=3, width=2).hash
     others = [Random3D(seed=3, width=4).hash, Random3D(seed=4, width=2).hash, Random3D().hash]
     assert one == Random3D(seed=3, width=2).hash
     assert len({one, *others}) == 4 and {len(h) for h in (one, *others)} == {64}
-    assert I3D(path="nowhere.pt").hash == I3D_BLOB
 
 
 def test_other_networks_are_known_by_their_class_and_their_weights() -> None:
     network = Projection()
     layers = "Projection(\n  (dropout): Dropout(p=0.5, inplace=False)\n)"
-    digest = hashlib.sha256(f"{__name__}.Projection\n{layers}\n".encode())
-    digest.update(b"offset torch.int64 ()" + network.get_buffer("offset").numpy().tobytes())
-    digest.update(b"weight torch.float32 (4, 3)" + network.weight.detach().numpy().tobytes())
-    assert network_hash(network) == network_hash(OwnFeatures(network)) == digest.hexdigest()
+    text = f"{__name__}.Projection\n{layers}\n{fingerprint(network)}"
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert network_hash(network) == network_hash(OwnFeatures(network)) == expected
     assert network_hash(Projection(seed=1)) != network_hash(network)
     names = [("elsewhere", "Projection"), (__name__, "Other.Projection")]
     twins = [

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.metrics.frechet import frechet_distance
+from ardiffusion.metrics.frechet import frechet_distance, moments
 
 
 def gaussian(seed: int, features: int, samples: int) -> tuple[Tensor, Tensor]:
@@ -80,3 +80,25 @@ def test_single_precision_statistics_are_computed_in_double() -> None:
     distance = frechet_distance(mean1.float(), cov1.float(), mean2.float(), cov2.float())
     assert distance.dtype == torch.float64 and distance.shape == ()
     assert_close(distance, frechet_distance(mean1, cov1, mean2, cov2), rtol=1e-5, atol=0)
+
+
+def features() -> Tensor:
+    return torch.randn(30, 5, generator=torch.Generator().manual_seed(0)) * 3 + 10
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_moments_match_numpy(ddof: int) -> None:
+    x = features()
+    mean, covariance = moments(x, ddof=ddof)
+    assert mean.dtype == covariance.dtype == torch.float64
+    assert_close(mean.numpy(), x.double().numpy().mean(axis=0), rtol=1e-12, atol=0)
+    assert_close(covariance.numpy(), np.cov(x.double().numpy().T, ddof=ddof), rtol=1e-9, atol=1e-9)
+
+
+def test_moments_count_repeated_rows() -> None:
+    counts = torch.randint(0, 4, (30,), generator=torch.Generator().manual_seed(1))
+    repeated = features().repeat_interleave(counts, dim=0)
+    for found, expected in zip(
+        moments(features(), ddof=1, counts=counts), moments(repeated, ddof=1), strict=True
+    ):
+        assert_close(found, expected, rtol=1e-10, atol=1e-10)

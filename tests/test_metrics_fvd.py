@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.testing import assert_close
 
-from ardiffusion.metrics.features import I3D, Random3D
+from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.metrics.i3d import InceptionI3D
+from ardiffusion.metrics.i3d import I3DPretrained400, I3DTorchScript
 
 
 class Means(nn.Module):
@@ -101,8 +101,8 @@ def test_a_pickled_metric_goes_on_where_it_was() -> None:
 
 
 def test_only_i3d_is_called_fvd() -> None:
-    assert FrechetVideoDistance(I3D()).name == "fvd"
-    assert FrechetVideoDistance(InceptionI3D()).name == "fvd"
+    assert FrechetVideoDistance(I3DTorchScript()).name == "fvd"
+    assert FrechetVideoDistance(I3DPretrained400()).name == "fvd"
     assert FrechetVideoDistance(Random3D()).name == "frechet_random3d"
     assert FrechetVideoDistance(Means()).name == "frechet_means"
 

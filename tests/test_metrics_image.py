@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ardiffusion.metrics.image import FramePSNR, FrameSSIM, psnr, ssim
 
@@ -38,6 +39,19 @@ def test_ssim_matches_a_naive_loop_over_windows() -> None:
     real, fake = pair(0, 2, 3, 14, 13)
     expected = torch.tensor([naive_ssim(x, y) for x, y in zip(real, fake, strict=True)])
     assert_close(ssim(real, fake).float(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (40, 23)])
+def test_ssim_is_that_of_torchmetrics_within_the_frame(size: tuple[int, int]) -> None:
+    real, fake = pair(5, 3, 3, *size)
+    _, places = structural_similarity_index_measure(
+        real.float().div(255).double(),
+        fake.float().div(255).double(),
+        data_range=1.0,
+        return_full_image=True,
+    )
+    expected = places[..., 5:-5, 5:-5].mean(dim=(1, 2, 3))
+    assert_close(ssim(real, fake), expected, rtol=0, atol=5e-10)
 
 
 def test_psnr_matches_a_naive_loop_over_frames() -> None:

@@ -6,11 +6,17 @@ import torch
 from numbered import numbered, numbers, write_numbered
 from torch.testing import assert_close
 
-from ardiffusion.metrics.features import I3D, Random3D
-from ardiffusion.metrics.i3d import InceptionI3D
+from ardiffusion.metrics.features import Random3D
+from ardiffusion.metrics.i3d import I3DPretrained400, I3DTorchScript
 from ardiffusion.metrics.mp4v import through_mp4v
-from ardiffusion.metrics.pillow import bicubic
-from ardiffusion.metrics.protocol import ARDiffusion, Clip, EveryClip, Protocol, StyleGANV
+from ardiffusion.metrics.protocol import (
+    Clip,
+    EveryClip,
+    OfficialARDiffusion,
+    Protocol,
+    StyleGANV,
+)
+from ardiffusion.metrics.resize import resize_bicubic
 from ardiffusion.tools.video_folder import VideoFolder
 
 LENGTHS = [9, 3, 4, 20, 12, 30]
@@ -72,7 +78,7 @@ def test_styleganv_draws_every_offset_alike_and_from_its_seed() -> None:
 
 
 def test_ardiffusion_draws_from_all_windows(folder: VideoFolder) -> None:
-    protocol = ARDiffusion(frames=4, clip_stride=3, videos=12, extractor=EXTRACTOR)
+    protocol = OfficialARDiffusion(frames=4, clip_stride=3, videos=12, extractor=EXTRACTOR)
     windows = []
     for video, length in enumerate(LENGTHS):
         start = 0
@@ -83,7 +89,7 @@ def test_ardiffusion_draws_from_all_windows(folder: VideoFolder) -> None:
     assert len(real) == 12 and len({str(clip) for clip in real}) == 12
     assert all(clip in windows for clip in real)
     assert real != sorted(real) and len({clip[0][0] for clip in real}) < 12
-    everything = ARDiffusion(4, clip_stride=3, extractor=EXTRACTOR).real(LENGTHS)
+    everything = OfficialARDiffusion(4, clip_stride=3, extractor=EXTRACTOR).real(LENGTHS)
     assert sorted(everything) == [Clip(*clip[0]) for clip in windows]
     fake = taken(protocol, folder, protocol.fake(folder.lengths))
     long = [i for i, length in enumerate(LENGTHS) if length >= 4]
@@ -92,7 +98,7 @@ def test_ardiffusion_draws_from_all_windows(folder: VideoFolder) -> None:
 
 def test_ardiffusion_shuffles_by_its_seed() -> None:
     first, same, other = (
-        ARDiffusion(4, seed=seed, extractor=EXTRACTOR).real([30] * 4) for seed in (0, 0, 1)
+        OfficialARDiffusion(4, seed=seed, extractor=EXTRACTOR).real([30] * 4) for seed in (0, 0, 1)
     )
     assert first == same != other
 
@@ -112,15 +118,15 @@ def test_everyclip_takes_all_clips_that_follow_each_other(folder: VideoFolder) -
 
 def test_everyclip_says_how_many_clips_it_took() -> None:
     protocol = EveryClip(frames=4, videos=5, extractor=EXTRACTOR)
-    assert protocol.doubts([8, 12], fake=[20]) == []
-    (told,) = protocol.doubts([8, 12], fake=[20, 4])
+    assert protocol.choice_warnings([8, 12], fake=[20]) == []
+    (told,) = protocol.choice_warnings([8, 12], fake=[20, 4])
     assert "of 5 real and 6 generated ones only the first 5 of each side" in told
     assert "first `videos` at most" in protocol.describe()["real"]
 
 
-@pytest.mark.parametrize("kind", [StyleGANV, ARDiffusion, EveryClip])
+@pytest.mark.parametrize("kind", [StyleGANV, OfficialARDiffusion, EveryClip])
 def test_more_videos_are_the_same_and_further_ones(
-    kind: type[StyleGANV | ARDiffusion | EveryClip],
+    kind: type[StyleGANV | OfficialARDiffusion | EveryClip],
 ) -> None:
     lengths = [random.Random(i).randrange(30) for i in range(60)]
     few, many = (kind(frames=8, videos=n, extractor=EXTRACTOR) for n in (10, 30))
@@ -144,9 +150,9 @@ def test_ardiffusion_goes_through_lossy_mpeg4_at_even_size() -> None:
 
 def test_ardiffusion_prepares_what_i3d_takes() -> None:
     video = torch.stack([numbered(3, frames=5), numbered(4, frames=5)])
-    prepared = ARDiffusion(frames=5, extractor=EXTRACTOR).prepare(video)
+    prepared = OfficialARDiffusion(frames=5, extractor=EXTRACTOR).prepare(video)
     assert prepared.shape == (2, 5, 3, 224, 224) and prepared.dtype == torch.float32
-    resized = bicubic(through_mp4v(video[1]), side=224).double()
+    resized = resize_bicubic(through_mp4v(video[1]), side=224).double()
     assert_close(prepared[1].double(), resized / 127.5 - 1, rtol=0, atol=1e-6)
     unchanged = StyleGANV(frames=5, extractor=EXTRACTOR).prepare(video)
     assert torch.equal(unchanged, video)
@@ -176,13 +182,13 @@ def test_bicubic_matches_a_naive_filter_without_rounding_or_clipping(side: int) 
     video = torch.randint(0, 2, (2, 3, 24, 17), generator=generator).mul(255).to(torch.uint8)
     down, across = naive_matrix(24, side), naive_matrix(17, side)
     expected = torch.from_numpy(down @ video.double().numpy() @ across.T)
-    assert_close(bicubic(video, side=side).double(), expected, rtol=0, atol=1e-3)
+    assert_close(resize_bicubic(video, side=side).double(), expected, rtol=0, atol=1e-3)
     if side == 40:
         assert expected.min() < -5 and expected.max() > 260
 
 
 def test_what_decides_comparability_is_described() -> None:
-    described = ARDiffusion(frames=16, clip_stride=64, extractor=EXTRACTOR).describe()
+    described = OfficialARDiffusion(frames=16, clip_stride=64, extractor=EXTRACTOR).describe()
     assert described == {
         "name": "ARDiffusion",
         "frames": 16,
@@ -202,15 +208,27 @@ def test_what_decides_comparability_is_described() -> None:
     assert all(other.describe() != StyleGANV().describe() for other in changed)
 
 
+def test_records_call_a_protocol_by_its_class_or_its_recorded_name() -> None:
+    class Mine(OfficialARDiffusion):
+        """Measures otherwise, and must not pass for the other."""
+
+    kinds = StyleGANV, EveryClip, OfficialARDiffusion, Mine
+    names = [kind(extractor=EXTRACTOR).describe()["name"] for kind in kinds]
+    assert names == ["StyleGANV", "EveryClip", "ARDiffusion", "Mine"]
+
+
 def test_only_i3d_makes_an_fvd() -> None:
-    assert isinstance(StyleGANV().extractor, I3D)
-    assert isinstance(ARDiffusion().extractor, InceptionI3D)
-    assert [p.metric for p in (StyleGANV(128), ARDiffusion())] == ["fvd_128", "fvd_16"]
+    assert isinstance(StyleGANV().extractor, I3DTorchScript)
+    assert isinstance(OfficialARDiffusion().extractor, I3DPretrained400)
+    assert [p.metric for p in (StyleGANV(128), OfficialARDiffusion())] == ["fvd_128", "fvd_16"]
     assert EveryClip(8, extractor=Random3D()).metric == "frechet_random3d_8"
 
 
 def test_published_splits_are_named() -> None:
-    assert StyleGANV.split == "train (UCF-101: train and test)" and ARDiffusion.split == "train"
+    assert (
+        StyleGANV.split == "train (UCF-101: train and test)"
+        and OfficialARDiffusion.split == "train"
+    )
 
 
 @pytest.mark.parametrize("option", ["frames", "videos", "stride"])
@@ -218,4 +236,4 @@ def test_refuses_what_is_below_one(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} of a protocol must be at least 1, got 0"):
         StyleGANV(**{"frames": 1, option: 0})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="clip_stride of a protocol must be at least 1, got 0"):
-        ARDiffusion(clip_stride=0)
+        OfficialARDiffusion(clip_stride=0)

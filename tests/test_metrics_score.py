@@ -6,7 +6,7 @@ import pytest
 
 from ardiffusion import __version__
 from ardiffusion.metrics.features import Random3D
-from ardiffusion.metrics.protocol import ARDiffusion, StyleGANV
+from ardiffusion.metrics.protocol import OfficialARDiffusion, StyleGANV
 from ardiffusion.metrics.score import Score, check_comparable
 from ardiffusion.tools.galleries.scores import by_protocol
 
@@ -53,7 +53,58 @@ def test_says_what_matters_in_one_line() -> None:
     assert "95 %" not in replace(SCORE, interval=None).line() and "\n" not in line
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "no json", '{"interval": null, "x": 1}'])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_holds_no_number_that_is_none(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"random3d_16 came out as (nan|inf) .* no score: look"):
+        replace(SCORE, value=wrong)
+    with pytest.raises(ValueError, match=r"came out as 12\.3456789 with the interval \(1\.0, "):
+        replace(SCORE, interval=(1.0, wrong))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": "3"},
+        {"value": None},
+        {"value": True},
+        {"value": 10**400},
+        {"value": float("nan")},
+        {"interval": 5},
+        {"interval": [1.0]},
+        {"interval": [1.0, 2.0, 3.0]},
+        {"interval": ["1", "2"]},
+        {"real": 2.5},
+        {"fake": [256]},
+        {"split": None},
+        {"protocol": "StyleGANV"},
+        {"protocol": {}},
+        {"network": {"name": 5}},
+        {"data": []},
+        {"data": {"size": 64}},
+        {"weights": 7},
+        {"warnings": "Few."},
+        {"warnings": [1]},
+        {"seeds": None},
+        {"more": 1},
+    ],
+)
+def test_a_record_of_other_types_is_named(tmp_path: Path, change: dict) -> None:
+    path = tmp_path / "score.json"
+    path.write_text(json.dumps(asdict(SCORE) | change))
+    with pytest.raises(ValueError, match=r"score\.json holds no score: give files that"):
+        Score.load(path)
+
+
+def test_a_whole_number_is_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "score.json"
+    path.write_text(json.dumps(asdict(SCORE) | {"value": 3, "interval": [1, 5]}))
+    assert Score.load(path).value == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[1]", "5", "null", "no json", '{"interval": null, "x": 1}', "[" * 100_000],
+)
 def test_a_file_without_a_score_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(content)
@@ -104,7 +155,7 @@ def test_scores_measured_alike_compare_whatever_made_them() -> None:
             f"protocol.network_hash is '{Random3D().hash}' in the one",
         ),
         (
-            {"protocol": ARDiffusion(extractor=Random3D()).describe()},
+            {"protocol": OfficialARDiffusion(extractor=Random3D()).describe()},
             "protocol.name is 'StyleGANV' in the one and 'ARDiffusion' in the other",
         ),
     ],

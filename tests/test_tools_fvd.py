@@ -13,15 +13,16 @@ from torch import Tensor
 
 from ardiffusion.data.samples import SampleLog, read_sample_log, read_samples
 from ardiffusion.data.video import read_frames, write_video
-from ardiffusion.metrics.features import I3D, Random3D
-from ardiffusion.metrics.frechet import frechet_distance
+from ardiffusion.files import only_writer
+from ardiffusion.metrics.features import Random3D
+from ardiffusion.metrics.frechet import frechet_distance, moments
 from ardiffusion.metrics.fvd import FrechetVideoDistance
+from ardiffusion.metrics.i3d import I3DTorchScript
 from ardiffusion.metrics.image import psnr, ssim
-from ardiffusion.metrics.moments import moments
+from ardiffusion.metrics.processes import local_device
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools import pairs, video_folder
 from ardiffusion.tools.command import main
-from ardiffusion.tools.fvd import own
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
 SMALL = ["--protocol", "StyleGANV", "--protocol.extractor", "Random3D"]
@@ -118,7 +119,7 @@ def test_protocol_and_resolution_are_options(
     real = write(tmp_path / "real", height=24, width=20, frames=20)
     fake = write(tmp_path / "fake", seed=9)
     options = [*SMALL[2:], "--protocol.frames", "8", "--protocol.clip_stride", "2"]
-    options = ["--protocol", "ARDiffusion", *options, "--resolution", "16"]
+    options = ["--protocol", "OfficialARDiffusion", *options, "--resolution", "16"]
     result, _ = measured(capsys, real, fake, *options)
     assert result["protocol"]["name"] == "ARDiffusion" and result["protocol"]["frames"] == 8
     assert (result["real"], result["fake"], result["resolution"]) == (3 * 7, 3, 16)
@@ -167,6 +168,19 @@ def test_pairs_are_compared_frame_by_frame(
         assert one["value"] == pytest.approx(other["value"], rel=1e-12)
 
 
+def test_pairs_that_compare_as_no_number_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = torch.full((16,), torch.nan)
+    monkeypatch.setattr(pairs, "load_lpips", lambda: lambda real, fake: wrong)
+    real, fake = write(tmp_path / "real", 2), write(tmp_path / "fake", 2, seed=9)
+    with pytest.raises(SystemExit):
+        main(["fvd", str(real), str(fake), *SMALL, "--paired", "true"])
+    error = capsys.readouterr().err
+    assert f"{real}/000.mp4 and its pair compare as" in error and "'lpips': nan}: check" in error
+    assert not Path("score.json").exists()
+
+
 def test_a_pair_is_read_in_parts(tmp_path: Path) -> None:
     folder = VideoFolder(write(tmp_path / "real", 1, frames=20), resolution=12)
     parts = list(folder.parts(0, frames=18, part=7))
@@ -186,11 +200,11 @@ def test_a_single_pair_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFix
 def test_each_process_of_torchrun_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert own("cuda") == "cuda"
+    assert local_device("cuda") == "cuda"
     found = []
     for rank in range(3):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        found.append([own(device) for device in ("cuda", "cuda:1", "cpu")])
+        found.append([local_device(device) for device in ("cuda", "cuda:1", "cpu")])
     assert found == [[f"cuda:{rank}", "cuda:1", "cpu"] for rank in (0, 1, 0)]
 
 
@@ -226,7 +240,8 @@ def test_large_folders_are_told_apart_by_videos_spread_over_them(
     assert told is not None and "as jpg, png (by 2 videos spread over each): traces" in told
 
 
-SHORT_I3D = '{"class_path": "StyleGANV", "init_args": {"frames": 9, "extractor": "I3D"}}'
+SHORT = ["--protocol", "StyleGANV", "--protocol.frames", "9"]
+SHORT += ["--protocol.extractor", "I3DTorchScript"]
 
 
 def renamed(folder: Path) -> Path:
@@ -272,9 +287,9 @@ ERRORS: dict[str, tuple[Make, str]] = {
         "No value in {p}/b is above 1, while {p}/a reaches 2",
     ),
     "few frames for I3D": (
-        lambda p: [write(p / "a"), write(p / "b"), "--protocol", SHORT_I3D],
-        "I3D needs clips of 10 frames or more, but the protocol takes 9; use longer clips or "
-        "another feature network.",
+        lambda p: [write(p / "a"), write(p / "b"), *SHORT],
+        "I3DTorchScript needs clips of 10 frames or more, but the protocol takes 9; use longer "
+        "clips or another feature network.",
     ),
     "no pairs": (
         lambda p: [write(p / "a"), renamed(write(p / "b")), "--paired", "true"],
@@ -296,6 +311,38 @@ ERRORS: dict[str, tuple[Make, str]] = {
     "bootstrap": (
         lambda p: [write(p / "a"), write(p / "b"), "--bootstrap", "-1"],
         "--bootstrap must be at least 0, got -1.",
+    ),
+    "large resolution": (
+        lambda p: [p / "a", p / "b", "--resolution", "1000000"],
+        "--resolution must be at most 16384, got 1000000.",
+    ),
+    "many draws": (
+        lambda p: [p / "a", p / "b", "--bootstrap", "1000000000"],
+        "--bootstrap must be at most 100000, got 1000000000.",
+    ),
+    "seed": (
+        lambda p: [p / "a", p / "b", "--seed", str(2**70)],
+        f"--seed must be at most {2**63 - 1}, got {2**70}.",
+    ),
+    "width": (
+        lambda p: [p / "a", p / "b", "--protocol.extractor.width", "0"],
+        "width of Random3D must be at least 1, got 0",
+    ),
+    "seed of the network": (
+        lambda p: [p / "a", p / "b", "--protocol.extractor.seed", "-1"],
+        "seed of Random3D must be from 0 to 9223372036854775807, got -1",
+    ),
+    "protocol": (
+        lambda p: [p / "a", p / "b", "--protocol.frames", "0"],
+        "frames of a protocol must be at least 1, got 0",
+    ),
+    "no output": (
+        lambda p: [p / "a", p / "b", "--output", ""],
+        "--output is '', which names no file: give one to write to.",
+    ),
+    "folder as output": (
+        lambda p: [write(p / "a"), p / "b", "--output", p / "a"],
+        "--output is '{p}/a', which names no file: give one to write to.",
     ),
 }
 
@@ -384,6 +431,20 @@ def test_doubts_are_recorded_and_printed(
     assert printed.count(sentence) == 3 - 1  # in the record, and as a warning
 
 
+def test_a_file_has_one_writer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fvd", *SMALL, str(write(tmp_path / "a")), str(write(tmp_path / "b"))]
+    with only_writer(tmp_path, "s.json"):
+        with pytest.raises(SystemExit) as exit_:
+            main([*command, "--output", str(tmp_path / "s.json")])
+        assert exit_.value.code == 2
+        sentence = f"Another process is writing into {tmp_path}/s.json: wait until it is done or "
+        assert f"{sentence}choose another file." in capsys.readouterr().err
+        main([*command, "--output", str(tmp_path / "t.json")])
+    main([*command, "--output", str(tmp_path / "s.json")])
+    assert {path.name for path in tmp_path.iterdir()} >= {"s.json", "t.json"}
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_alike_folders_are_in_no_doubt_about_compression(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -405,7 +466,7 @@ def test_numbered_videos_are_compared_by_their_first_frames(
 
 @pytest.mark.skipif("I3D_TORCHSCRIPT" not in os.environ, reason="I3D_TORCHSCRIPT names no file")
 def test_zeros_against_ones_is_the_published_number() -> None:
-    metric = FrechetVideoDistance(I3D(os.environ["I3D_TORCHSCRIPT"]))
+    metric = FrechetVideoDistance(I3DTorchScript(os.environ["I3D_TORCHSCRIPT"]))
     zeros = torch.zeros(8, 30, 3, 64, 64, dtype=torch.uint8)
     metric.update(real=zeros, fake=zeros + 255)
     assert metric.compute().item() == pytest.approx(151.26, abs=0.1)

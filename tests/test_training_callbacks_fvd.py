@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.metrics.features import I3D, Random3D
+from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
+from ardiffusion.metrics.i3d import I3DTorchScript
 from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.protocol import EveryClip, StyleGANV
 from ardiffusion.metrics.score import Score
@@ -163,7 +164,7 @@ def test_few_videos_are_warned_of_and_one_video_is_left_out(
 
 
 def test_a_missing_i3d_is_told_before_training(data: VideoDataModule, tmp_path: Path) -> None:
-    missing = I3D(path=str(tmp_path / "nowhere.pt"))
+    missing = I3DTorchScript(path=str(tmp_path / "nowhere.pt"))
     for callback in (FVDRec(missing), FVDGen(StyleGANV(extractor=missing))):
         run = trainer(tmp_path, callback)
         with pytest.raises(FileNotFoundError, match=r"nowhere\.pt; download https"):
@@ -172,7 +173,7 @@ def test_a_missing_i3d_is_told_before_training(data: VideoDataModule, tmp_path: 
 
 
 def test_clips_too_short_for_the_network_are_told_at_once() -> None:
-    with pytest.raises(ValueError, match="I3D needs clips of 10 frames or more"):
+    with pytest.raises(ValueError, match="I3DTorchScript needs clips of 10 frames or more"):
         FVDGen(StyleGANV(frames=9))
 
 
@@ -387,7 +388,7 @@ def test_callbacks_are_built_from_yaml(data: VideoDataModule, tmp_path: Path) ->
     text = f"""
 callbacks:
 - class_path: ardiffusion.training.callbacks.fvd.FVDRec
-  init_args: {{extractor: {{class_path: I3D, init_args: {{path: some.pt}}}}}}
+  init_args: {{extractor: {{class_path: I3DTorchScript, init_args: {{path: some.pt}}}}}}
 - class_path: ardiffusion.training.callbacks.fvd.FVDGen
   init_args:
     protocol:

@@ -1,22 +1,12 @@
 """Mistakes that spoil a Fréchet distance without a trace, each told in one sentence."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.protocol import Protocol
-
 ENOUGH = 256  # clips from which papers give numbers
 ONE_VIDEO = "One side has a single video, which says nothing of how videos scatter: no interval."
-
-
-def check_frames(protocol: Protocol) -> None:
-    """Raise if a protocol's clips are shorter than its feature network can take."""
-    least = getattr(protocol.extractor, "frames", 1)
-    if protocol.frames < least:
-        raise ValueError(
-            f"{type(protocol.extractor).__name__} needs clips of {least} frames or more, but the "
-            f"protocol takes {protocol.frames}; use longer clips or another feature network."
-        )
 
 
 def check_clip(video: Tensor, name: str, frames: int) -> None:
@@ -39,25 +29,22 @@ def check_size(one: str, size: tuple[int, int], other: str, others: tuple[int, i
         )
 
 
-def check_range(one: str, highest: int, other: str, others: int) -> None:
-    """Raise if the largest value of one folder shows that it was written in another range."""
-    if found := darkness(one, highest, other, others):
-        raise ValueError(
-            f"{found}: they are floats from 0 to 1 that were made bytes, or black; write them "
-            "times 255."
-        )
+def check_sizes(name: str, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise unless all frames of a folder have the same height and width."""
+    for size in sizes[1:]:
+        check_size(name, sizes[0], name, size)
 
 
-def darkness(one: str, highest: int, other: str, others: int) -> str | None:
-    """Say so if one side has no value above 1 and the other has."""
+def range_mismatch(one: str, highest: int, other: str, others: int) -> str | None:
+    """Say so if one side has no value above 1, and the other has: it was written as floats."""
     if others <= 1 < highest:
-        return darkness(other, others, one, highest)
+        return range_mismatch(other, others, one, highest)
     if not highest <= 1 < others:
         return None
     return f"No value in {one} is above {highest}, while {other} reaches {others}"
 
 
-def doubts(clips: int, width: int) -> list[str]:
+def warnings_about(clips: int, width: int) -> list[str]:
     """Say what is doubtful about a distance of so few clips.
 
     Args:

@@ -5,24 +5,24 @@ what was kept from earlier runs, and come back in their order, so that neither c
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from ardiffusion.metrics.checks import check_clip, check_size
-from ardiffusion.metrics.precision import full_precision
+from ardiffusion.metrics.checks import check_clip, check_sizes
+from ardiffusion.metrics.determinism import full_precision, in_threads
+from ardiffusion.metrics.features import check_finite
+from ardiffusion.metrics.processes import gather_parts, rank_and_world
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.store import Chunk, FeatureStore
-from ardiffusion.metrics.threads import in_threads
 
 CHUNK = 8
 FRAMES_AT_ONCE = 128  # that go through the network together
 READERS = 8
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,24 @@ class Videos:
     identity: dict[str, Any]
     made: bool = False
 
+    def clip_keys(self, clips: Sequence[Clip]) -> list[str]:
+        """Name clips by their video, what its content is known by, and their start."""
+        return [f"{self.keys[clip.video]}:{clip.start}" for clip in clips]
 
-class Described(NamedTuple):
+    def clip_names(self, clips: Sequence[Clip]) -> list[str]:
+        """Name clips for people."""
+        names = [self.keys[clip.video].partition(":")[0] for clip in clips]
+        starts = [f", frame {clip.start} on" for clip in clips]
+        return [f"{self.name}, {name}{start}" for name, start in zip(names, starts, strict=True)]
+
+    def frame_size(self, clip: Clip, frames: int) -> tuple[int, int]:
+        """Return height and width of a clip."""
+        video = self.read(clip)
+        check_clip(video, name=self.name, frames=frames)
+        return video.shape[-2], video.shape[-1]
+
+
+class ClipFeatures(NamedTuple):
     """Clips of one side, their features (N, d), and Chunk's facts about all of them."""
 
     clips: list[Clip]
@@ -56,27 +72,22 @@ class Described(NamedTuple):
     size: tuple[int, int]
 
 
-class _Prepared(NamedTuple):
+class PreparedClip(NamedTuple):
+    """A clip as the network is given it, and Chunk's facts about it as it was before."""
+
     video: Tensor
     highest: int
     size: tuple[int, int]
 
 
-def look(videos: Videos, clip: Clip, frames: int) -> tuple[int, int]:
-    """Return height and width of a clip."""
-    video = videos.read(clip)
-    check_clip(video, name=videos.name, frames=frames)
-    return video.shape[-2], video.shape[-1]
-
-
-def describe(
+def extract_features(
     protocol: Protocol,
     videos: Videos,
     clips: list[Clip],
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
     advance: Callable[[int], object] = lambda clips: None,
-) -> Described:
+) -> ClipFeatures:
     """Return the features of clips, from the cache where they are there; processes share the work.
 
     Args:
@@ -87,7 +98,7 @@ def describe(
         device: Where the feature network runs.
         advance: Told how many clips have been described since it was told last.
     """
-    rank, world = processes()
+    rank, world = rank_and_world()
     chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
     store = None
     if cache is not None and not videos.made:
@@ -96,92 +107,66 @@ def describe(
     found: dict[int, Chunk] = {}
     missing: dict[int, list[Clip]] = {}
     for number in range(rank, len(chunks), world):
-        chunk = store and store.load(keys_of(videos, chunks[number]))
+        chunk = store and store.load(videos.clip_keys(chunks[number]))
         if chunk is None:
             missing[number] = chunks[number]
         else:
             found[number] = chunk
             advance(len(chunks[number]))
-    for number, loaded in load(protocol, videos, missing):
-        for clip in loaded[1:]:
-            check_size(videos.name, loaded[0].size, videos.name, clip.size)
-        found[number] = embed(protocol, loaded, device=device)
+    for number, prepared in prepared_chunks(protocol, videos, missing):
+        check_sizes(videos.name, [clip.size for clip in prepared])
+        chunk = found[number] = embed_chunk(protocol, prepared, device=device)
+        names = videos.clip_names(missing[number])
+        check_finite(chunk.features, network=protocol.extractor, videos=names)
         if store is not None:
-            store.save(keys_of(videos, chunks[number]), found[number])
-        advance(len(chunks[number]))
-    ordered = [chunk for _, chunk in sorted(gather(found).items())]
-    for chunk in ordered[1:]:
-        check_size(videos.name, ordered[0].size, videos.name, chunk.size)
-    highest = max(chunk.highest for chunk in ordered)
+            store.save(videos.clip_keys(missing[number]), chunk)
+        advance(len(missing[number]))
+    ordered = [chunk for _, chunk in sorted(gather_parts(found).items())]
+    check_sizes(videos.name, [chunk.size for chunk in ordered])
     features = torch.cat([chunk.features for chunk in ordered])
-    return Described(clips, features=features, highest=highest, size=ordered[0].size)
+    highest = max(chunk.highest for chunk in ordered)
+    return ClipFeatures(clips, features=features, highest=highest, size=ordered[0].size)
 
 
-def load(
+def prepared_chunks(
     protocol: Protocol, videos: Videos, chunks: dict[int, list[Clip]]
-) -> Iterator[tuple[int, list[_Prepared]]]:
+) -> Iterator[tuple[int, list[PreparedClip]]]:
     """Read and prepare the clips of chunks in threads, one chunk ahead of what is asked for."""
 
-    def prepared(clip: Clip) -> _Prepared:
+    def prepare_clip(clip: Clip) -> PreparedClip:
         video = videos.read(clip)
         check_clip(video, name=videos.name, frames=protocol.frames)
-        height, width = video.shape[-2:]
-        ready = protocol.prepare(video[None])[0]
-        return _Prepared(ready, highest=int(video.max()), size=(height, width))
+        size = video.shape[-2], video.shape[-1]
+        return PreparedClip(protocol.prepare(video[None])[0], int(video.max()), size=size)
 
     if videos.made:
-        yield from (
-            (number, [prepared(clip) for clip in clips]) for number, clips in chunks.items()
-        )
+        yield from ((number, [*map(prepare_clip, clips)]) for number, clips in chunks.items())
         return
     with ThreadPoolExecutor(READERS) as pool:
-        ahead: list[tuple[int, list[Future[_Prepared]]]] = []
-        for number, clips in chunks.items():
-            ahead.append((number, [pool.submit(prepared, clip) for clip in clips]))
-            if len(ahead) > 1:
-                number, futures = ahead.pop(0)
-                yield number, [future.result() for future in futures]
-        for number, futures in ahead:
+        begun = ((n, [pool.submit(prepare_clip, clip) for clip in c]) for n, c in chunks.items())
+        chunk = next(begun, None)
+        while chunk is not None:
+            number, futures = chunk
+            chunk = next(begun, None)
             yield number, [future.result() for future in futures]
 
 
-def embed(protocol: Protocol, loaded: list[_Prepared], device: torch.device | str) -> Chunk:
+def embed_chunk(
+    protocol: Protocol, prepared: list[PreparedClip], device: torch.device | str
+) -> Chunk:
     """Describe the clips of a chunk, in full float32."""
     place = torch.device(device)
     network = protocol.extractor.eval().to(place)
-    network.load()
-    video = torch.stack([clip.video for clip in loaded])  # (N, F, 3, H, W)
+    video = torch.stack([clip.video for clip in prepared])  # (N, F, 3, H, W)
 
     @torch.no_grad()
-    def features(batch: Tensor) -> Tensor:
+    def describe(batch: Tensor) -> Tensor:
         return network(batch.to(place)).float().cpu()
 
     with full_precision(place):  # threads that start within it have no autocast of their own
         if place.type == "cpu":
-            parts = in_threads(features, video.split(1))
+            parts = in_threads(describe, video.split(1))
         else:
-            parts = [features(b) for b in video.split(max(FRAMES_AT_ONCE // protocol.frames, 1))]
-    highest = max(clip.highest for clip in loaded)
-    return Chunk(torch.cat(parts), highest=highest, size=loaded[0].size)
-
-
-def keys_of(videos: Videos, clips: Sequence[Clip]) -> list[str]:
-    """Name clips by their video, what its content is known by, and their start."""
-    return [f"{videos.keys[clip.video]}:{clip.start}" for clip in clips]
-
-
-def processes() -> tuple[int, int]:
-    """Return the rank of this process and how many there are."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def gather(found: dict[int, T]) -> dict[int, T]:
-    """Give every process what all of them have."""
-    _, world = processes()
-    if world == 1:
-        return found
-    parts: list[Any] = [None] * world
-    distributed.all_gather_object(parts, found)
-    return {number: thing for part in parts for number, thing in part.items()}
+            parts = [describe(b) for b in video.split(max(FRAMES_AT_ONCE // protocol.frames, 1))]
+    highest = max(clip.highest for clip in prepared)
+    return Chunk(torch.cat(parts), highest=highest, size=prepared[0].size)

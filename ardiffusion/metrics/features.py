@@ -1,26 +1,19 @@
 """Feature networks for Fréchet video distances: uint8 videos in, one vector per video out.
 
-`I3D` is the network behind the published FVD numbers, called as StyleGAN-V calls it (Skorokhodov
-et al., 2022). `Random3D` needs no download and serves to compare runs of one's own.
+`Random3D` needs no download and serves to compare runs of one's own; the networks behind published
+numbers are in `i3d.py` and `videomae.py`.
 """
 
 import hashlib
-import io
 import re
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-I3D_REPO = "flateon/FVD-I3D-torchscript"
-I3D_FILE = "i3d_torchscript.pt"
-I3D_URL = f"https://huggingface.co/{I3D_REPO}/resolve/main/{I3D_FILE}"
-I3D_BLOB = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"  # its name in git, wherever it is committed
+from ardiffusion.nn.fingerprint import fingerprint
 
 
 class VideoFeatures(nn.Module, ABC):
@@ -29,13 +22,15 @@ class VideoFeatures(nn.Module, ABC):
     Attributes:
         name: What its Fréchet distance is called after.
         width: The length of the vectors.
+        frames: How many frames a clip must have at least.
     """
 
     name: str
     width: int
+    frames: int = 1
 
     def load(self) -> None:
-        """Fetch what the network needs, so that a missing file is told before any work is done."""
+        """Fetch what `forward` needs, so that a missing file is told before any work is done."""
 
     @property
     def hash(self) -> str:
@@ -47,6 +42,14 @@ class VideoFeatures(nn.Module, ABC):
         self.load()
         return weights_hash(self)
 
+    def check_frames(self, frames: int, source: str = "these have") -> None:
+        """Raise if clips have fewer frames than the network takes."""
+        if frames < self.frames:
+            raise ValueError(
+                f"{type(self).__name__} needs clips of {self.frames} frames or more, but {source} "
+                f"{frames}; use longer clips or another feature network."
+            )
+
     @abstractmethod
     def forward(self, video: Tensor) -> Tensor:
         """Describe videos.
@@ -57,58 +60,6 @@ class VideoFeatures(nn.Module, ABC):
         Returns:
             Features, float32 (B, width).
         """
-
-
-class I3D(VideoFeatures):
-    """I3D trained on Kinetics-400, whose 400 logits every published FVD since 2022 is made of.
-
-    The TorchScript file comes from the Hugging Face Hub at first use. TorchScript can run code, so
-    its content is compared with a hash written here before anything is loaded.
-
-    Args:
-        path: The file i3d_torchscript.pt; `None` takes it from the Hub or the Hub's cache.
-    """
-
-    name = "i3d"
-    width = 400
-    frames = 10
-
-    def __init__(self, path: str | None = None) -> None:
-        super().__init__()
-        self.path = path
-        # A list hides the network from nn.Module: it belongs into no state_dict.
-        self._loaded: list[torch.jit.ScriptModule] = []
-
-    def load(self) -> None:
-        if not self._loaded:
-            path = Path(_download_i3d() if self.path is None else self.path)
-            what = "the network that FVD is defined by"
-            data = read_checked(path, blob=I3D_BLOB, url=I3D_URL, what=what)
-            self._loaded.append(torch.jit.load(io.BytesIO(data), map_location="cpu").eval())
-
-    @property
-    def hash(self) -> str:
-        return I3D_BLOB
-
-    def forward(self, video: Tensor) -> Tensor:
-        if video.shape[1] < self.frames:
-            raise ValueError(
-                f"I3D needs clips of {self.frames} frames or more, but these have "
-                f"{video.shape[1]}; use longer clips or another feature network."
-            )
-        if video.dtype != torch.uint8:
-            raise ValueError(
-                f"I3D takes uint8 videos from 0 to 255, but these are {video.dtype}; convert "
-                f"them, or choose InceptionI3D where a protocol prepares them."
-            )
-        self.load()
-        x = rearrange(video, "b f c h w -> b c f h w").float()  # (B, 3, F, H, W)
-        network = self._loaded[0].to(video.device)
-        return network(x, rescale=True, resize=True, return_features=True)  # (B, 400)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # TorchScript cannot be pickled; a copy loads the file again.
-        return {**self.__dict__, "_loaded": []}
 
 
 class Random3D(VideoFeatures):
@@ -129,6 +80,10 @@ class Random3D(VideoFeatures):
 
     def __init__(self, seed: int = 0, width: int = 16) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width of Random3D must be at least 1, got {width}.")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed of Random3D must be from 0 to {2**63 - 1}, got {seed}.")
         self.seed = seed
         self.width = 2 * self.layers * width
         generator = torch.Generator().manual_seed(seed)
@@ -195,55 +150,32 @@ def network_hash(network: nn.Module) -> str:
 
 
 def network_name(network: nn.Module) -> str:
-    """What distances are called after, whether the feature network is one of ours or not."""
+    """What a feature network is called in records, whether it is one of ours or not."""
     return str(getattr(network, "name", type(network).__name__.lower()))
 
 
+def distance_name(network: nn.Module) -> str:
+    """What a distance is called: `fvd` if the network says so, else as `frechet_random3d`."""
+    return getattr(network, "distance", f"frechet_{network_name(network)}")
+
+
 def weights_hash(network: nn.Module) -> str:
-    """SHA-256 of a network's class and module, its layers, and the names and values of weights.
+    """SHA-256 of a network's class and module, its layers, and the fingerprint of its weights.
 
     What `forward` does with them is not part of it: a network whose `forward` changes alone needs
     a `hash` of its own.
     """
     kind = type(network)
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # addresses differ from run to run
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}\n{layers}\n".encode())
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    text = f"{kind.__module__}.{kind.__qualname__}\n{layers}\n{fingerprint(network)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def git_blob_hash(data: bytes) -> str:
-    """The name git gives a file's content, the SHA-1 of its length and its bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def read_checked(path: Path, blob: str, url: str, what: str) -> bytes:
-    """Read a file, but refuse one whose git blob hash is another.
-
-    Args:
-        path: The file.
-        blob: The hash it must have.
-        url: Where to get it.
-        what: What it must be, for the sentence.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}; download {url} to it.")
-    data = path.read_bytes()
-    if git_blob_hash(data) != blob:
+def check_finite(features: Tensor, network: nn.Module, videos: list[str]) -> None:
+    """Raise if the features (N, d) of some video are not all finite, naming the first."""
+    wrong = (~features.isfinite()).any(dim=1).nonzero()
+    if len(wrong):
         raise ValueError(
-            f"{path} is not {what} (its git blob hash is {git_blob_hash(data)}, not {blob}), so "
-            f"it was not loaded; delete it and download {url} again."
+            f"{type(network).__name__} gave features that are not finite for "
+            f"{videos[int(wrong[0])]}: check its weights."
         )
-    return data
-
-
-def _download_i3d() -> str:
-    try:
-        return hf_hub_download(I3D_REPO, I3D_FILE)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"FVD needs {I3D_FILE} from {I3D_REPO} on the Hugging Face Hub, which could not be "
-            f"reached; download {I3D_URL} elsewhere and give its place as `path` of I3D."
-        ) from error

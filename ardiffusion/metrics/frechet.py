@@ -3,11 +3,17 @@
     d² = |m1 - m2|² + tr C1 + tr C2 - 2 tr (C1^½ C2 C1^½)^½
 
 The last trace is the sum of the square roots of the eigenvalues of a symmetric matrix, so no
-general matrix square root is needed and nothing can turn complex.
+general matrix square root is needed and nothing can turn complex. The Gaussians of features come
+from sums in float64: N, sum x and sum x xᵀ.
 """
 
+from collections.abc import Sequence
+
 import torch
+from einops import einsum, rearrange, reduce
 from torch import Tensor
+
+from ardiffusion.metrics.determinism import one_thread
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -23,7 +29,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         The distance, a float64 scalar, never negative.
     """
     mean1, cov1, mean2, cov2 = mean1.double(), cov1.double(), mean2.double(), cov2.double()
-    root = _square_root(cov1)
+    root = square_root(cov1)
     product = root.mT @ cov2 @ root
     eigenvalues = torch.linalg.eigvalsh((product + product.mT) / 2)
     overlap = eigenvalues.clamp(min=0).sqrt().sum()
@@ -31,7 +37,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     return distance.clamp(min=0)
 
 
-def _square_root(covariance: Tensor) -> Tensor:
+def square_root(covariance: Tensor) -> Tensor:
     """A matrix R of full column rank with R Rᵀ = C.
 
     Directions without variance are left out: there the eigenvalues are rounding noise of size
@@ -41,3 +47,47 @@ def _square_root(covariance: Tensor) -> Tensor:
     noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     kept = values > noise
     return vectors[:, kept] * values[kept].sqrt()
+
+
+def feature_sums(features: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return N, sum x (d,) and sum x xᵀ (d, d) of features (N, d), in float64.
+
+    Each row counts as often as `counts` (N,) says, once by default.
+    """
+    x = features.double()
+    counts = torch.ones_like(x[:, 0]) if counts is None else counts.double()
+    counted = x * rearrange(counts, "n -> n 1")
+    return counts.sum(), reduce(counted, "n d -> d", "sum"), einsum(counted, x, "n i, n j -> i j")
+
+
+def gaussian_from_sums(
+    count: Tensor, total: Tensor, outer: Tensor, ddof: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Turn sums into the mean (d,) and the covariance (d, d), divided by N - ddof."""
+    mean = total / count
+    covariance = outer / count - einsum(mean, mean, "i, j -> i j")
+    return mean, covariance * (count / (count - ddof))
+
+
+def moments(
+    features: Tensor, ddof: int = 0, counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return mean (d,) and covariance (d, d) of features (N, d), each as often as it counts."""
+    return gaussian_from_sums(*feature_sums(features, counts), ddof=ddof)
+
+
+def feature_distance(
+    real: Tensor, fake: Tensor, ddof: int = 0, counts: Sequence[Tensor | None] = (None, None)
+) -> float:
+    """Return the Fréchet distance between features (N, d) and (M, d).
+
+    Args:
+        real: Features of real clips.
+        fake: Features of generated clips.
+        ddof: Covariances are divided by the number of clips less this.
+        counts: How often each clip of either side counts; once by default.
+    """
+    with one_thread():
+        mean1, cov1 = moments(real, ddof=ddof, counts=counts[0])
+        mean2, cov2 = moments(fake, ddof=ddof, counts=counts[1])
+        return frechet_distance(mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2).item()

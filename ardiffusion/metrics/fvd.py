@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ardiffusion.metrics.features import I3D, network_name
-from ardiffusion.metrics.frechet import frechet_distance
-from ardiffusion.metrics.i3d import InceptionI3D
-from ardiffusion.metrics.moments import gaussian, sums
-from ardiffusion.metrics.precision import full_precision
+from ardiffusion.metrics.determinism import full_precision
+from ardiffusion.metrics.features import VideoFeatures, check_finite, distance_name
+from ardiffusion.metrics.frechet import feature_sums, frechet_distance, gaussian_from_sums
 
 
 class FrechetVideoDistance(Metric):
@@ -24,8 +22,8 @@ class FrechetVideoDistance(Metric):
 
     Args:
         extractor: Maps uint8 videos (B, F, 3, H, W) to features (B, d), like
-            `ardiffusion.metrics.features.I3D`. An attribute `width`, its d, is needed only where a
-            process may get no video at all.
+            `ardiffusion.metrics.i3d.I3DTorchScript`. An attribute `width`, its d, is needed only
+            where a process may get no video at all.
     """
 
     is_differentiable = False
@@ -53,9 +51,7 @@ class FrechetVideoDistance(Metric):
     @property
     def name(self) -> str:
         """What to log the distance as: `fvd` is kept for I3D, whose numbers others publish."""
-        if isinstance(self.extractor, I3D | InceptionI3D):
-            return "fvd"
-        return f"frechet_{network_name(self.extractor)}"
+        return distance_name(self.extractor)
 
     def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:
         """Add videos to either side or both.
@@ -64,16 +60,11 @@ class FrechetVideoDistance(Metric):
             real: Real videos, uint8 (B, F, 3, H, W).
             fake: Generated videos, uint8 (B, F, 3, H, W).
         """
-        if real is not None:
-            count, total, outer = self._sums(real)
-            self.real_count = self.real_count + count
-            self.real_sum = self.real_sum + total
-            self.real_outer = self.real_outer + outer
-        if fake is not None:
-            count, total, outer = self._sums(fake)
-            self.fake_count = self.fake_count + count
-            self.fake_sum = self.fake_sum + total
-            self.fake_outer = self.fake_outer + outer
+        for side, video in (("real", real), ("fake", fake)):
+            if video is not None:
+                names = f"{side}_count", f"{side}_sum", f"{side}_outer"
+                for name, added in zip(names, self.sums(video, side), strict=True):
+                    setattr(self, name, getattr(self, name) + added)
 
     def compute(self) -> Tensor:
         """Return the distance, a float64 scalar."""
@@ -83,8 +74,8 @@ class FrechetVideoDistance(Metric):
                 f"A Fréchet distance needs two real and two generated videos or more, but there "
                 f"are {real} and {fake}; use more."
             )
-        mean1, cov1 = gaussian(self.real_count, self.real_sum, self.real_outer)
-        mean2, cov2 = gaussian(self.fake_count, self.fake_sum, self.fake_outer)
+        mean1, cov1 = gaussian_from_sums(self.real_count, self.real_sum, self.real_outer)
+        mean2, cov2 = gaussian_from_sums(self.fake_count, self.fake_sum, self.fake_outer)
         return frechet_distance(mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2)
 
     def counts(self) -> tuple[int, int]:
@@ -98,13 +89,18 @@ class FrechetVideoDistance(Metric):
         self.reset()
         self.real_count, self.real_sum, self.real_outer = real
 
-    def _sums(self, video: Tensor) -> tuple[int, Tensor, Tensor]:
+    def sums(self, video: Tensor, side: str) -> tuple[int, Tensor, Tensor]:
+        """Describe videos of a side, and sum their features."""
         if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
             raise ValueError(
                 f"A Fréchet video distance takes uint8 videos (B, F, 3, H, W) from 0 to 255, but "
                 f"these are {video.dtype} of shape {tuple(video.shape)}; convert them first."
             )
+        if isinstance(self.extractor, VideoFeatures):
+            self.extractor.load()
         with full_precision(video.device):
             features = self.extractor.eval()(video)  # (B, d)
-        _, total, outer = sums(features)
+        names = [f"video {i} of a batch of {len(video)} {side} ones" for i in range(len(video))]
+        check_finite(features, network=self.extractor, videos=names)
+        _, total, outer = feature_sums(features)
         return len(features), total, outer

@@ -1,8 +1,9 @@
 """What a Fréchet video distance is measured on: which clips, how prepared, which network.
 
 Numbers are comparable only where all of this agrees, so a protocol can `describe` itself and a
-score carries that description. `StyleGANV` is what most papers since 2022 follow, `ARDiffusion` is
-what the code released with AR-Diffusion does, `EveryClip` is for small data sets of one's own.
+score carries that description. `StyleGANV` is what most papers since 2022 follow,
+`OfficialARDiffusion` is what the code released with AR-Diffusion does, `EveryClip` is for small
+data sets of one's own.
 """
 
 import random
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.features import I3D, VideoFeatures
-from ardiffusion.metrics.i3d import SIDE, InceptionI3D
+from ardiffusion.metrics.features import VideoFeatures
+from ardiffusion.metrics.i3d import SIDE, I3DPretrained400, I3DTorchScript
 from ardiffusion.metrics.mp4v import through_mp4v
-from ardiffusion.metrics.pillow import bicubic
-from ardiffusion.metrics.protocol_base import Clip, Protocol
+from ardiffusion.metrics.protocol_base import Clip, Protocol, check_positive
+from ardiffusion.metrics.resize import resize_bicubic
 
 
 class StyleGANV(Protocol):
@@ -35,7 +36,7 @@ class StyleGANV(Protocol):
         videos: Clips of each side at most.
         stride: Step between two frames of a clip.
         seed: Seed of the real clips' offsets.
-        extractor: Feature network; I3D by default.
+        extractor: Feature network; I3DTorchScript by default.
     """
 
     split = "train (UCF-101: train and test)"
@@ -48,27 +49,27 @@ class StyleGANV(Protocol):
         seed: int = 0,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        super().__init__(frames, videos, stride, seed=seed, extractor=extractor or I3D())
+        super().__init__(frames, videos, stride, seed, extractor or I3DTorchScript())
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
         return [
             Clip(i, random.Random(f"{self.seed}/{i}").randrange(lengths[i] - self.span + 1))
-            for i, _ in self.first(lengths, least=self.least)
+            for i, _ in self.first_clips(lengths, min_frames=self.min_frames)
         ]
 
     @property
-    def least(self) -> int:
+    def min_frames(self) -> int:
         """Frames that a real video needs to have; StyleGAN-V asks for more than a clip spans."""
         return self.frames * self.stride
 
     def describe(self) -> dict[str, Any]:
         rule = "one clip per video from a random frame, videos in order"
         if self.stride > 1:
-            rule += f", those of {self.least} frames or more"
+            rule += f", those of {self.min_frames} frames or more"
         return super().describe() | {"real": rule}
 
 
-class ARDiffusion(Protocol):
+class OfficialARDiffusion(Protocol):
     """FVD as the code released with AR-Diffusion measures it (Sun et al., CVPR 2025).
 
     Real clips are drawn from all windows of the training videos, so there may be several of one
@@ -83,11 +84,12 @@ class ARDiffusion(Protocol):
         clip_stride: Frames between the starts of two windows: 1 for Sky Timelapse, 16 for
             FaceForensics, 64 for TaiChi-HD and 128 for UCF-101 in the released scripts.
         seed: Seed of the draw of real clips.
-        extractor: Feature network; InceptionI3D with the weights i3d_pretrained_400 by default.
+        extractor: Feature network; I3DPretrained400 by default.
     """
 
     ddof = 1
     split = "train"
+    recorded_name = "ARDiffusion"
 
     def __init__(
         self,
@@ -97,24 +99,17 @@ class ARDiffusion(Protocol):
         seed: int = 0,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        if clip_stride < 1:
-            raise ValueError(f"clip_stride of a protocol must be at least 1, got {clip_stride}.")
-        super().__init__(
-            frames, videos, stride=1, seed=seed, extractor=extractor or InceptionI3D()
-        )
+        check_positive(clip_stride=clip_stride)
+        super().__init__(frames, videos, 1, seed, extractor or I3DPretrained400())
         self.clip_stride = clip_stride
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
-        windows = [
-            Clip(i, start)
-            for i, length in enumerate(lengths)
-            for start in range(0, length - self.span + 1, self.clip_stride)
-        ]
+        windows = every_clip(lengths, span=self.span, step=self.clip_stride)
         random.Random(self.seed).shuffle(windows)
         return windows[: self.videos]
 
     def prepare(self, video: Tensor) -> Tensor:
-        resized = torch.stack([bicubic(through_mp4v(clip), side=SIDE) for clip in video])
+        resized = torch.stack([resize_bicubic(through_mp4v(clip), side=SIDE) for clip in video])
         return resized / 127.5 - 1
 
     def preparation(self) -> dict[str, Any]:
@@ -136,7 +131,7 @@ class EveryClip(Protocol):
         frames: Frames per clip.
         videos: Clips of each side at most, the first ones.
         stride: Step between two frames of a clip.
-        extractor: Feature network; I3D by default, Random3D needs no download.
+        extractor: Feature network; I3DTorchScript by default, Random3D needs no download.
     """
 
     split = "any"
@@ -148,23 +143,19 @@ class EveryClip(Protocol):
         stride: int = 1,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        super().__init__(frames, videos, stride, seed=0, extractor=extractor or I3D())
+        super().__init__(frames, videos, stride, 0, extractor or I3DTorchScript())
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
-        return self.every(lengths)[: self.videos]
+        return self.all_clips(lengths)[: self.videos]
 
     fake = real
 
-    def every(self, lengths: Sequence[int]) -> list[Clip]:
+    def all_clips(self, lengths: Sequence[int]) -> list[Clip]:
         """List all clips, also those beyond the first `videos`."""
-        return [
-            Clip(i, start)
-            for i, length in enumerate(lengths)
-            for start in range(0, length - self.span + 1, self.frames * self.stride)
-        ]
+        return every_clip(lengths, span=self.span, step=self.frames * self.stride)
 
-    def doubts(self, real: Sequence[int], fake: Sequence[int]) -> list[str]:
-        counts = [len(self.every(lengths)) for lengths in (real, fake)]
+    def choice_warnings(self, real: Sequence[int], fake: Sequence[int]) -> list[str]:
+        counts = [len(self.all_clips(lengths)) for lengths in (real, fake)]
         if max(counts) <= self.videos:
             return []
         return [
@@ -175,3 +166,12 @@ class EveryClip(Protocol):
     def describe(self) -> dict[str, Any]:
         rule = "clips that follow each other, videos in order, the first `videos` at most"
         return super().describe() | {"real": rule, "fake": rule}
+
+
+def every_clip(lengths: Sequence[int], span: int, step: int) -> list[Clip]:
+    """List the clips of so many frames in each video, one every `step` frames."""
+    return [
+        Clip(i, start)
+        for i, length in enumerate(lengths)
+        for start in range(0, length - span + 1, step)
+    ]

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 
-def bicubic(video: Tensor, side: int) -> Tensor:
+def resize_bicubic(video: Tensor, side: int) -> Tensor:
     """Resize each colour of a uint8 video (F, 3, H, W) as float with Pillow, to a square.
 
     What overshoots 0 and 255 is neither rounded nor clipped.

@@ -1,14 +1,16 @@
 """A measured number with everything that decides what it can be compared with."""
 
 import json
-import os
+import math
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from ardiffusion.files import atomic_write
 
 COMPARED = ("metric", "protocol", "real", "fake", "split", "stride", "resolution", "network")
 
@@ -52,6 +54,13 @@ class Score:
     data: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.value, *(self.interval or ())))):
+            raise ValueError(
+                f"{self.metric} came out as {self.value} with the interval {self.interval}, which "
+                "is no score: look for videos or weights that are broken."
+            )
+
     def line(self) -> str:
         """Say the number and what matters most in one line."""
         between = ""
@@ -73,20 +82,9 @@ class Score:
         return json.dumps(asdict(self))
 
     def save(self, path: str | Path) -> None:
-        """Write the record aside and move it into place."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the record."""
+        with atomic_write(path) as partial:
             partial.write_text(self.json() + "\n", encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
-            raise OSError(
-                f"Cannot write {path} ({error.strerror}): choose another place."
-            ) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -100,13 +98,19 @@ class Score:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             if fields["interval"] is not None:
                 fields["interval"] = tuple(fields["interval"])
-            return cls(**fields)
+            kinds = get_type_hints(cls)
+            if not all(is_of_type(value, kinds[name]) for name, value in fields.items()):
+                raise TypeError
+            score = cls(**fields)
+            for summarise in (score.line, score.compared):
+                summarise()  # which asks for more than types
+            return score
         except OSError as error:
             raise OSError(
                 f"Cannot read {path} ({error.strerror}): give files that the fvd tool wrote with "
                 "--output."
             ) from error
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ValueError(
                 f"{path} holds no score: give files that the fvd tool wrote with --output."
             ) from None
@@ -123,7 +127,7 @@ def check_comparable(scores: Sequence[Score], names: Sequence[str] | None = None
         ValueError: If two differ, with a sentence that names both and what differs.
     """
     names = names or [f"{s.metric} of {s.data.get('fake', 'a folder')}" for s in scores]
-    flat = [_flat(score.compared()) for score in scores]
+    flat = [flatten(score.compared()) for score in scores]
     for name, fields in zip(names[1:], flat[1:], strict=True):
         for key in flat[0] | fields:
             first, other = flat[0].get(key), fields.get(key)
@@ -140,9 +144,25 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _flat(fields: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flatten(fields: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Name the entries of dictionaries within dictionaries as `outer.inner`."""
     flat: dict[str, Any] = {}
     for key, value in fields.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+        inner = isinstance(value, dict)
+        flat |= flatten(value, f"{above}{key}.") if inner else {above + key: value}
     return flat
+
+
+def is_of_type(value: Any, kind: Any) -> bool:  # noqa: ANN401 whatever JSON holds
+    """Say whether a value read from JSON is of a type, of the kinds that a score has."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is Any:
+        return True
+    if outer is UnionType:
+        return any(is_of_type(value, each) for each in inner)
+    if isinstance(value, bool) or not isinstance(value, int | float if outer is float else outer):
+        return False
+    if isinstance(value, tuple) and len(value) != len(inner):
+        return False
+    values = value.values() if isinstance(value, dict) else value if inner else ()
+    return all(is_of_type(each, inner[-1]) for each in values)

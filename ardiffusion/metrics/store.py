@@ -1,21 +1,20 @@
 """Features of clips kept on disk, so that none is computed twice.
 
 A folder holds one safetensors file per chunk of clips, with `features` (N, d) in float32 and, in
-its header, the clips' keys. It is named by a hash of them, written aside and moved into place, so
-that runs may be cut short, extended, and share their files.
+its header, the clips' keys and a hash of all that is in it. It is named by a hash of the keys and
+moved into place when it is whole, so that runs may be cut short, extended, and share their files.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from ardiffusion.files import write_tensors
 
 
 class Chunk(NamedTuple):
@@ -36,48 +35,48 @@ class FeatureStore:
     """
 
     def __init__(self, cache: str | Path, name: str, identity: dict[str, Any]) -> None:
-        self.folder = Path(cache) / f"{name}-{_hash(identity)}"
+        self.folder = Path(cache) / f"{name}-{hash_json(identity)}"
         self.identity = identity
 
     def load(self, keys: Sequence[str]) -> Chunk | None:
         """Return what is kept of some clips, or None; a broken file counts as none."""
         try:
-            with safe_open(self._file(keys), framework="pt") as file:
-                header = file.metadata() or {}
-                features = file.get_tensor("features")
+            with safe_open(self.file(keys), framework="pt") as file:
+                header, features = file.metadata() or {}, file.get_tensor("features")
             height, width = json.loads(header["size"])
-            if json.loads(header["keys"]) != list(keys) or len(features) != len(keys):
-                return None
-            return Chunk(features, highest=int(header["highest"]), size=(height, width))
-        except (OSError, SafetensorError, KeyError, ValueError):
+            chunk = Chunk(features, highest=int(header["highest"]), size=(height, width))
+            return chunk if header == self.header(keys, chunk) else None
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
 
     def save(self, keys: Sequence[str], chunk: Chunk) -> None:
         """Keep the features of some clips."""
-        file = self._file(keys)
-        partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        try:
+            write_tensors(
+                self.file(keys), {"features": chunk.features}, notes=self.header(keys, chunk)
+            )
+        except OSError as error:
+            raise OSError(
+                f"{error} Features are kept in --cache, {self.folder.parent}."
+            ) from error
+
+    def header(self, keys: Sequence[str], chunk: Chunk) -> dict[str, str]:
+        """Describe a chunk; the hash is of its features and of the rest of this."""
         header = {
             "keys": json.dumps(list(keys)),
             "highest": str(chunk.highest),
             "size": json.dumps(chunk.size),
-            "identity": json.dumps(self.identity),
+            "identity": json.dumps(self.identity, sort_keys=True),
         }
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"features": chunk.features.contiguous()}, partial, metadata=header)
-            os.replace(partial, file)
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"Cannot keep features in {self.folder} ({error}): free some space or choose "
-                "another --cache."
-            ) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        content = hashlib.sha256(chunk.features.contiguous().numpy().tobytes())
+        content.update(json.dumps(header).encode())
+        return header | {"hash": content.hexdigest()}
 
-    def _file(self, keys: Sequence[str]) -> Path:
-        return self.folder / f"{_hash(list(keys))}.safetensors"
+    def file(self, keys: Sequence[str]) -> Path:
+        """Name the file of some clips."""
+        return self.folder / f"{hash_json(list(keys))}.safetensors"
 
 
-def _hash(thing: object) -> str:
-    return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[:20]
+def hash_json(content: object) -> str:
+    """Hash what JSON can say, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

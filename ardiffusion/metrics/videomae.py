@@ -17,11 +17,12 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ardiffusion.metrics.features import VideoFeatures, weights_hash
+from ardiffusion.nn.pretrained import Pretrained
 
 SOURCE = "MCG-NJU/videomae-base-finetuned-ssv2"
 
 
-class VideoMAE(VideoFeatures):
+class VideoMAE(Pretrained, VideoFeatures):
     """Mean over the tokens of VideoMAE's last layer, for content-debiased Fréchet distances.
 
     A checkpoint of `transformers`, by default the base-sized one that was pre-trained without
@@ -42,18 +43,14 @@ class VideoMAE(VideoFeatures):
     def __init__(self, source: str = SOURCE, revision: str = "main") -> None:
         super().__init__()
         self.source, self.revision = source, revision
-        # A list hides the network from nn.Module: it belongs into no state_dict.
-        self._loaded: list[nn.Module] = []
 
-    def load(self) -> None:
-        """Read the checkpoint; `width` is known from then on."""
-        if self._loaded:
-            return
-        network, settings = _read(self.source, revision=self.revision)
+    def read_network(self) -> nn.Module:
+        """Read the checkpoint; `width` and `frames` are known from then on."""
+        network, settings = read_checkpoint(self.source, revision=self.revision)
         self.frames, self.side = network.config.num_frames, network.config.image_size
         self.width = network.config.hidden_size
         self.mean, self.std = settings["image_mean"], settings["image_std"]
-        self._loaded.append(network.eval().requires_grad_(False))
+        return network
 
     @property
     def hash(self) -> str:
@@ -61,32 +58,23 @@ class VideoMAE(VideoFeatures):
         return weights_hash(self._loaded[0])
 
     def forward(self, video: Tensor) -> Tensor:
-        self.load()
-        if video.shape[1] < self.frames:
-            raise ValueError(
-                f"VideoMAE needs clips of {self.frames} frames or more, but these have "
-                f"{video.shape[1]}; use longer clips or another feature network."
-            )
-        network = self._loaded[0].to(video.device)
-        features = [network(self._prepare(part)).last_hidden_state for part in self._parts(video)]
+        network = self.network(video.device)
+        self.check_frames(video.shape[1])
+        last = video.shape[1] - self.frames
+        starts = (*range(0, last, self.frames), last)
+        parts = (self.normalise(video[:, start : start + self.frames]) for start in starts)
+        features = [network(part).last_hidden_state for part in parts]
         return reduce(torch.stack(features), "p b t d -> b d", "mean").float()  # (B, width)
 
-    def _parts(self, video: Tensor) -> Iterator[Tensor]:
-        last = video.shape[1] - self.frames
-        for start in (*range(0, last, self.frames), last):
-            yield video[:, start : start + self.frames]
-
-    def _prepare(self, video: Tensor) -> Tensor:
+    def normalise(self, video: Tensor) -> Tensor:
+        """Scale frames to the checkpoint's size and mean (B, F, 3, H, W)."""
         x = rearrange(video, "b f c h w -> (b f) c h w").float() / 255
         x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False)
         mean, std = (rearrange(x.new_tensor(v), "c -> c 1 1") for v in (self.mean, self.std))
         return rearrange((x - mean) / std, "(b f) c h w -> b f c h w", f=self.frames)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": []}
 
-
-def _read(source: str, revision: str) -> tuple[Any, dict[str, Any]]:
+def read_checkpoint(source: str, revision: str) -> tuple[Any, dict[str, Any]]:
     """Read the network, and the settings of its image processor."""
     try:
         from transformers import VideoMAEModel
@@ -100,7 +88,7 @@ def _read(source: str, revision: str) -> tuple[Any, dict[str, Any]]:
         assert path is not None
         with open(path, encoding="utf-8") as file:
             settings = json.load(file)
-        with _quiet("transformers"):  # it tells of the classifier that is left out
+        with quiet("transformers"):  # it tells of the classifier that is left out
             loaded: Any = VideoMAEModel.from_pretrained(
                 source, revision=revision, output_loading_info=True
             )
@@ -109,15 +97,17 @@ def _read(source: str, revision: str) -> tuple[Any, dict[str, Any]]:
             raise ValueError(f"it lacks {sorted(info['missing_keys'])[0]}")
         return network, settings
     except (OSError, ValueError, RuntimeError) as error:
+        why = re.split(r"\.?(?:\s*\n|\. |$)", str(error).strip())[0]  # its first sentence
         raise FileNotFoundError(
-            f"No VideoMAE checkpoint could be read from {source} (revision {revision}): "
-            f"{_first_sentence(error)}; check the name and the connection, or give a folder with "
-            f"config.json, preprocessor_config.json and model.safetensors as `source`."
+            f"No VideoMAE checkpoint could be read from {source} (revision {revision}): {why}; "
+            f"check the name and the connection, or give a folder with config.json, "
+            f"preprocessor_config.json and model.safetensors as `source`."
         ) from error
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def quiet(name: str) -> Iterator[None]:
+    """Let a logger tell of errors alone."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -125,7 +115,3 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _first_sentence(error: Exception) -> str:
-    return re.split(r"\.?(?:\s*\n|\. |$)", str(error).strip())[0]

@@ -3,26 +3,28 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import distributed
 
 from ardiffusion.data.samples import read_sample_log
-from ardiffusion.metrics.clip_features import processes
+from ardiffusion.files import cache_folder, only_writer
+from ardiffusion.metrics.bootstrap import Bootstrap
 from ardiffusion.metrics.evaluation import evaluate
+from ardiffusion.metrics.processes import local_device, process_group, rank_and_world
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import check_option, output_file
 from ardiffusion.tools.pairs import Pairs
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
 UNKNOWN = "not stated"
+MOST_PIXELS, MOST_DRAWS = 16_384, 100_000
 
 
 def fvd(
@@ -43,13 +45,13 @@ def fvd(
 
     Features of clips are kept in the cache, so a run that was cut short goes on. After more videos
     were generated only their clips are computed, if their names sort after those of the old ones.
-    Under `torchrun -m ardiffusion fvd`, processes share the work.
+    Under torchrun, processes share the work.
 
     Args:
         real: Folder of real videos or of folders of frames.
         generated: Folder of generated ones.
-        protocol: How to measure: StyleGANV (the default), ARDiffusion or EveryClip; its own
-            options follow, as `--protocol ARDiffusion --protocol.frames 128`.
+        protocol: How to measure: StyleGANV (the default), OfficialARDiffusion or EveryClip; its
+            own options follow, as `--protocol OfficialARDiffusion --protocol.frames 128`.
         resolution: Scale the short side of all frames to so many pixels and crop the centre;
             without it all frames must be of one size.
         split: Which split the real videos are, for the record.
@@ -62,94 +64,58 @@ def fvd(
         seed: Seed of these draws. Which real clips are taken depends on `--protocol.seed`.
         device: Where to compute; under torchrun, cuda is the GPU of each process.
     """
-    for name, value, least in (("resolution", resolution, 1), ("bootstrap", bootstrap, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}.")
-    draws = Draws(times=bootstrap, seed=seed)
-    with joined():
-        place = device_of(own(device))
+    check_option("resolution", resolution, low=1, high=MOST_PIXELS)
+    check_option("bootstrap", bootstrap, low=0, high=MOST_DRAWS)
+    check_option("seed", seed, low=-(2**63))
+    file, protocol = output_file(output), protocol or StyleGANV()
+    first = os.environ.get("RANK", "0") == "0"
+    draws = Bootstrap(draws=bootstrap, seed=seed) if bootstrap else None
+    with only_writer(file.parent, file.name) if first else nullcontext(), process_group():
+        place = device_of(local_device(device))
         folders = VideoFolder(real, resolution), VideoFolder(generated, resolution)
         pairs = Pairs(*folders, lpips=lpips) if paired else None
-        options = {"split": split or UNKNOWN, "draws": draws, "device": place}
-        together = pairs is not None and pairs.in_step()
-        protocol = protocol or StyleGANV()
-        scores = [frechet(protocol, *folders, cache=cache, paired=together, **options)]
+        together = draws and draws._replace(paired=pairs is not None and pairs.in_step())
+        with progress("Describing clips", total=clip_count(protocol, *folders)) as advance:
+            score = evaluate(
+                protocol,
+                *(folder.videos(protocol) for folder in folders),
+                split=split or UNKNOWN,
+                cache=Path(cache).expanduser() if cache else cache_folder() / "features",
+                bootstrap=together,
+                device=place,
+                advance=advance,
+            )
+        scores = [score]
         if pairs is not None:
-            scores += likenesses(pairs, **options)
-        scores = [annotate(score, *folders) for score in scores]
-        if processes()[0] == 0:
-            tell(scores, output=Path(output))
-    first, *others = map(asdict, scores)
-    return first | ({"paired": others} if paired else {})
+            with progress("Comparing pairs", total=len(pairs.matched)) as advance:
+                values = pairs.compare(device=place, advance=advance)
+            scores += pairs.scores(values, split=score.split, bootstrap=draws)
+        scores = [annotate_score(score, *folders) for score in scores]
+        if first:
+            report_scores(scores, output=file)
+    distance, *others = map(asdict, scores)
+    return distance | ({"paired": others} if paired else {})
 
 
-def own(device: str) -> str:
-    """Give each process of torchrun its GPU, in turn where there are more processes than GPUs."""
-    rank = os.environ.get("LOCAL_RANK")
-    if device != "cuda" or rank is None:
-        return device
-    return f"cuda:{int(rank) % max(torch.cuda.device_count(), 1)}"
+def clip_count(protocol: Protocol, real: VideoFolder, fake: VideoFolder) -> int:
+    return len(protocol.real(real.lengths)) + len(protocol.fake(fake.lengths))
 
 
-class Draws(NamedTuple):
-    """How often an interval's videos are drawn, and the seed."""
-
-    times: int
-    seed: int
-
-
-def frechet(
-    protocol: Protocol,
-    real: VideoFolder,
-    fake: VideoFolder,
-    split: str,
-    cache: str | None,
-    paired: bool,
-    draws: Draws,
-    device: torch.device,
-) -> Score:
-    """Measure the Fréchet distance under a progress bar."""
-    clips = len(protocol.real(real.lengths)) + len(protocol.fake(fake.lengths))
-    with progress("Describing clips", total=clips) as advance:
-        return evaluate(
-            protocol,
-            real=real.videos(protocol),
-            fake=fake.videos(protocol),
-            split=split,
-            cache=cache or default_cache(),
-            bootstrap=draws.times,
-            seed=draws.seed,
-            paired=paired,
-            device=device,
-            advance=advance,
-        )
-
-
-def likenesses(pairs: Pairs, split: str, draws: Draws, device: torch.device) -> list[Score]:
-    """Compare pairs of videos under a progress bar."""
-    with progress("Comparing pairs", total=len(pairs.matched)) as advance:
-        values = pairs.compare(device=device, advance=advance)
-    return [
-        pairs.score(name, values=column, split=split, draws=draws.times, seed=draws.seed)
-        for name, column in zip(pairs.likenesses, values.unbind(dim=1), strict=True)
-    ]
-
-
-def annotate(score: Score, real: VideoFolder, fake: VideoFolder) -> Score:
+def annotate_score(score: Score, real: VideoFolder, fake: VideoFolder) -> Score:
     """Add what the folders tell about the generated videos, and what is doubtful about them."""
     log = read_sample_log(fake.root)
-    doubts = list(score.warnings)
+    warnings = list(score.warnings)
     if score.split == UNKNOWN:
-        doubts.append("Numbers of different splits do not compare: name the split with --split.")
+        warnings.append("Numbers of different splits do not compare: name the split with --split.")
     if os.path.realpath(real.root) == os.path.realpath(fake.root):
-        doubts.append(f"{fake.root} is compared with itself.")
+        warnings.append(f"{fake.root} is compared with itself.")
     if differs := compression_differs(real, fake):
-        doubts.append(differs)
+        warnings.append(differs)
     if len(log.models) > 1:
-        doubts.append(f"{fake.root} mixes videos of {len(log.models)} models.")
+        warnings.append(f"{fake.root} mixes videos of {len(log.models)} models.")
     for folder in (real, fake):
         if broken := folder.broken():
-            doubts.append(
+            warnings.append(
                 f"{len(broken)} videos of {folder.root} cannot be read and are left out, for "
                 f"example {broken[0]}."
             )
@@ -158,11 +124,11 @@ def annotate(score: Score, real: VideoFolder, fake: VideoFolder) -> Score:
         weights=", ".join(log.models) or None,
         seeds=score.seeds | ({"generated": log.seeds} if log.seeds else {}),
         data=score.data | ({"sampling": log.settings} if log.settings else {}),
-        warnings=list(dict.fromkeys(doubts)),
+        warnings=list(dict.fromkeys(warnings)),
     )
 
 
-def tell(scores: Sequence[Score], output: Path) -> None:
+def report_scores(scores: Sequence[Score], output: Path) -> None:
     """Save scores, print them, and warn of what is doubtful."""
     for score in scores:
         first = score is scores[0]
@@ -172,31 +138,12 @@ def tell(scores: Sequence[Score], output: Path) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def default_cache() -> Path:
-    """Return the user's folder for features."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ardiffusion" / "features"
-
-
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on the first process, which does its share of the total."""
-    rank, world = processes()
+    rank, world = rank_and_world()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=rank > 0) as bar:
         task = bar.add_task(title, total=-(-total // world))
         yield lambda count: bar.advance(task, count)
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        yield
-        return
-    distributed.init_process_group("gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

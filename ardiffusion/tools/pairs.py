@@ -1,16 +1,15 @@
-"""Frame by frame likeness of videos of the same name in two folders, as for reconstructions."""
+"""Frame by frame similarity of videos of the same name in two folders, as for reconstructions."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.bootstrap import mean_interval
+from ardiffusion.metrics.bootstrap import Bootstrap, mean_interval
 from ardiffusion.metrics.checks import ONE_VIDEO, check_size
-from ardiffusion.metrics.clip_features import gather, processes
 from ardiffusion.metrics.image import psnr, ssim
+from ardiffusion.metrics.processes import gather_parts, rank_and_world
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.autoencoder import to_unit
 from ardiffusion.nn.perceptual import LPIPS, VGG_FILE, VGG_URL
@@ -18,12 +17,8 @@ from ardiffusion.tools.video_folder import VideoFolder
 
 AT_ONCE = 16  # frames that go through VGG16 together
 PART = 64  # frames of a pair in memory
-
-
-class Likeness(Protocol):
-    """Compares two uint8 videos (F, 3, H, W), giving one number per frame (F,)."""
-
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor: ...
+# Compares two uint8 videos (F, 3, H, W), giving one number per frame (F,).
+Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
 class Pairs:
@@ -40,12 +35,12 @@ class Pairs:
 
     def __init__(self, real: VideoFolder, fake: VideoFolder, lpips: bool) -> None:
         self.real, self.fake = real, fake
-        self.matched = match(real, fake)
+        self.matched = pair_videos(real, fake)
         self.frames = [min(real.lengths[i], fake.lengths[j]) for i, j in self.matched]
         self.size = next(self.parts(0))[0].shape[-2:]
-        self.likenesses: dict[str, Likeness] = {"psnr": psnr, "ssim": ssim}
+        self.similarities: dict[str, Similarity] = {"psnr": psnr, "ssim": ssim}
         if lpips:
-            self.likenesses["lpips"] = load_lpips()
+            self.similarities["lpips"] = load_lpips()
 
     def in_step(self) -> bool:
         """Whether both folders hold these pairs alone, so that a pair has one place in both."""
@@ -63,27 +58,37 @@ class Pairs:
 
     @torch.no_grad()
     def compare(self, device: torch.device, advance: Callable[[int], object]) -> Tensor:
-        """Average each likeness over the frames of each pair, (N, K); processes share the work."""
-        rank, world = processes()
-        values: dict[int, list[float]] = {}
+        """Average each similarity over the frames of each pair, (N, K); processes share it."""
+        rank, world = rank_and_world()
+        values: dict[int, Tensor] = {}
         for pair in range(rank, len(self.matched), world):
-            sums = torch.zeros(len(self.likenesses), dtype=torch.float64)
+            sums = torch.zeros(len(self.similarities), dtype=torch.float64)
             for part in self.parts(pair):
                 x, y = (video.to(device) for video in part)
-                found = [like(x, y).double().sum().cpu() for like in self.likenesses.values()]
+                found = [like(x, y).double().sum().cpu() for like in self.similarities.values()]
                 sums += torch.stack(found)
-            values[pair] = (sums / self.frames[pair]).tolist()
+            values[pair] = sums / self.frames[pair]
+            if not values[pair].isfinite().all():
+                path = self.real.root / self.real.paths[self.matched[pair][0]]
+                named = dict(zip(self.similarities, values[pair].tolist(), strict=True))
+                raise ValueError(f"{path} and its pair compare as {named}: check the weights.")
             advance(1)
-        values = gather(values)
-        return torch.tensor([values[n] for n in range(len(values))], dtype=torch.float64)
+        return torch.stack([value for _, value in sorted(gather_parts(values).items())])
 
-    def score(self, name: str, values: Tensor, split: str, draws: int, seed: int) -> Score:
-        """Return the score of a likeness, averaged over the pairs' values (N,)."""
+    def scores(self, values: Tensor, split: str, bootstrap: Bootstrap | None) -> list[Score]:
+        """Return the score of each similarity, averaged over the pairs' values (N, K)."""
+        return [
+            self.score(name, values=column, split=split, bootstrap=bootstrap)
+            for name, column in zip(self.similarities, values.unbind(dim=1), strict=True)
+        ]
+
+    def score(self, name: str, values: Tensor, split: str, bootstrap: Bootstrap | None) -> Score:
+        """Return the score of one similarity, averaged over the pairs' values (N,)."""
         lengths, size = set(self.frames), list(self.size)
         return Score(
             metric=name,
             value=values.mean().item(),
-            interval=mean_interval(values, draws=draws, seed=seed) if draws else None,
+            interval=mean_interval(values, bootstrap) if bootstrap else None,
             protocol={
                 "name": "Paired",
                 "frames": lengths.pop() if len(lengths) == 1 else "all",
@@ -94,13 +99,13 @@ class Pairs:
             split=split,
             stride=1,
             resolution=min(size),
-            seeds={"bootstrap": seed},
+            seeds={"bootstrap": bootstrap.seed if bootstrap else 0},
             network={"name": "vgg16", "hash": VGG_FILE} if name == "lpips" else {},
             data={"real": self.real.root.name, "fake": self.fake.root.name, "size": size},
-            warnings=self.doubts() + ([ONE_VIDEO] if draws and len(values) < 2 else []),
+            warnings=self.warnings() + ([ONE_VIDEO] if bootstrap and len(values) < 2 else []),
         )
 
-    def doubts(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Say what is not compared."""
         found = []
         if alone := len(self.real.paths) + len(self.fake.paths) - 2 * len(self.matched):
@@ -110,7 +115,7 @@ class Pairs:
         return found
 
 
-def match(real: VideoFolder, fake: VideoFolder) -> list[tuple[int, int]]:
+def pair_videos(real: VideoFolder, fake: VideoFolder) -> list[tuple[int, int]]:
     """Number the videos that have the same path in both folders but for its suffix."""
     first, second = real.stems(), fake.stems()
     pairs = [
@@ -126,7 +131,7 @@ def match(real: VideoFolder, fake: VideoFolder) -> list[tuple[int, int]]:
     return pairs
 
 
-def load_lpips() -> Likeness:
+def load_lpips() -> Similarity:
     """Read the network of LPIPS."""
     network = LPIPS()
     try:

@@ -18,11 +18,11 @@ def scores(*files: str) -> dict[str, Any]:
     records = {file: Score.load(file) for file in files}
     check_comparable(list(records.values()), names=list(records))
     ordered = sorted(records.items(), key=lambda item: item[1].value)
-    Console().print(table(dict(ordered)))
+    Console().print(score_table(dict(ordered)))
     return {"scores": [{"file": file} | asdict(record) for file, record in ordered]}
 
 
-def table(records: dict[str, Score]) -> Table:
+def score_table(records: dict[str, Score]) -> Table:
     """Lay out scores, by the names of their files."""
     first = next(iter(records.values()))
     title = (

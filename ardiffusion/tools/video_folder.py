@@ -36,7 +36,7 @@ class VideoFolder:
     def __init__(
         self, root: str | Path, resolution: int | None = None, cache: str | Path | None = None
     ) -> None:
-        self.root, self.resolution = Path(root), resolution
+        self.root, self.resolution = Path(root).expanduser(), resolution
         if not self.root.is_dir():
             raise FileNotFoundError(f"There is no folder {root}: correct the path.")
         try:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
-from ardiffusion.metrics.checks import check_frames, doubts
+from ardiffusion.metrics.checks import warnings_about
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import VideoFeatures, network_hash, network_name
 from ardiffusion.metrics.fvd import FrechetVideoDistance
@@ -34,7 +34,7 @@ class FVDRec(Callback):
     that there is nothing for a protocol to choose.
 
     Args:
-        extractor: Feature network; I3D gives FVD, Random3D needs no download.
+        extractor: Feature network; I3DTorchScript gives FVD, Random3D needs no download.
     """
 
     def __init__(self, extractor: VideoFeatures) -> None:
@@ -114,14 +114,14 @@ class FVDRec(Callback):
                 "fake": "reconstructions",
                 "size": sides,
             },
-            warnings=doubts(min(real, fake), width=self.distance.real_sum.shape[-1]),
+            warnings=warnings_about(min(real, fake), width=self.distance.real_sum.shape[-1]),
         )
 
 
 class FVDGen(Callback):
     """Measures how far videos that stage 2 generates are from real ones, at validation and test.
 
-    Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than I3D and InceptionI3D,
+    Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than the two I3Ds,
     and writes a record into `scores` in the folder of the run. The protocol says how many videos
     are generated, which real clips they are compared with, and by which network. Sample i depends
     on `seed` and i alone, whatever the batch size and the number of processes. Of a module with
@@ -151,7 +151,7 @@ class FVDGen(Callback):
         seed: int = 0,
         splits: tuple[Literal["train", "val", "test"], ...] = ("val",),
     ) -> None:
-        check_frames(protocol)
+        protocol.check_frames()
         self.protocol = protocol
         self.steps, self.difference, self.guidance = steps, difference, guidance
         self.batch_size = batch_size
@@ -166,8 +166,7 @@ class FVDGen(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not trainer.predicting:
-            self.protocol.extractor.load()
-            check_frames(self.protocol)  # some networks know it only when they are loaded
+            self.protocol.load()
             if not isinstance(getattr(trainer, "datamodule", None), VideoDataModule):
                 raise ValueError("FVDGen takes real clips from a VideoDataModule; train with one.")
 
@@ -212,7 +211,6 @@ class FVDGen(Callback):
             fake=samples.videos(),
             split="+".join(self.splits),
             cache=feature_cache(data),
-            bootstrap=0,
             device=module.device,
         )
         return replace(

@@ -10,7 +10,8 @@ from ardiffusion.data.index import cache_file
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import VideoReader
 from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.metrics.clip_features import CHUNK, Videos, processes
+from ardiffusion.metrics.clip_features import CHUNK, Videos
+from ardiffusion.metrics.processes import rank_and_world
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.training.callbacks.sampling import VideoGenerator, sample_labels, sample_seeds
 from ardiffusion.training.data import VideoDataModule
@@ -74,7 +75,7 @@ class Samples:
         self.module, self.sampler, self.protocol = module, sampler, protocol
         self.seed, self.batch_size = seed, batch_size
         self.lengths = [protocol.span] * protocol.videos
-        clips, (rank, world) = protocol.fake(self.lengths), processes()
+        clips, (rank, world) = protocol.fake(self.lengths), rank_and_world()
         shares = (clips[i : i + CHUNK] for i in range(rank * CHUNK, len(clips), world * CHUNK))
         self.order = list(dict.fromkeys(clip.video for share in shares for clip in share))
         self.batch: dict[int, Tensor] = {}

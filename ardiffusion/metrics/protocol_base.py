@@ -1,0 +1,124 @@
+"""What every protocol of a Fréchet video distance says: its clips, their preparation, its name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ardiffusion.metrics.features import VideoFeatures, distance_name, network_hash, network_name
+
+
+class Clip(NamedTuple):
+    """A clip: the number of its video and its first frame."""
+
+    video: int
+    start: int
+
+
+class Protocol(ABC):
+    """How a Fréchet video distance is measured.
+
+    Asked for more videos, a protocol returns the same clips and further ones, so that a run can be
+    extended.
+
+    Args:
+        frames: Frames per clip.
+        videos: Clips of each side at most.
+        stride: Step between two frames of a clip.
+        seed: Seed of what is drawn at random.
+        extractor: Feature network.
+
+    Attributes:
+        ddof: What the covariance is divided by is the number of clips less this.
+        split: Where the published numbers take their real videos from.
+        recorded_name: What records call the protocol, if not by its class.
+    """
+
+    ddof: int = 0
+    split: str
+    recorded_name: str
+
+    def __init__(
+        self, frames: int, videos: int, stride: int, seed: int, extractor: VideoFeatures
+    ) -> None:
+        check_positive(frames=frames, videos=videos, stride=stride)
+        self.frames, self.videos, self.stride, self.seed = frames, videos, stride, seed
+        self.extractor = extractor
+
+    @property
+    def span(self) -> int:
+        """Frames from the first to the last of a clip."""
+        return (self.frames - 1) * self.stride + 1
+
+    @property
+    def min_frames(self) -> int:
+        """Frames that a real video needs to have."""
+        return self.span
+
+    @property
+    def metric(self) -> str:
+        """What the distance is called: `fvd_16` for I3D, else as `frechet_random3d_16`."""
+        return f"{distance_name(self.extractor)}_{self.frames}"
+
+    def check_frames(self) -> None:
+        """Raise if clips are shorter than the feature network can take."""
+        self.extractor.check_frames(self.frames, source="the protocol takes")
+
+    def load(self) -> None:
+        """Fetch what the feature network needs; some know only then how many frames that is."""
+        self.extractor.load()
+        self.check_frames()
+
+    @abstractmethod
+    def real(self, lengths: Sequence[int]) -> list[Clip]:
+        """Choose clips of real videos, given their numbers of frames."""
+
+    def fake(self, lengths: Sequence[int]) -> list[Clip]:
+        """Choose clips of generated videos, given their numbers of frames."""
+        return self.first_clips(lengths, min_frames=self.span)
+
+    def first_clips(self, lengths: Sequence[int], min_frames: int) -> list[Clip]:
+        """Choose the first clip of each video of so many frames or more."""
+        long = [Clip(i, 0) for i, length in enumerate(lengths) if length >= min_frames]
+        return long[: self.videos]
+
+    def choice_warnings(self, real: Sequence[int], fake: Sequence[int]) -> list[str]:
+        """Say what is doubtful about the choice of clips, given the numbers of frames."""
+        return []
+
+    def prepare(self, video: Tensor) -> Tensor:
+        """Turn uint8 videos (B, F, 3, H, W) into what the network is given.
+
+        That is uint8 videos, or floats in [-1, 1] of the size that the network wants.
+        """
+        return video
+
+    def preparation(self) -> dict[str, Any]:
+        """Say what the features of a given clip depend on."""
+        return {
+            "frames": self.frames,
+            "stride": self.stride,
+            "resize": "by the network",
+            "reencoded": "no",
+            "network": network_name(self.extractor),
+            "network_hash": network_hash(self.extractor),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Say everything that two scores must agree on; the seed is not part of it."""
+        kind = type(self)
+        return {
+            "name": vars(kind).get("recorded_name", kind.__name__),  # not that of a parent
+            **self.preparation(),
+            "videos": self.videos,
+            "covariance": "1/(N-1)" if self.ddof else "1/N",
+            "fake": "first frames of each video, videos in order",
+        }
+
+
+def check_positive(**sizes: int) -> None:
+    """Raise if a size of a protocol is below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} of a protocol must be at least 1, got {value}.")
