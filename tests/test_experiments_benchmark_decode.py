@@ -53,7 +53,7 @@ def test_ways_that_disagree_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_temporal_attention_has_a_say_in_what_is_timed() -> None:
-    arvae = module.enliven(
+    arvae = module.randomize_zero_weights(
         ARVAE(resolution=16, patch=8, width=16, depth=1, heads=2, temporal=True)
     )
     assert all(p.any() for p in arvae.parameters() if p.ndim > 1)

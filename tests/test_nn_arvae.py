@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
 from ardiffusion.nn.autoencoder import Posterior
-from ardiffusion.nn.decoder import Pasts
+from ardiffusion.nn.blocks import PairCache
 from ardiffusion.nn.encoder import ScrambledHead
-from ardiffusion.nn.past import Past, PastRing
+from ardiffusion.nn.frame_cache import FrameCache, RingCache
 from ardiffusion.nn.pixels import DetachedResidualBlock
 
 SIZES: dict[str, Any] = {
@@ -61,7 +61,7 @@ def test_variants_differ_by_their_parts_alone() -> None:
 
 def naive_decode(arvae: ARVAE, latents: Tensor) -> Tensor:
     """Decode all frames at once, as if nothing had been before them."""
-    return arvae.decode_next(latents, past=arvae.decoder.past())
+    return arvae.decode_next(latents, cache=arvae.decoder.make_cache())
 
 
 @pytest.mark.parametrize("temporal", [False, True])
@@ -94,35 +94,35 @@ def test_stream_equals_whole_in_float32() -> None:
 def test_frames_may_come_in_parts_of_any_size(sizes: list[int]) -> None:
     arvae = lively(make(temporal=True, window=4))
     latents = torch.randn(2, 16, 3, 4, dtype=torch.float64)
-    past = arvae.decoder.past()
-    parts = [arvae.decode_next(part, past) for part in latents.split(sizes, dim=1)]
+    cache = arvae.decoder.make_cache()
+    parts = [arvae.decode_next(part, cache) for part in latents.split(sizes, dim=1)]
     naive = naive_decode(arvae, latents)
     torch.testing.assert_close(torch.cat(parts, dim=1), naive, rtol=1e-10, atol=1e-10)
 
 
-def bytes_kept(pasts: Pasts) -> int:
-    """Return how much memory a past keeps alive, not only the part that it shows."""
-    tensors = [x for pair in pasts for past in pair for x in kept(past)]
+def bytes_kept(caches: list[PairCache]) -> int:
+    """Return how much memory caches keep alive, not only the part that they show."""
+    tensors = [x for pair in caches for cache in pair for x in kept(cache)]
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
     return sum(storages.values())
 
 
-def kept(past: Past) -> tuple[Tensor, ...]:
-    assert isinstance(past, PastRing)
-    return past.keys_values or ()
+def kept(cache: FrameCache) -> tuple[Tensor, ...]:
+    assert isinstance(cache, RingCache)
+    return cache.keys_values or ()
 
 
 @pytest.mark.parametrize("part", [1, 3, 10])
 @torch.no_grad()
 def test_what_a_stream_keeps_has_one_size_from_the_first_frame_on(part: int) -> None:
     arvae = make(temporal=True, window=3)
-    past, sizes = arvae.decoder.past(), []
+    caches, sizes = arvae.decoder.make_cache(), []
     for _ in range(20):
-        arvae.decode_next(torch.randn(2, part, 3, 4), past=past)
-        sizes.append(bytes_kept(past))
+        arvae.decode_next(torch.randn(2, part, 3, 4), cache=caches)
+        sizes.append(bytes_kept(caches))
     pairs, window, frame = 2, 3, (4 + 3) * 16 * 4  # patches and latents of 16 floats
     assert sizes == 20 * [pairs * 2 * 2 * window * frame]
-    assert [memory.frames for pair in past for memory in pair] == 4 * [2]
+    assert [memory.frames for pair in caches for memory in pair] == 4 * [2]
 
 
 def test_a_frame_is_asked_for_when_the_one_before_is_out() -> None:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
+from ardiffusion.nn.frame_cache import FrameCache, GrowingCache, RingCache
 from ardiffusion.nn.masks import causal_mask
-from ardiffusion.nn.past import PastFrames, PastRing
 
 SIZES: dict[str, Any] = {
     "resolution": 8,
@@ -46,10 +46,10 @@ def visible(frame: int, window: int) -> slice:
 
 
 @pytest.mark.parametrize("window", [2, 16])
-@pytest.mark.parametrize("memory", [PastFrames, PastRing])
+@pytest.mark.parametrize("cache", [GrowingCache, RingCache])
 @torch.no_grad()
 def test_fine_attention_sees_the_same_patch_of_earlier_frames(
-    memory: type[PastFrames | PastRing], window: int
+    cache: type[FrameCache], window: int
 ) -> None:
     fine = lively(FineTemporal(width=8, heads=2))
     assert isinstance(fine, FineTemporal)
@@ -59,14 +59,14 @@ def test_fine_attention_sees_the_same_patch_of_earlier_frames(
     for b, f, p in torch.cartesian_prod(*map(torch.arange, (2, 4, 3))).tolist():
         seen = y[b, visible(f, window), p]
         expected[b, f, p] += naive_attention(fine, y[b, f, p], seen, seen)
-    torch.testing.assert_close(fine(x, mask=mask, past=memory(window)), expected)
+    torch.testing.assert_close(fine(x, mask=mask, cache=cache(window)), expected)
 
 
 @pytest.mark.parametrize("window", [2, 16])
-@pytest.mark.parametrize("memory", [PastFrames, PastRing])
+@pytest.mark.parametrize("cache", [GrowingCache, RingCache])
 @torch.no_grad()
 def test_coarse_attention_sees_the_latents_of_earlier_frames(
-    memory: type[PastFrames | PastRing], window: int
+    cache: type[FrameCache], window: int
 ) -> None:
     coarse = lively(CoarseTemporal(width=8, heads=2))
     assert isinstance(coarse, CoarseTemporal)
@@ -78,14 +78,14 @@ def test_coarse_attention_sees_the_latents_of_earlier_frames(
     for b, f, n in torch.cartesian_prod(*map(torch.arange, (2, 4, 5))).tolist():
         keys, values = (y[b, visible(f, window)].flatten(0, 1) for y in (k, v))
         expected[b, f, n] += naive_attention(coarse, q[b, f, n], keys, values)
-    found = coarse(x, latents=latents, mask=mask, past=memory(window))
+    found = coarse(x, latents=latents, mask=mask, cache=cache(window))
     torch.testing.assert_close(found, expected)
 
 
 def jacobian_of_frames(decoder: Decoder, latents: Tensor) -> Iterator[Tensor]:
     """Sum, for each frame decoded, the absolute gradients to the latents of every frame."""
     latents.requires_grad_()
-    features = decoder(latents, past=decoder.past()).unflatten(0, latents.shape[:2])
+    features = decoder(latents, cache=decoder.make_cache()).unflatten(0, latents.shape[:2])
     for frame in features[0]:
         rows = [torch.autograd.grad(y, latents, retain_graph=True)[0] for y in frame.flatten()]
         yield torch.stack(rows).abs().sum(dim=(0, 1, 3, 4))

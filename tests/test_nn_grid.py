@@ -123,7 +123,7 @@ def test_training_follows_mean_and_deviation_of_each_channel() -> None:
         video = make_video() / (step + 1)
         with torch.no_grad():
             raw = [arvae.network.encode(2 * clip - 1).latent_dist.mean for clip in video]
-            arvae.follow(arvae(video)[1])
+            arvae.update_statistics(arvae(video)[1])
         for c in range(3):
             numbers = torch.cat([x[:, c].reshape(-1) for x in raw])
             mean = sum(numbers.tolist()) / len(numbers)
@@ -142,7 +142,7 @@ def test_latents_end_up_with_mean_0_and_deviation_1() -> None:
     raw = before * arvae.scale + arvae.shift
     assert (before.mean((0, 1, 2)).abs() > 0.01).any()
     for _ in range(2000):
-        arvae.follow((raw - arvae.shift) / arvae.scale)
+        arvae.update_statistics((raw - arvae.shift) / arvae.scale)
     after = arvae.encode(video)
     torch.testing.assert_close(after.mean((0, 1, 2)), torch.zeros(3).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(

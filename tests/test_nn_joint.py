@@ -11,7 +11,7 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.hub import from_checkpoint, load_dit, save_pretrained
 from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.nn.joint import JointDiT, Together
+from ardiffusion.nn.joint import Bidirectional, JointDiT
 from ardiffusion.weights.description import build, describe
 
 SIZES = {"width": 16, "depth": 2, "heads": 2, "tokens": 3, "channels": 4}
@@ -124,7 +124,7 @@ def test_a_run_keeps_modulations_alone() -> None:
     for _ in range(2):
         assert_close(net(x, t, cache=cache), expected, rtol=1e-12, atol=1e-12)
         cache.advance(1)
-    assert isinstance(cache, Together) and cache.conditions is not None
+    assert isinstance(cache, Bidirectional) and cache.conditions is not None
     assert set(vars(cache)) == {"window", "conditions"}
     assert net.make_cache(2, 3, x.device, timesteps=torch.arange(2000)).conditions is None
 

@@ -12,10 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior
-from ardiffusion.nn.decoder import Decoder, Pasts, SoftCodebook
+from ardiffusion.nn.blocks import PairCache
+from ardiffusion.nn.decoder import Decoder, SoftCodebook
 from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
 from ardiffusion.nn.linear import linear
 from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock
+from ardiffusion.nn.sizes import check_sizes
 
 
 class ARVAE(Autoencoder):
@@ -56,6 +58,9 @@ class ARVAE(Autoencoder):
         embedding: int = 256,
     ) -> None:
         super().__init__()
+        sizes = {"resolution": resolution, "patch": patch, "width": width, "depth": depth}
+        sizes |= {"heads": heads, "tokens": tokens, "channels": channels}
+        check_sizes(**sizes, window=window, pixel_width=pixel_width, embedding=embedding)
         if resolution % patch:
             raise ValueError(
                 f"resolution {resolution} is not a multiple of patch {patch}; change either."
@@ -64,27 +69,8 @@ class ARVAE(Autoencoder):
         self.heads, self.tokens, self.channels = heads, tokens, channels
         self.temporal, self.window = temporal, window
         self.pixel_width, self.codebook, self.embedding = pixel_width, codebook, embedding
-        self.encoder = Encoder(
-            resolution=resolution,
-            patch=patch,
-            width=width,
-            depth=depth,
-            heads=heads,
-            tokens=tokens,
-            channels=channels,
-            head=self.head,
-        )
-        self.decoder = Decoder(
-            resolution=resolution,
-            patch=patch,
-            width=width,
-            depth=depth,
-            heads=heads,
-            tokens=tokens,
-            channels=channels,
-            temporal=temporal,
-            window=window,
-        )
+        self.encoder = Encoder(**sizes, head=self.head)
+        self.decoder = Decoder(**sizes, temporal=temporal, window=window)
         self.lookup = (
             SoftCodebook(width=width, codebook=codebook, embedding=embedding)
             if codebook > 0
@@ -110,9 +96,8 @@ class ARVAE(Autoencoder):
 
         Frames are decoded `window` at a time, so memory for a long video is that of its pixels.
         """
-        past = self.decoder.past()
-        parts = latents.split(self.window, dim=1)
-        return torch.cat([self.decode_next(part, past) for part in parts], dim=1)
+        cache, parts = self.decoder.make_cache(), latents.split(self.window, dim=1)
+        return torch.cat([self.decode_next(part, cache) for part in parts], dim=1)
 
     @torch.no_grad()
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -120,14 +105,14 @@ class ARVAE(Autoencoder):
 
         A frame is asked for when the one before it is out; memory does not grow.
         """
-        past = self.decoder.past()
+        cache = self.decoder.make_cache()
         for frame in latents:
-            yield self.decode_next(rearrange(frame, "b l c -> b 1 l c"), past)[:, 0]
+            yield self.decode_next(rearrange(frame, "b l c -> b 1 l c"), cache)[:, 0]
 
-    def decode_next(self, latents: Tensor, past: Pasts) -> Tensor:
-        """Decode the frames (B, F, L, C) that follow `past`, and add them to it."""
+    def decode_next(self, latents: Tensor, cache: list[PairCache]) -> Tensor:
+        """Decode the frames (B, F, L, C) that follow those in `cache`, and add them to it."""
         normalised = self.normalise(latents).to(self.decoder.mask_token.dtype)
-        embeddings = self.lookup(self.decoder(normalised, past=past))
+        embeddings = self.lookup(self.decoder(normalised, cache=cache))
         side = self.resolution // self.patch
         frames = self.pixels(rearrange(embeddings, "n (p q) e -> n e p q", p=side))
         return rearrange(frames, "(b f) c h w -> b f c h w", f=latents.shape[1])

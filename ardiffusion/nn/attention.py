@@ -39,14 +39,10 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     scale, k = q.shape[-1] ** -0.5, k.contiguous()  # a copy costs less than products with gaps
     if mask is None:
         return ((q * scale) @ k.mT).softmax(dim=-1) @ v  # (B, h, N, d)
-    bias = as_additive(mask, q.dtype).expand(*q.shape[:3], k.shape[2]).flatten(0, 1)
+    bias = additive(mask, q.dtype) if mask.dtype == torch.bool else mask
+    bias = bias.expand(*q.shape[:3], k.shape[2]).flatten(0, 1)
     scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)  # (B h, N, M)
     return scores.unflatten(0, q.shape[:2]).softmax(dim=-1) @ v  # (B, h, N, d)
-
-
-def as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask into what is added to the scores, unless it is that already."""
-    return additive(mask, dtype) if mask.dtype == torch.bool else mask
 
 
 class Attention(nn.Module):
@@ -68,17 +64,7 @@ class Attention(nn.Module):
         nn.init.normal_(self.qkv.weight[: 2 * width], std=SHARPNESS * width**-0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend.
-
-        Args:
-            q: What the queries are made of (B, N, D).
-            k: What the keys are made of (B, M, D).
-            v: What the values are made of (B, M, D).
-            mask: Which query may see which key, bool, broadcastable to (B, h, N, M).
-
-        Returns:
-            The outputs (B, N, D).
-        """
+        """Attend, given what queries (B, N, D), keys and values (B, M, D) are made of."""
         return self.merge(attend(*self.project(q, k, v), mask=mask))
 
     def project(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

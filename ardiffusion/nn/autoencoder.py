@@ -82,7 +82,7 @@ class Autoencoder(nn.Module, ABC):
     def normalise(self, latents: Tensor) -> Tensor:
         """Map latents (B, F, L, C) to what stage 2 learns; twice is the same as once."""
 
-    def follow(self, latents: Tensor) -> None:
+    def update_statistics(self, latents: Tensor) -> None:
         """Take note of the latents (B, F, L, C) of a training batch, after its step.
 
         Not in `forward`, whose gradients need the network as it was.

@@ -9,9 +9,11 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import Attention, attend
+from ardiffusion.nn.frame_cache import FrameCache, GrowingCache, RingCache
 from ardiffusion.nn.linear import linear
 from ardiffusion.nn.masks import causal_mask
-from ardiffusion.nn.past import Past, PastFrames, PastRing
+
+PairCache = tuple[FrameCache, FrameCache]  # of fine and coarse attention
 
 
 class Block(nn.Module):
@@ -54,11 +56,11 @@ class FineTemporal(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(width=width, heads=heads, gain=0.0)
 
-    def forward(self, patches: Tensor, mask: Tensor | None, past: Past) -> Tensor:
-        """Let patches (B, F, P, D) see those of earlier frames; the mask is (F, past + F)."""
-        x = rearrange(self.norm(patches), "b f p d -> (b p) f d")
+    def forward(self, patches: Tensor, mask: Tensor | None, cache: FrameCache) -> Tensor:
+        """Let patches (B, F, P, D) see those of earlier frames; the mask is (F, kept + F)."""
+        x = rearrange(self.norm(patches), "b f p d -> (b p) f d").contiguous()  # see linear.py
         q, k, v = self.attention.project(x, x, x)  # (B P, h, F, d)
-        k, v = past.join(k, v)  # (B P, h, past + F, d)
+        k, v = cache.update(k, v)  # (B P, h, kept + F, d)
         x = self.attention.merge(attend(q, k, v, mask=mask))  # (B P, F, D)
         return patches + rearrange(x, "(b p) f d -> b f p d", p=patches.shape[2])
 
@@ -78,8 +80,10 @@ class CoarseTemporal(nn.Module):
         self.norm_v = nn.LayerNorm(width)
         self.attention = Attention(width=width, heads=heads, gain=0.0)
 
-    def forward(self, tokens: Tensor, latents: Tensor, mask: Tensor | None, past: Past) -> Tensor:
-        """Let tokens (B, F, N, D) see latents (B, F, L, D); the mask is (F, past + F)."""
+    def forward(
+        self, tokens: Tensor, latents: Tensor, mask: Tensor | None, cache: FrameCache
+    ) -> Tensor:
+        """Let tokens (B, F, N, D) see latents (B, F, L, D); the mask is (F, kept + F)."""
         count, frames = tokens.shape[2], tokens.shape[1]
         q = rearrange(self.norm_q(tokens), "b f n d -> b (f n) d")
         k, v = (
@@ -87,7 +91,7 @@ class CoarseTemporal(nn.Module):
         )
         q, k, v = self.attention.project(q, k, v)  # (B, h, F N, d), (B, h, F L, d) twice
         k, v = (rearrange(x, "b h (f l) d -> b h f l d", f=frames) for x in (k, v))
-        k, v = (rearrange(x, "b h f l d -> b h (f l) d") for x in past.join(k, v))
+        k, v = (rearrange(x, "b h f l d -> b h (f l) d") for x in cache.update(k, v))
         if mask is not None:
             mask = repeat(mask, "q k -> (q n) (k l)", n=count, l=latents.shape[2])
         x = self.attention.merge(attend(q, k, v, mask=mask))  # (B, F N, D)
@@ -111,19 +115,19 @@ class TemporalPair(nn.Module):
         self.fine = FineTemporal(width=width, heads=heads)
         self.coarse = CoarseTemporal(width=width, heads=heads)
 
-    def past(self) -> tuple[Past, Past]:
-        """Make the memory that a new video begins with, for gradients if they are enabled."""
-        kind = PastFrames if torch.is_grad_enabled() else PastRing
+    def make_cache(self) -> PairCache:
+        """Make what a new video begins with, for gradients if they are enabled."""
+        kind = GrowingCache if torch.is_grad_enabled() else RingCache
         return kind(self.window), kind(self.window)
 
-    def forward(self, x: Tensor, past: tuple[Past, Past]) -> Tensor:
-        """Mix [class, patches, latents] (B, F, 1 + P + L, D) over time, and extend `past`."""
+    def forward(self, x: Tensor, cache: PairCache) -> Tensor:
+        """Mix [class, patches, latents] (B, F, 1 + P + L, D) over time, and update the cache."""
         patches = x.shape[2] - 1 - self.tokens
         head, patches, latents = x.split([1, patches, self.tokens], dim=2)
         frames = x.shape[1]
-        keys = past[0].frames + frames
+        keys = cache[0].frames + frames
         mask = causal_mask(frames, keys, tokens=1, window=self.window, device=x.device)
-        patches = self.fine(patches, mask=mask, past=past[0])
+        patches = self.fine(patches, mask=mask, cache=cache[0])
         tokens = torch.cat([patches, latents], dim=2)  # (B, F, P + L, D)
-        tokens = self.coarse(tokens, latents=latents, mask=mask, past=past[1])
+        tokens = self.coarse(tokens, latents=latents, mask=mask, cache=cache[1])
         return torch.cat([head, tokens], dim=2)  # (B, F, 1 + P + L, D)

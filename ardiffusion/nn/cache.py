@@ -1,51 +1,63 @@
-"""Keys and values of the frames that are done, preallocated, and who attends to them.
+"""Which frames attend to which, and where their keys and values are.
 
-A frame's keys and values are written in every iteration while it is denoised and kept once it is
-clean: `write` puts those of the current frames behind the kept ones, `advance` keeps the first of
-them. Frames that have left the attention window are dropped, so memory does not grow.
+`FullSequence` computes all frames together, as in training. In a cache a frame's keys and values
+are written in every iteration while it is denoised and kept once it is clean: `write` puts those
+of the current frames behind the kept ones, `advance` keeps the first of them. Frames that have
+left the attention window are dropped, so memory does not grow.
 
-`KVCache` hands out exactly the frames that count, so that nothing is computed in vain.
-`RingCache` hands out all its slots and a mask in tensors whose shapes and addresses never change,
-so that one CUDA graph or one compiled function serves every iteration.
+`KVCache` shows exactly the frames that count, so that nothing is computed in vain. `StaticCache`
+shows all its slots and a mask in tensors whose shapes and addresses never change, so that one CUDA
+graph or one compiled function serves every iteration.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ardiffusion.nn.attention import attend
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.masks import additive, causal_mask, frame_mask
 
 
-class Memory(Protocol):
-    """What a network asks of whatever says which frames its current ones attend to."""
+class Part(NamedTuple):
+    """Queries that attend together: to which keys, and which of these each of them may see."""
 
-    @property
-    def position(self) -> int | Tensor:
-        """Absolute index of the first of the current frames."""
-        ...
-
-    @property
-    def conditions(self) -> ConditionTable | None:
-        """Modulations of the timesteps and labels of a run, if they are kept."""
-        ...
-
-    def begin(self, frames: int) -> None:
-        """Make ready for `frames` frames."""
-        ...
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Let the current frames attend, shapes (B, h, F L, d)."""
-        ...
+    queries: slice
+    keys: slice
+    mask: Tensor | None = None
 
 
-class Uncached:
-    """Stands in for a cache where all frames are computed together, as in training.
+class AttentionContext(ABC):
+    """What the current frames attend to.
 
-    Frames are attended to `window` at a time, so that time and masks grow with the number of
-    frames and not with its square.
+    Attributes:
+        position: Absolute index of the first of the current frames.
+        conditions: Modulations of the timesteps and labels of a run, if they are kept.
+        parts: How the current frames attend, in the order of their tokens.
+    """
+
+    position: int | Tensor = 0
+    conditions: ConditionTable | None = None
+    parts: list[Part]
+
+    @abstractmethod
+    def prepare(self, frames: int) -> None:
+        """Make the parts for `frames` frames, which all layers are about to write."""
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the current frames' keys and values (B, h, F L, d); return all, as parts count."""
+        return k, v
+
+    def advance(self, frames: int) -> None:  # noqa: B027 only caches keep anything
+        """Keep the first `frames` of the frames written last for later ones to attend to."""
+
+
+class FullSequence(AttentionContext):
+    """Frames that are all computed together.
+
+    They attend `window` at a time, so that time and masks grow with the number of frames and not
+    with its square.
 
     Args:
         tokens: Tokens per frame L.
@@ -53,32 +65,19 @@ class Uncached:
         device: Where the frames live.
     """
 
-    position = 0
-    conditions = None
-
     def __init__(self, tokens: int, window: int, device: torch.device) -> None:
         self.tokens, self.window, self.device = tokens, window, device
-        self.parts: list[tuple[slice, slice, Tensor | None]]  # queries, keys, mask
 
-    def begin(self, frames: int) -> None:
-        """Divide `frames` frames into parts that are attended to together."""
+    def prepare(self, frames: int) -> None:
         tokens, window, self.parts = self.tokens, self.window, []
         for first in range(0, frames, window):
             end, start = min(first + window, frames), max(first - window + 1, 0)
             mask = causal_mask(end - first, end - start, tokens, window, device=self.device)
             queries, keys = (slice(i * tokens, end * tokens) for i in (first, start))
-            self.parts.append((queries, keys, mask))
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Let frames attend, shapes (B, h, F L, d)."""
-        parts = [
-            attend(q[:, :, queries], k[:, :, keys], v[:, :, keys], mask=mask)
-            for queries, keys, mask in self.parts
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+            self.parts.append(Part(queries, keys, mask))
 
 
-class KVCache:
+class KVCache(AttentionContext):
     """Sliding-window cache of keys and values.
 
     Args:
@@ -108,85 +107,50 @@ class KVCache:
         device: torch.device,
         conditions: ConditionTable | None = None,
     ) -> None:
-        self.tokens = tokens
-        self.window = window
-        self.frames = frames
-        self.device = device
+        self.tokens, self.window, self.frames, self.device = tokens, window, frames, device
         self.conditions = conditions
-        self.capacity = self.slots()
-        size = (layers, 2, batch, heads, self.capacity * tokens, width)
+        self.slots = self.count_slots()
+        size = (layers, 2, batch, heads, self.slots * tokens, width)
         self.buffer = torch.zeros(size, dtype=dtype, device=device)
-        self.mask: Tensor | None = None  # of the current frames, made for all layers at once
-        self.position: int | Tensor = 0  # absolute index of the frame that is written next
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
-        # Frame by frame no key is looked at in vain; other devices want few large calls instead,
-        # and so does bfloat16 on a CPU, where all scores of a layer are one product.
-        self.by_frames = self.device.type == "cpu" and self.buffer.dtype != torch.bfloat16
         self.position = 0
         self.start = 0  # slot of the first kept frame
         self.kept = 0  # frames kept for later ones to attend to
 
-    def slots(self) -> int:
-        """Return how many frames the buffer holds."""
-        # Twice the kept frames: it then moves to its front once per window, not per frame.
+    def count_slots(self) -> int:
+        # Twice the kept frames: they then move to the front once per window, not per frame.
         return 2 * (self.window - 1) + self.frames
 
-    def begin(self, frames: int) -> None:
-        """Make ready for `frames` frames, which all layers are about to write."""
-        if self.by_frames:
+    def prepare(self, frames: int) -> None:
+        here, tokens = self.start + self.kept, self.tokens
+        end = here + frames
+        assert end <= self.slots, "more frames than the cache was made for"
+        self.written = slice(here * tokens, end * tokens)
+        # Frame by frame no key is looked at in vain; other devices want few large calls instead,
+        # and so does bfloat16 on a CPU, where all scores of a layer are one product.
+        if self.device.type == "cpu" and self.buffer.dtype != torch.bfloat16:
+            self.parts = [self.part_of_frame(i, here=here) for i in range(frames)]
             return
-        keys = self.kept + frames
-        mask = causal_mask(frames, keys, self.tokens, self.window, device=self.device)
-        self.mask = None if mask is None else additive(mask, dtype=self.buffer.dtype)
+        mask = causal_mask(frames, end - self.start, tokens, self.window, device=self.device)
+        mask = None if mask is None else additive(mask, dtype=self.buffer.dtype)
+        self.parts = [Part(slice(None), slice(self.start * tokens, end * tokens), mask)]
+
+    def part_of_frame(self, frame: int, here: int) -> Part:
+        """Show a current frame what it sees, given the slot where the current ones begin."""
+        tokens, end = self.tokens, here + frame + 1
+        first = max(end - self.window, self.start)
+        queries = slice(frame * tokens, (frame + 1) * tokens)
+        return Part(queries, keys=slice(first * tokens, end * tokens))
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the current frames behind the kept ones.
-
-        Args:
-            layer: Index of the layer.
-            k: Keys of the current frames, shape (B, h, F L, d).
-            v: Values of the current frames, shape (B, h, F L, d).
-
-        Returns:
-            Keys and values of kept and current frames, shape (B, h, (kept + F) L, d).
-        """
-        here = (self.start + self.kept) * self.tokens
-        end = here + k.shape[2]
-        assert end <= self.buffer.shape[4], "more frames than the cache was made for"
-        self.buffer[layer, 0, :, :, here:end] = k
-        self.buffer[layer, 1, :, :, here:end] = v
-        seen = self.buffer[layer, :, :, :, self.start * self.tokens : end]
-        return seen[0], seen[1]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Write the current frames and let them attend to all that they see.
-
-        Args:
-            layer: Index of the layer.
-            q: Queries of the current frames, shape (B, h, F L, d).
-            k: Keys of the current frames, shape (B, h, F L, d).
-            v: Values of the current frames, shape (B, h, F L, d).
-
-        Returns:
-            What was attended to, shape (B, h, F L, d).
-        """
-        keys, values = self.write(layer, k=k, v=v)
-        if not self.by_frames:
-            return attend(q, keys, values, mask=self.mask)
-        if q.shape[2] == self.tokens:
-            return attend(q, keys, values)
-        parts = []
-        for i, part in enumerate(q.split(self.tokens, dim=2)):
-            end = self.kept + i + 1
-            seen = slice(max(end - self.window, 0) * self.tokens, end * self.tokens)
-            parts.append(attend(part, keys[:, :, seen], values[:, :, seen]))
-        return torch.cat(parts, dim=2)
+        keys, values = self.buffer[layer]  # (B, h, slots L, d) each
+        keys[:, :, self.written], values[:, :, self.written] = k, v
+        return keys, values
 
     def advance(self, frames: int) -> None:
-        """Keep the first `frames` of the frames written last."""
         self.position += frames
         self.kept += frames
         surplus = max(self.kept - (self.window - 1), 0)
@@ -198,7 +162,7 @@ class KVCache:
             self.start = 0
 
 
-class RingCache(KVCache):
+class StaticCache(KVCache):
     """The same cache in a ring: frame f lives in slot f modulo the number of slots.
 
     Where the next frame goes is a tensor, and who sees whom follows from it, so every iteration
@@ -206,31 +170,29 @@ class RingCache(KVCache):
     the window, are masked.
     """
 
-    rows: Tensor  # where the current frames' tokens go
-
     def reset(self) -> None:
-        self.by_frames = False
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
 
-    def slots(self) -> int:
+    def count_slots(self) -> int:
         return self.window - 1 + self.frames
 
-    def begin(self, frames: int) -> None:
+    def prepare(self, frames: int) -> None:
         assert frames <= self.frames, "more frames than the cache was made for"
         query = self.position + torch.arange(frames, device=self.device)
-        slot = torch.arange(self.capacity, device=self.device)
+        slot = torch.arange(self.slots, device=self.device)
         last = self.position + frames - 1
-        key = last - (last - slot) % self.capacity  # the latest frame that goes to the slot
+        key = last - (last - slot) % self.slots  # the latest frame that goes to the slot
         token = torch.arange(self.tokens, device=self.device)
-        self.rows = ((query % self.capacity)[:, None] * self.tokens + token).flatten()
+        self.places = ((query % self.slots)[:, None] * self.tokens + token).flatten()  # (F L,)
         key = torch.where(key < 0, last + 1, key)  # nobody sees what comes after the last
         mask = frame_mask(query, key, tokens=self.tokens, window=self.window)
-        self.mask = additive(mask, dtype=self.buffer.dtype)
+        mask = additive(mask, dtype=self.buffer.dtype)
+        self.parts = [Part(slice(None), slice(None), mask)]
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.buffer[layer]
-        keys.index_copy_(2, self.rows, k)
-        values.index_copy_(2, self.rows, v)
+        keys.index_copy_(2, self.places, k)
+        values.index_copy_(2, self.places, v)
         return keys, values
 
     def advance(self, frames: int) -> None:

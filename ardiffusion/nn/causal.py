@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.cache import Memory
-from ardiffusion.nn.rotary import rotate
+from ardiffusion.nn.attention import attend
+from ardiffusion.nn.cache import AttentionContext
+from ardiffusion.nn.rotary import Phases, rotate
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -32,21 +33,13 @@ class CausalAttention(nn.Module):
         self.k_norm = nn.RMSNorm(width // heads, eps=self.eps)
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        memory: Memory,
-        layer: int,
-    ) -> Tensor:
-        """Let tokens attend.
+    def forward(self, x: Tensor, phases: Phases, context: AttentionContext, layer: int) -> Tensor:
+        """Let tokens attend to those of their own frame and of earlier ones.
 
         Args:
             x: Tokens, shape (B, F, L, D).
-            cos: Cosines of the frames' angles, shape (F L, d).
-            sin: Sines of the frames' angles, shape (F L, d).
-            memory: Keys and values of earlier frames, and who sees whom.
+            phases: Cosines and sines of the frames' angles, shape (F L, d) each.
+            context: Where keys and values are, and who sees whom.
             layer: Index of this layer in it.
 
         Returns:
@@ -55,8 +48,13 @@ class CausalAttention(nn.Module):
         qkv = rearrange(
             self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
         )  # (3, B, h, F L, d)
-        q, k = rotate(self.normalise(qkv[:2]), cos=cos, sin=sin).to(qkv.dtype)
-        out = memory.attend(layer, q=q, k=k, v=qkv[2])  # (B, h, F L, d)
+        q, k = rotate(self.normalise(qkv[:2]), *phases).to(qkv.dtype)
+        keys, values = context.write(layer, k=k, v=qkv[2])
+        outs = [
+            attend(q[:, :, queries], keys[:, :, seen], values[:, :, seen], mask=mask)
+            for queries, seen, mask in context.parts
+        ]
+        out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)  # (B, h, F L, d)
         return self.out(rearrange(out, "b h (f l) d -> b f l (h d)", f=x.shape[1]))
 
     def normalise(self, qk: Tensor) -> Tensor:
@@ -84,31 +82,15 @@ class DiTBlock(nn.Module):
         )
 
     def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        memory: Memory,
-        layer: int,
+        self, x: Tensor, modulation: Tensor, phases: Phases, context: AttentionContext, layer: int
     ) -> Tensor:
-        """Update tokens.
+        """Update tokens (B, F, L, D) given what `self.modulation` made, shape (B, F, 6 D).
 
-        Args:
-            x: Tokens, shape (B, F, L, D).
-            modulation: What `self.modulation` made of the frames' conditions, shape (B, F, 6 D).
-            cos: Cosines of the frames' angles, shape (F L, d).
-            sin: Sines of the frames' angles, shape (F L, d).
-            memory: Keys and values of earlier frames, and who sees whom.
-            layer: Index of this block in it.
-
-        Returns:
-            Tokens, shape (B, F, L, D).
+        The other arguments are those of `CausalAttention`.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
             modulation, "b f (six d) -> six b f 1 d", six=6
         )  # (B, F, 1, D)
         h = modulate(x, shift=shift_a, scale=scale_a)
-        h = self.attention(h, cos=cos, sin=sin, memory=memory, layer=layer)
-        x = torch.addcmul(x, gate_a, h)
+        x = torch.addcmul(x, gate_a, self.attention(h, phases, context=context, layer=layer))
         return torch.addcmul(x, gate_m, self.mlp(modulate(x, shift=shift_m, scale=scale_m)))

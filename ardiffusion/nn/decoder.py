@@ -8,27 +8,15 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.blocks import Block, TemporalPair
+from ardiffusion.nn.blocks import Block, PairCache, TemporalPair
 from ardiffusion.nn.encoder import patch_positions
 from ardiffusion.nn.linear import linear
-from ardiffusion.nn.past import Past
-
-Pasts = list[tuple[Past, Past]]  # fine and coarse, of every temporal pair
 
 
 class Decoder(nn.Module):
-    """Transformer over mask tokens and latent tokens, causal in time.
+    """Transformer over mask tokens and latent tokens, causal in time; for sizes see `ARVAE`.
 
-    Args:
-        resolution: The height and width of a frame in pixels.
-        patch: The height and width of a patch in pixels.
-        width: The number of channels of the transformer.
-        depth: The number of blocks.
-        heads: The number of attention heads.
-        tokens: The number of latent tokens per frame.
-        channels: The number of latent channels per token.
-        temporal: Whether frames see earlier frames, by one temporal pair before every block.
-        window: How many frames a frame then sees, itself included.
+    If it is `temporal`, a temporal pair stands before every block.
     """
 
     def __init__(
@@ -52,34 +40,29 @@ class Decoder(nn.Module):
         self.positions = nn.Parameter(torch.cat([torch.zeros(1, width), positions]))
         self.latent_positions = nn.Parameter(0.5 * torch.randn(tokens, width))
         self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(
-            Block(width=width, heads=heads, depth=depth) for _ in range(depth)
-        )
+        blocks = (Block(width=width, heads=heads, depth=depth) for _ in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.temporal = nn.ModuleList(
             TemporalPair(width=width, heads=heads, tokens=tokens, window=window)
             for _ in range(depth if temporal else 0)
         )
         self.norm_out = nn.LayerNorm(width)
 
-    def past(self) -> Pasts:
-        """Make the memory that a new video begins with: empty, one entry per temporal pair."""
-        return [pair.past() for pair in self.temporal if isinstance(pair, TemporalPair)]
+    def make_cache(self) -> list[PairCache]:
+        """Make what a new video begins with: empty, one entry per temporal pair."""
+        return [pair.make_cache() for pair in self.temporal if isinstance(pair, TemporalPair)]
 
-    def forward(self, latents: Tensor, past: Pasts) -> Tensor:
-        """Decode.
-
-        Args:
-            latents: The normalised latent tokens of the next frames (B, F, L, C).
-            past: What `past` made, and earlier calls for the same video filled.
+    def forward(self, latents: Tensor, cache: list[PairCache]) -> Tensor:
+        """Decode the normalised tokens (B, F, L, C) of the frames that follow those in `cache`.
 
         Returns:
             One feature vector per patch (B F, P, D).
         """
         x = self.norm_in(self.assemble(rearrange(latents, "b f l c -> (b f) l c")))
         for i, block in enumerate(self.blocks):
-            if past:
+            if cache:
                 x = rearrange(x, "(b f) n d -> b f n d", f=latents.shape[1])
-                x = rearrange(self.temporal[i](x, past=past[i]), "b f n d -> (b f) n d")
+                x = rearrange(self.temporal[i](x, cache=cache[i]), "b f n d -> (b f) n d")
             x = block(x)
         return self.norm_out(x[:, 1 : self.positions.shape[0]])  # (B F, P, D)
 

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.cache import KVCache, Memory, RingCache, Uncached
+from ardiffusion.nn.cache import AttentionContext, FullSequence, KVCache, StaticCache
 from ardiffusion.nn.causal import DiTBlock, modulate
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
-from ardiffusion.nn.rotary import rotary_phases
+from ardiffusion.nn.linear import begin_as_dit
+from ardiffusion.nn.rotary import Phases, rotary_phases
+from ardiffusion.nn.sizes import check_sizes
 
-MOST_CONDITIONS = 1024  # pairs of timestep and class worth a table: 0.8 GB at the paper's size
+MAX_CONDITIONS = 1024  # pairs of timestep and class worth a table: 0.8 GB at the paper's size
 
 
 class ARDiT(nn.Module):
@@ -47,6 +49,7 @@ class ARDiT(nn.Module):
         window: int = 16,
     ) -> None:
         super().__init__()
+        check_sizes(width=width, depth=depth, heads=heads, tokens=tokens, channels=channels)
         if width % (2 * heads):
             raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}.")
         if window < 1:
@@ -58,29 +61,20 @@ class ARDiT(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
         self.time = TimestepEmbedding(width)
         self.label = LabelEmbedding(classes, width) if classes > 0 else None
-        self.blocks = nn.ModuleList(DiTBlock(width=width, heads=heads) for _ in range(depth))
+        blocks = [DiTBlock(width=width, heads=heads) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, channels)
-        self.reset_parameters()
+        begin_as_dit(
+            self,
+            small=(self.time.hidden, self.time.out),
+            zero=(*(block.modulation for block in blocks), self.modulation, self.out),
+        )
 
     @property
     def conditional(self) -> bool:
         """Whether the network has a condition that guidance can strengthen."""
         return self.label is not None
-
-    def reset_parameters(self) -> None:
-        """Initialise as DiT does: every block starts as the identity, the output at zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for layer in (self.time.hidden, self.time.out):
-            nn.init.normal_(layer.weight, std=0.02)
-        for module in self.modules():
-            if isinstance(module, DiTBlock):
-                nn.init.zeros_(module.modulation.weight)
-        for layer in (self.modulation, self.out):
-            nn.init.zeros_(layer.weight)
 
     def forward(
         self,
@@ -88,7 +82,7 @@ class ARDiT(nn.Module):
         t: Tensor,
         label: Tensor | None = None,
         null: Tensor | None = None,
-        cache: Memory | None = None,
+        cache: AttentionContext | None = None,
     ) -> Tensor:
         """Predict the target of every frame.
 
@@ -103,16 +97,16 @@ class ARDiT(nn.Module):
             The prediction, shape (B, F, L, C).
         """
         frames, device = x_t.shape[1], x_t.device
-        memory = self.uncached(device) if cache is None else cache
-        memory.begin(frames)
-        cos, sin = self.phases(position=memory.position, frames=frames, device=device)  # (F L, d)
-        if memory.conditions is None:
+        context = self.together(device) if cache is None else cache
+        context.prepare(frames)
+        phases = self.phases(context.position, frames=frames, device=device)
+        if context.conditions is None:
             *modulations, last = self.modulations(t, label=label, null=null)
         else:
-            *modulations, last = memory.conditions(t)
-        x = self.embed(x_t.to(self.embed.weight.dtype)) + self.position  # (B, F, L, D)
+            *modulations, last = context.conditions(t)
+        x = self.embed(x_t.to(self.embed.weight.dtype).contiguous()) + self.position
         for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
-            x = block(x, modulation=modulation, cos=cos, sin=sin, memory=memory, layer=layer)
+            x = block(x, modulation, phases, context=context, layer=layer)  # (B, F, L, D)
         shift, scale = rearrange(last, "b f (two d) -> two b f 1 d", two=2)
         return self.out(modulate(x, shift=shift, scale=scale))  # (B, F, L, C)
 
@@ -121,39 +115,31 @@ class ARDiT(nn.Module):
     ) -> list[Tensor]:
         """Return the modulation of every block, (B, F, 6 D), and of the last layer, (B, F, 2 D).
 
-        Args:
-            t: Timestep of each frame, shape (B, F).
-            label: Class indices, shape (B,); None or negative for "no class".
-            null: Rows to be evaluated without their class, bool, shape (B,).
+        The arguments are those of `forward`.
         """
-        condition = F.silu(self.condition(t, label=label, null=null))  # (B, F, D)
+        condition = self.time(t)  # (B, F, D)
+        if self.label is not None:
+            label = t.new_full((t.shape[0],), -1) if label is None else label
+            condition = condition + self.label(label, null=null)[:, None]
+        condition = F.silu(condition)
         blocks = [block.modulation(condition) for block in self.blocks]  # pyright: ignore[reportCallIssue]
         return [*blocks, self.modulation(condition)]
 
-    def condition(self, t: Tensor, label: Tensor | None, null: Tensor | None) -> Tensor:
-        """Return the sum of timestep and class embedding, shape (B, F, D)."""
-        c = self.time(t)  # (B, F, D)
-        if self.label is None:
-            return c
-        if label is None:
-            label = t.new_full((t.shape[0],), -1)
-        return c + self.label(label, null=null)[:, None]
-
-    def phases(
-        self, position: int | Tensor, frames: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def phases(self, position: int | Tensor, frames: int, device: torch.device) -> Phases:
         """Return cosines and sines of every token's frame, shape (F L, d)."""
-        cos, sin = rotary_phases(
-            position=position, frames=frames, width=self.width // self.heads, device=device
-        )
         dtype = torch.promote_types(self.embed.weight.dtype, torch.float32)
+        width = self.width // self.heads
+        cos, sin = rotary_phases(position, frames, width=width, device=device, dtype=dtype)
         pattern = "f d -> (f l) d"
-        cos, sin = (repeat(a, pattern, l=self.tokens).to(dtype) for a in (cos, sin))
-        return cos, sin
+        return repeat(cos, pattern, l=self.tokens), repeat(sin, pattern, l=self.tokens)
 
-    def uncached(self, device: torch.device) -> Memory:
-        """Return what stands in for a cache where all frames are computed together."""
-        return Uncached(tokens=self.tokens, window=self.window, device=device)
+    def together(
+        self, device: torch.device, conditions: ConditionTable | None = None
+    ) -> AttentionContext:
+        """Return the context of frames that are all computed together."""
+        context = FullSequence(tokens=self.tokens, window=self.window, device=device)
+        context.conditions = conditions
+        return context
 
     def make_cache(
         self,
@@ -164,7 +150,7 @@ class ARDiT(nn.Module):
         label: Tensor | None = None,
         null: Tensor | None = None,
         static: bool = False,
-    ) -> KVCache:
+    ) -> AttentionContext:
         """Return an empty cache for one run.
 
         Args:
@@ -177,9 +163,16 @@ class ARDiT(nn.Module):
             null: Rows to be evaluated without their class, bool, shape (B,).
             static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
         """
+        conditions, labels = None, 1
+        if label is not None:
+            labels = len(label.unique()) + (null is not None)
+        if timesteps is not None and labels * len(timesteps) <= MAX_CONDITIONS:
+            conditions = ConditionTable(self.modulations, timesteps.to(device), label, null)
+        if not self.strictly_causal:  # keys and values change with later frames
+            return self.together(device, conditions=conditions)
         autocast = torch.is_autocast_enabled(device.type)
         weights = self.embed.weight.dtype
-        return (RingCache if static else KVCache)(
+        return (StaticCache if static else KVCache)(
             layers=self.depth,
             batch=batch,
             heads=self.heads,
@@ -189,18 +182,5 @@ class ARDiT(nn.Module):
             frames=frames,
             dtype=torch.get_autocast_dtype(device.type) if autocast else weights,
             device=device,
-            conditions=self.tabulate(timesteps, label=label, null=null, device=device),
+            conditions=conditions,
         )
-
-    def tabulate(
-        self,
-        timesteps: Tensor | None,
-        label: Tensor | None,
-        null: Tensor | None,
-        device: torch.device,
-    ) -> ConditionTable | None:
-        """Compute the modulations of a run, unless there are too many; see `make_cache`."""
-        labels = 1 if label is None else len(label.unique()) + (null is not None)
-        if timesteps is None or labels * len(timesteps) > MOST_CONDITIONS:
-            return None
-        return ConditionTable(self.modulations, timesteps.to(device), label, null)

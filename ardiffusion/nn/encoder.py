@@ -45,23 +45,15 @@ class ScrambledHead(TokenHead):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map tokens (N, L, D) to moments (N, L, 2C)."""
         flat = rearrange(input, "n l d -> n (l d)")
-        return super().forward(rearrange(flat, "n (d l) -> n l d", l=input.shape[1]))
+        scrambled = rearrange(flat, "n (d l) -> n l d", l=input.shape[1])
+        return super().forward(scrambled.contiguous())  # (N, L, 2C)
 
 
 class Encoder(nn.Module):
-    """ViT over the patches of one frame and L learned queries.
+    """ViT over the patches of one frame and L learned queries; for sizes see `ARVAE`.
 
-    Args:
-        resolution: The height and width of a frame in pixels.
-        patch: The height and width of a patch in pixels.
-        width: The number of channels of the transformer.
-        depth: The number of blocks.
-        heads: The number of attention heads.
-        tokens: The number of latent tokens per frame.
-        channels: The number of latent channels per token.
-        head: The class of the layer that makes the moments.
+    `head` is the class of the layer that makes the moments.
     """
 
     def __init__(
@@ -88,21 +80,13 @@ class Encoder(nn.Module):
         self.queries = nn.Parameter(torch.randn(tokens, width))
         self.query_positions = nn.Parameter(torch.zeros(tokens, width))
         self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(
-            Block(width=width, heads=heads, depth=depth) for _ in range(depth)
-        )
+        blocks = (Block(width=width, heads=heads, depth=depth) for _ in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm_out = nn.LayerNorm(width)
         self.head = head(width=width, channels=channels)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Encode.
-
-        Args:
-            frames: The frames (N, 3, H, W) in [0, 1].
-
-        Returns:
-            The mean and log-variance of every token (N, L, 2C).
-        """
+        """Encode frames (N, 3, H, W) in [0, 1] to mean and log-variance of tokens (N, L, 2C)."""
         patches = rearrange(self.patches(frames), "n d p q -> n (p q) d")
         first = repeat(self.class_token, "one d -> n one d", n=len(frames))
         seen = torch.cat([first, patches], dim=1) + self.positions  # (N, 1 + P, D)

@@ -90,7 +90,7 @@ class GridVAE(Autoencoder):
         return latents
 
     @torch.no_grad()
-    def follow(self, latents: Tensor) -> None:
+    def update_statistics(self, latents: Tensor) -> None:
         """Move shift and scale towards the moments of a batch's latents (B, F, L, C)."""
         shift, scale = self.shift.float(), self.scale.float()
         mean, variance = common_moments(latents.float() * scale + shift)  # (C)

@@ -6,41 +6,33 @@ baseline: the same weights, the same cost, nothing but who sees whom differs fro
 """
 
 import torch
-from torch import Tensor
 
-from ardiffusion.nn.attention import attend
+from ardiffusion.nn.cache import AttentionContext, Part
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.dit import ARDiT
 
 
-class Together:
-    """Stands in for a cache where every frame sees every other; keeps a run's modulations alone.
+class Bidirectional(AttentionContext):
+    """Every frame attends to every other; a run keeps its modulations alone.
 
     Args:
         window: Most frames that are computed together.
         conditions: Modulations of the timesteps and labels that a run will meet.
     """
 
-    position = 0
+    parts = [Part(queries=slice(None), keys=slice(None))]  # noqa: RUF012 never changed
 
     def __init__(self, window: int, conditions: ConditionTable | None = None) -> None:
         self.window = window
         self.conditions = conditions
 
-    def begin(self, frames: int) -> None:
+    def prepare(self, frames: int) -> None:
         """Refuse more frames than the window holds."""
         if frames > self.window:
             raise ValueError(
                 f"JointDiT sees {self.window} frames at once, got {frames}: use clips of at most "
                 f"{self.window} frames, or train it with a longer window."
             )
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Let all frames attend to all frames, shapes (B, h, F L, d)."""
-        return attend(q, k, v)
-
-    def advance(self, frames: int) -> None:
-        """Keep nothing of the frames: their keys and values change with later frames."""
 
 
 class JointDiT(ARDiT):
@@ -62,19 +54,7 @@ class JointDiT(ARDiT):
 
     strictly_causal = False
 
-    def uncached(self, device: torch.device) -> Together:
-        return Together(self.window)
-
-    def make_cache(  # pyright: ignore[reportIncompatibleMethodOverride] it keeps no frames
-        self,
-        batch: int,
-        frames: int,
-        device: torch.device,
-        timesteps: Tensor | None = None,
-        label: Tensor | None = None,
-        null: Tensor | None = None,
-        static: bool = False,
-    ) -> Together:
-        """Return what stays the same during a run: modulations; see ARDiT for the arguments."""
-        table = self.tabulate(timesteps, label=label, null=null, device=device)
-        return Together(self.window, conditions=table)
+    def together(
+        self, device: torch.device, conditions: ConditionTable | None = None
+    ) -> AttentionContext:
+        return Bidirectional(self.window, conditions=conditions)

@@ -14,26 +14,31 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.embedding import TimestepEmbedding
-from ardiffusion.nn.published_block import Phases, PublishedBlock, normalise
+from ardiffusion.nn.linear import begin_as_dit
+from ardiffusion.nn.published_block import PublishedBlock, normalise
 from ardiffusion.nn.published_context import ClassContext, SharedContext, context_mask
-from ardiffusion.nn.rotary import rotary_phases
+from ardiffusion.nn.rotary import Phases, float64_device, rotary_phases
+from ardiffusion.nn.sizes import check_sizes
 
 
 def sincos_table(positions: int, width: int) -> Tensor:
     """Return [sin(p w_i) | cos(p w_i)], w_i = 10000^(-2 i / D), shape (positions, D)."""
-    exponent = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] * 1e4**-exponent
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+    device = torch.get_default_device()
+    exact = float64_device(device)
+    exponent = torch.arange(width // 2, dtype=torch.float64, device=exact) / (width / 2)
+    place = torch.arange(positions, dtype=torch.float64, device=exact)
+    angles = place[:, None] * 1e4**-exponent  # (positions, D / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(device, torch.float32)
 
 
 @dataclass(frozen=True)
-class WindowCache:
+class ConditionCache:
     """What the network keeps during a run: the modulations of the timesteps it will meet."""
 
     conditions: ConditionTable
 
     def advance(self, frames: int) -> None:
-        """Keep nothing of the frames."""
+        """Keep nothing of the frames, whose keys and values change with later ones."""
 
 
 class PublishedDiT(nn.Module):
@@ -80,6 +85,8 @@ class PublishedDiT(nn.Module):
         context_width: int = 768,
     ) -> None:
         super().__init__()
+        check_sizes(width=width, depth=depth, heads=heads, tokens=tokens, channels=channels)
+        check_sizes(frames=frames, context=context, context_width=context_width)
         if width % (2 * heads):
             raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}.")
         self.width, self.depth, self.heads = width, depth, heads
@@ -95,31 +102,21 @@ class PublishedDiT(nn.Module):
         self.embed_context = nn.Linear(context_width, width)
         self.embed = nn.Linear(channels, width)
         self.time = TimestepEmbedding(width)
-        self.blocks = nn.ModuleList(
-            PublishedBlock(width=width, heads=heads, qk_norm=qk_norm) for _ in range(depth)
-        )
+        blocks = [PublishedBlock(width=width, heads=heads, qk_norm=qk_norm) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.out = nn.Linear(width, channels)
         table = None if rotary else sincos_table(frames * tokens, width=width)
         self.register_buffer("position", table)
-        self.reset_parameters()
+        begin_as_dit(
+            self,
+            small=(self.time.hidden, self.time.out),
+            zero=(*(block.modulation for block in blocks), self.out),
+        )
 
     @property
     def window(self) -> int:
         """Frames that a frame attends to, itself included."""
         return self.frames
-
-    def reset_parameters(self) -> None:
-        """Initialise as DiT does: gates and output at zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for layer in (self.time.hidden, self.time.out):
-            nn.init.normal_(layer.weight, std=0.02)
-        for module in self.modules():
-            if isinstance(module, PublishedBlock):
-                nn.init.zeros_(module.modulation.weight)
-        nn.init.zeros_(self.out.weight)
 
     def forward(
         self,
@@ -127,7 +124,7 @@ class PublishedDiT(nn.Module):
         t: Tensor,
         label: Tensor | None = None,
         null: Tensor | None = None,
-        cache: WindowCache | None = None,
+        cache: ConditionCache | None = None,
     ) -> Tensor:
         """Predict the target of every frame.
 
@@ -141,13 +138,15 @@ class PublishedDiT(nn.Module):
         Returns:
             The prediction, shape (B, F, L, C).
         """
-        assert x_t.shape[1] <= self.frames, "more frames than the network has positions for"
-        mask, phases, position = self.places(x_t)
+        frames = x_t.shape[1]
+        assert frames <= self.frames, "more frames than the network has positions for"
         modulations = self.modulations(t) if cache is None else cache.conditions(t)
-        context = self.embed_context(self.condition(len(x_t), label=label, null=null))  # (B, N, D)
-        video = self.embed(x_t.to(self.embed.weight.dtype))  # (B, F, L, D)
-        if position is not None:
-            video = video + position
+        context = self.condition(len(x_t), label=label, null=null).contiguous()
+        context = self.embed_context(context)  # (B, N, D)
+        video = self.embed(x_t.to(self.embed.weight.dtype).contiguous())  # (B, F, L, D)
+        if self.position is not None:
+            video = video + rearrange(self.position, "(f l) d -> f l d", l=self.tokens)[:frames]
+        mask, phases = self.mask(frames, x_t.device), self.phases(frames, x_t.device)
         for block, modulation in zip(self.blocks, modulations, strict=True):
             context, video = block(context, video, modulation, mask=mask, phases=phases)
         return self.out(normalise(video))  # (B, F, L, C)
@@ -157,26 +156,24 @@ class PublishedDiT(nn.Module):
         condition = F.silu(self.time(t))  # (B, F, D)
         return [block.modulation(condition) for block in self.blocks]  # pyright: ignore[reportCallIssue]
 
-    def places(self, x_t: Tensor) -> tuple[Tensor | None, Phases | None, Tensor | None]:
-        """Return mask, phases and position table (F, L, D) for as many frames as x_t holds."""
-        frames = x_t.shape[1]
-        size = self.context + frames * self.tokens
-        mask = context_mask(
+    def mask(self, frames: int, device: torch.device) -> Tensor | None:
+        """Return who sees whom, shape (N + F L, N + F L), or None for everyone."""
+        return context_mask(
             self.context,
             frames=frames,
             tokens=self.tokens,
             causal=self.causal,
             open_context=self.open_context,
-            device=x_t.device,
+            device=device,
         )
-        if self.position is not None:
-            table = rearrange(self.position, "(f l) d -> f l d", l=self.tokens)
-            return mask, None, table[:frames]
-        cos, sin = rotary_phases(
-            position=0, frames=size, width=self.width // self.heads, device=x_t.device
-        )
+
+    def phases(self, frames: int, device: torch.device) -> Phases | None:
+        """Return cosines and sines of every token's place, (N + F L, d), if places rotate."""
+        if not self.rotary:
+            return None
+        size, width = self.context + frames * self.tokens, self.width // self.heads
         dtype = self.out.weight.dtype
-        return mask, (cos.to(dtype), sin.to(dtype)), None
+        return rotary_phases(0, frames=size, width=width, device=device, dtype=dtype)
 
     def make_cache(
         self,
@@ -187,11 +184,8 @@ class PublishedDiT(nn.Module):
         label: Tensor | None = None,
         null: Tensor | None = None,
         static: bool = False,
-    ) -> WindowCache:
-        """Return what stays the same during a run that asks for these timesteps alone, (K,).
-
-        The frames' keys and values do not: they go on changing with later frames.
-        """
+    ) -> ConditionCache:
+        """Return what stays the same during a run that asks for these timesteps alone, (K,)."""
         assert timesteps is not None, "without timesteps there is nothing to keep"
         table = ConditionTable(self.modulations, timesteps.to(device), label=None, null=None)
-        return WindowCache(table)
+        return ConditionCache(table)

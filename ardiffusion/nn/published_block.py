@@ -11,9 +11,7 @@ from einops import pack, rearrange, unpack
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import attend
-from ardiffusion.nn.rotary import rotate
-
-Phases = tuple[Tensor, Tensor]
+from ardiffusion.nn.rotary import Phases, rotate
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -39,23 +37,13 @@ class PublishedAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, phases: Phases | None) -> Tensor:
-        """Let tokens attend.
-
-        Args:
-            x: Tokens, shape (B, N, D).
-            mask: Who sees whom, shape (N, N), or None for everyone.
-            phases: Cosines and sines of the tokens' places, shape (N, d) each.
-
-        Returns:
-            Tokens, shape (B, N, D).
-        """
+        """Let tokens (B, N, D) attend, given a mask (N, N) or None and phases (N, d) or None."""
         q, k, v = rearrange(
             self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
         )  # (B, h, N, d)
         q, k = self.q_norm(q), self.k_norm(k)
         if phases is not None:
-            cos, sin = phases
-            q, k = rotate(q, cos=cos, sin=sin), rotate(k, cos=cos, sin=sin)
+            q, k = rotate(q, *phases), rotate(k, *phases)
         x = attend(q.to(v.dtype), k.to(v.dtype), v, mask=mask)
         return self.out(rearrange(x, "b h n d -> b n (h d)"))
 
@@ -85,17 +73,14 @@ class PublishedBlock(nn.Module):
         mask: Tensor | None,
         phases: Phases | None,
     ) -> tuple[Tensor, Tensor]:
-        """Update tokens.
+        """Update the tokens of the context (B, N, D) and of the frames (B, F, L, D).
 
         Args:
-            context: Context tokens, shape (B, N, D).
-            video: Tokens of the frames, shape (B, F, L, D).
+            context: Context tokens.
+            video: Tokens of the frames.
             modulation: What `self.modulation` made of the frames' timesteps, shape (B, F, 6 D).
             mask: Who sees whom, shape (N + F L, N + F L), or None for everyone.
             phases: Cosines and sines of the tokens' places, shape (N + F L, d) each.
-
-        Returns:
-            Context tokens and tokens of the frames, shaped as they came.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
             modulation, "b f (six d) -> six b f 1 d", six=6

@@ -20,16 +20,7 @@ class SharedContext(nn.Module):
         nn.init.normal_(self.table, std=0.1)
 
     def forward(self, batch: int, label: Tensor | None, null: Tensor | None) -> Tensor:
-        """Return context tokens.
-
-        Args:
-            batch: Number of samples B.
-            label: Unused; there are no classes.
-            null: Samples without condition, bool, shape (B,).
-
-        Returns:
-            Context tokens, shape (B, N, width).
-        """
+        """Return context tokens (B, N, width), given samples without condition, bool (B,)."""
         table = repeat(self.table, "n c -> b n c", b=batch)
         return table if null is None else table.masked_fill(null[:, None, None], 0.0)
 
@@ -52,16 +43,7 @@ class ClassContext(nn.Module):
         nn.init.normal_(self.table, std=0.1)
 
     def forward(self, batch: int, label: Tensor | None, null: Tensor | None) -> Tensor:
-        """Return context tokens.
-
-        Args:
-            batch: Number of samples B.
-            label: Class indices, shape (B,); None or negative for "no condition".
-            null: Samples without condition, bool, shape (B,).
-
-        Returns:
-            Context tokens, shape (B, N, width).
-        """
+        """Return context tokens (B, N, width) of labels (B,), negative for "no condition"."""
         if label is None:
             return repeat(self.table[0], "n c -> b n c", b=batch)
         row = label.clamp(min=0)
@@ -69,12 +51,7 @@ class ClassContext(nn.Module):
 
 
 def context_mask(
-    context: int,
-    frames: int,
-    tokens: int,
-    causal: bool,
-    open_context: bool,
-    device: torch.device,
+    context: int, frames: int, tokens: int, causal: bool, open_context: bool, device: torch.device
 ) -> Tensor | None:
     """Say which token sees which, context tokens first, then the frames.
 

@@ -8,11 +8,23 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+Phases = tuple[Tensor, Tensor]  # cosines and sines, the latter negative on even channels
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return where to compute in float64 for a device: on the CPU if it has no such numbers."""
+    return device if device.type in ("cpu", "cuda", "meta") else torch.device("cpu")
+
 
 def rotary_phases(
-    position: int | Tensor, frames: int, width: int, device: torch.device, theta: float = 1e4
-) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines of consecutive frames.
+    position: int | Tensor,
+    frames: int,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    theta: float = 1e4,
+) -> Phases:
+    """Return the cosines and sines of consecutive frames, shape (F, d) each.
 
     The angles are computed in float64: in float32, frame 100 000 would be off by a hundredth.
 
@@ -21,17 +33,17 @@ def rotary_phases(
         frames: Number of frames F.
         width: Width of one head d, even.
         device: Where the tables shall live.
+        dtype: Type of the tables.
         theta: Base of the wavelengths.
-
-    Returns:
-        Two tables of shape (F, d), float64; sines are negative on even channels.
     """
-    index = position + torch.arange(frames, dtype=torch.float64, device=device)
-    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
+    exact = float64_device(device)
+    first = position.to(exact) if isinstance(position, Tensor) else position
+    index = first + torch.arange(frames, dtype=torch.float64, device=exact)
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact) / width
     angles = repeat(index[:, None] * theta**-exponent, "f i -> f (i two)", two=2)  # (F, d)
-    sin = angles.sin()
+    cos, sin = angles.cos(), angles.sin()
     sin[:, ::2].neg_()
-    return angles.cos(), sin
+    return cos.to(device, dtype), sin.to(device, dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

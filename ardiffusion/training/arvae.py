@@ -133,7 +133,7 @@ class ARVAEModule(LightningModule):
             terms["discriminator"] = self.discriminator_term(video, fake=fake.detach())
             self.manual_backward(terms["discriminator"] / self.accumulate)
         self.take_step(adversarial=adversarial)
-        self.arvae.follow(mean.detach())
+        self.arvae.update_statistics(mean.detach())
         terms["loss"] = loss
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("loss", loss.detach(), prog_bar=True, logger=False)

@@ -14,8 +14,8 @@ from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.tools.device import device_of
 from experiments.benchmarks.measure import (
     Result,
-    enliven,
     peak_memory,
+    randomize_zero_weights,
     seconds_of,
     show,
 )
@@ -69,7 +69,7 @@ def decode(
         pixel_width=pixel_width,
     )
     place, dtype = device_of(device), torch.bfloat16 if bf16 else torch.float32
-    enliven(arvae).to(place, dtype)
+    randomize_zero_weights(arvae).to(place, dtype)
     latents = torch.randn(batch, frames, arvae.tokens, arvae.channels).to(place, dtype)
     show(measure(arvae, latents, repeats=repeats), device=place)
 
@@ -86,7 +86,7 @@ def in_windows(arvae: ARVAE, latents: Tensor) -> Tensor:
 
 def naive(arvae: ARVAE, latents: Tensor) -> Tensor:
     """Decode latents (B, F, L, C) all at once."""
-    return arvae.decode_next(latents, past=arvae.decoder.past())
+    return arvae.decode_next(latents, cache=arvae.decoder.make_cache())
 
 
 WAYS: dict[str, Callable[[ARVAE, Tensor], Tensor]] = {

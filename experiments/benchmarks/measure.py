@@ -25,7 +25,7 @@ class Result(NamedTuple):
     unit: str
 
 
-def enliven(network: Network) -> Network:
+def randomize_zero_weights(network: Network) -> Network:
     """Let the parts that start at zero have a say, so that the output depends on everything."""
     for parameter in network.parameters():
         if parameter.ndim > 1 and not parameter.any():

@@ -19,9 +19,9 @@ from ardiffusion.nn.flops import frame_flops
 from ardiffusion.tools.device import device_of
 from experiments.benchmarks.measure import (
     Result,
-    enliven,
     matrix_rate,
     peak_memory,
+    randomize_zero_weights,
     seconds_of,
     show,
     wait,
@@ -71,7 +71,7 @@ def sample(
 def random_network(**sizes: int) -> ARDiT:
     """Make a network whose output depends on everything, which a new one's does not."""
     torch.manual_seed(0)
-    return enliven(ARDiT(**sizes).eval().requires_grad_(False))
+    return randomize_zero_weights(ARDiT(**sizes).eval().requires_grad_(False))
 
 
 class Window:

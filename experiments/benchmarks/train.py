@@ -21,9 +21,9 @@ from ardiffusion.tools.device import device_of
 from ardiffusion.training.peaks import device_peak
 from experiments.benchmarks.measure import (
     Result,
-    enliven,
     matrix_rate,
     peak_memory,
+    randomize_zero_weights,
     seconds_of,
     show,
 )
@@ -122,7 +122,7 @@ def measure(task: Task, way: Way, batch: int, steps: int) -> Iterator[Result]:
 def make_step(task: Task, way: Way, batch: int) -> Callable[[], Tensor]:
     """Build a network and return a function that trains it by a step and returns the loss."""
     torch.manual_seed(0)
-    dit = enliven(task.network())
+    dit = randomize_zero_weights(task.network())
     dit.to(task.device)
     if way.compile:
         torch.compiler.reset()  # or an earlier step's network would stay in memory
