@@ -29,7 +29,7 @@ def recompute(
     """Sample x (B, F, L, C) along a plan (iterations, F); the first `ready` frames are clean."""
     tau = [-(-(steps - k) * 100 // steps) - 1 for k in range(steps)] + [0]
     if multistep:
-        tau = [*DPMSolver2M().grid(SCHEDULE, steps).leaving.tolist(), 0]
+        tau = [*DPMSolver2M().times(SCHEDULE, steps).leaving.tolist(), 0]
     abar = [SCHEDULE.alphas_cumprod[tau[k]].item() for k in range(steps)] + [1.0]
     x, past, prior = x.clone(), x.clone(), [-1] * x.shape[1]
     before = torch.where(torch.arange(x.shape[1]) < ready, steps, 0).tolist()

@@ -80,7 +80,7 @@ def train_loss(golden: Golden) -> Iterator[Row]:
     out = net(x_t, t)
     yield compare(golden, "model_output", out.detach(), limit=ELSEWHERE)
     alpha, sigma = schedule.alpha_sigma(t, dtype=zs.dtype)
-    loss = F.mse_loss(out, target.of(zs, noise=noise, alpha=alpha, sigma=sigma))
+    loss = F.mse_loss(out, target.from_clean(zs, noise=noise, alpha=alpha, sigma=sigma))
     yield compare(golden, "loss", rearrange(loss.detach(), "-> 1"), limit=FORWARD)
     if "grad_norms" in given:
         loss.backward()
@@ -108,7 +108,7 @@ def sampler(golden: Golden) -> Iterator[Row]:
             guidance=float(values[3]),
         )
         label = None if ids is None else torch.tensor(ids)[:batch]
-        if frames > net.window and run.grid.steps > net.window * difference:
+        if frames > net.window and run.times.steps > net.window * difference:
             yield Row(golden.name, f"{tag} is refused", float(not refused(run, net, noise)), 0)
             continue
         ours = run.sample(net, torch.from_numpy(noise), label=label)

@@ -6,9 +6,9 @@ import torch
 from goldens import Golden, Row, compare
 
 from ardiffusion.diffusion.ad import ad_plan, ad_rows
-from ardiffusion.diffusion.engine import slide
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
+from ardiffusion.diffusion.spans import sliding
 from ardiffusion.diffusion.timesteps import FoPP
 
 
@@ -16,18 +16,18 @@ def steps(golden: Golden) -> Iterator[Row]:
     """Every iteration's step indices, timesteps, updated frames and window."""
     for case in sorted({name.split("/")[0] for name in golden.tensors}):
         frames, s, wanted, window = (int(part[1:]) for part in case.split("_"))
-        grid = PublishedDDIM().grid(NoiseSchedule(), steps=wanted)
-        after = ad_plan(frames, steps=grid.steps, difference=s)
+        times = PublishedDDIM().times(NoiseSchedule(), steps=wanted)
+        after = ad_plan(frames, steps=times.steps, difference=s)
         before = torch.cat([torch.zeros(1, frames, dtype=torch.long), after[:-1]])
         found = {
-            "timestep": grid.timesteps(before, after),
+            "timestep": times.timesteps(before, after),
             "step_index": after,
             "update_mask": before != after,
         }
-        if frames <= window or grid.steps <= window * s:
-            rows = ad_rows(frames, steps=grid.steps, difference=s)
-            pairs = slide(rows, frames=frames, window=window, ready=0, steps=grid.steps)
-            found["window"] = torch.tensor([[end - window, end] for _, end in pairs])
+        if frames <= window or times.steps <= window * s:
+            rows = ad_rows(frames, steps=times.steps, difference=s)
+            spans = sliding(rows, steps=times.steps, window=window, end=min(window, frames))
+            found["window"] = torch.tensor([[span.end - window, span.end] for span in spans])
         for name, value in found.items():
             yield compare(golden, f"{case}/{name}", value, limit=0)
 
@@ -40,11 +40,11 @@ def schedule(golden: Golden) -> Iterator[Row]:
         noise = NoiseSchedule(beta_start=start, beta_end=end)
         abar = noise.alphas_cumprod
         if rest[-1].startswith("ddim_"):
-            grid = PublishedDDIM().grid(noise, steps=int(rest[0][1:]))
-            levels = grid.alphas_cumprod.flip(0)
+            times = PublishedDDIM().times(noise, steps=int(rest[0][1:]))
+            levels = times.alphas_cumprod.flip(0)
             waiting = abar[-1:]
             tables = {
-                "ddim_timesteps": grid.leaving.flip(0),
+                "ddim_timesteps": times.leaving.flip(0),
                 "ddim_alphas_f64": torch.cat([levels[1:], waiting]),
                 "ddim_alphas_prev_f64": torch.cat([levels[:-1], waiting]),
             }

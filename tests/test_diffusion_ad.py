@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ardiffusion.diffusion.ad import Row, ad_plan, ad_rows, plan_rows
+from ardiffusion.diffusion.ad import Iteration, ad_plan, ad_rows, plan_rows
 
 GRID = [
     (frames, steps, difference, ready)
@@ -70,7 +70,7 @@ def test_rows_of_the_closed_form_equal_rows_of_the_table(
 
 def test_rows_without_end_begin_like_those_with_one() -> None:
     endless = ad_rows(None, steps=4, difference=2)
-    first: list[Row] = [next(endless) for _ in range(9)]
+    first: list[Iteration] = [next(endless) for _ in range(9)]
     assert first == list(ad_rows(100, steps=4, difference=2))[:9]
 
 

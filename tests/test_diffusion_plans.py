@@ -8,8 +8,8 @@ from naive_sampler import SCHEDULE
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.diffusion.ad import Row, ad_plan, ad_rows, check_plan
-from ardiffusion.diffusion.plans import AD, FIFO, Plan, Table
+from ardiffusion.diffusion.ad import Iteration, ad_plan, ad_rows, check_plan
+from ardiffusion.diffusion.plans import AD, FIFO, FixedPlan, Plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.solver import DDIM, DPMSolver2M, PublishedDDIM, Solver
 from ardiffusion.diffusion.target import Epsilon
@@ -130,7 +130,7 @@ def test_rows_move_every_frame_of_the_queue_once_an_iteration(
     frames: int, ready: int, steps: int, window: int, block: int | None
 ) -> None:
     size = block or window // 2
-    rows = list(FIFO(block).rows(frames, steps=steps, window=window, ready=ready))
+    rows = list(FIFO(block).rows(frames, steps=steps, window=window, given_frames=ready))
     level, table = [steps] * ready + [0] * (frames - ready), []
     for row in rows:
         flying = range(row.first, row.first + len(row.after))
@@ -144,7 +144,9 @@ def test_rows_move_every_frame_of_the_queue_once_an_iteration(
         check_plan(torch.tensor(table), steps=steps)
     whole = ad_plan(frames, steps=steps, difference=1, ready=ready).tolist()
     assert [row for row in table if row in whole] == whole
-    assert FIFO(block).iterations(frames, steps=steps, window=window, ready=ready) == len(rows)
+    assert FIFO(block).iterations(frames, steps=steps, window=window, given_frames=ready) == len(
+        rows
+    )
 
 
 def test_a_queue_without_end_begins_like_one_with_an_end() -> None:
@@ -184,7 +186,7 @@ def test_plans_are_chosen_for_a_sampler_or_for_a_run() -> None:
     net, x = tiny(ARDiT), noise(6)
     sampler = Sampler(SCHEDULE, steps=4, difference=3)
     expected = sampler.sample(net, x)
-    for plan in (AD(3), Table(ad_plan(6, steps=4, difference=3).tolist())):
+    for plan in (AD(3), FixedPlan(ad_plan(6, steps=4, difference=3).tolist())):
         assert_close(sampler.sample(net, x, plan=plan), expected)
         other = Sampler(SCHEDULE, steps=4, difference=0, plan=plan)
         assert_close(other.sample(net, x), expected)
@@ -195,12 +197,12 @@ def test_plans_are_chosen_for_a_sampler_or_for_a_run() -> None:
 def test_plans_describe_themselves() -> None:
     assert AD(3).describe() == {"class": "AD", "difference": 3}
     assert FIFO(2).describe() == {"class": "FIFO", "block": 2}
-    assert Table([[1], [2]]).describe() == {"class": "Table", "table": [[1], [2]]}
+    assert FixedPlan([[1], [2]]).describe() == {"class": "FixedPlan", "table": [[1], [2]]}
 
 
 def test_a_table_yields_the_frames_in_flight() -> None:
-    rows = list(Table([[1, 0], [2, 1], [2, 2]]).rows(2, steps=2))
-    assert rows == [Row(0, [0], [1]), Row(0, [1, 0], [2, 1]), Row(1, [1], [2])]
+    rows = list(FixedPlan([[1, 0], [2, 1], [2, 2]]).rows(2, steps=2))
+    assert rows == [Iteration(0, [0], [1]), Iteration(0, [1, 0], [2, 1]), Iteration(1, [1], [2])]
 
 
 def test_plans_that_cannot_be_run_are_refused() -> None:
@@ -214,9 +216,9 @@ def test_plans_that_cannot_be_run_are_refused() -> None:
     with pytest.raises(
         ValueError, match="one step index for each frame: give all the same length"
     ):
-        Table([[1, 2], [1]])
+        FixedPlan([[1, 2], [1]])
     with pytest.raises(ValueError, match="for 1 frames, the video has 6: use --frames 1"):
-        Sampler(SCHEDULE, steps=2, plan=Table([[2]])).sample(net, noise(6))
+        Sampler(SCHEDULE, steps=2, plan=FixedPlan([[2]])).sample(net, noise(6))
     with pytest.raises(ValueError, match="block of 2 frames does nothing for a strictly causal"):
         Sampler(SCHEDULE, steps=4, plan=FIFO(block=2)).sample(tiny(ARDiT), noise(6))
     with pytest.raises(ValueError, match=r"window of 4 frames.*for long videos, --plan FIFO"):

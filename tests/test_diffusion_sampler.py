@@ -11,7 +11,7 @@ from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.solver import DDIM, PublishedDDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
-from ardiffusion.nn.cache import KVCache
+from ardiffusion.nn.cache import AttentionContext
 from ardiffusion.nn.dit import ARDiT
 
 
@@ -93,7 +93,7 @@ def test_a_run_leaves_nothing_behind() -> None:
     net, caches = tiny(), []
     make = net.make_cache
 
-    def make_cache(*args: Any, **given: Any) -> KVCache:  # noqa: ANN401
+    def make_cache(*args: Any, **given: Any) -> AttentionContext:  # noqa: ANN401
         cache = make(*args, **given)
         caches.append(weakref.ref(cache))
         return cache
@@ -150,7 +150,9 @@ class Gaussian:
         alpha, sigma = SCHEDULE.alpha_sigma(t, dtype=x_t.dtype)
         total = alpha**2 * self.variance + sigma**2
         x_0 = self.mean + alpha * self.variance / total * (x_t - alpha * self.mean)
-        return self.target.of(x_0, noise=(x_t - alpha * x_0) / sigma, alpha=alpha, sigma=sigma)
+        return self.target.from_clean(
+            x_0, noise=(x_t - alpha * x_0) / sigma, alpha=alpha, sigma=sigma
+        )
 
     def make_cache(self, *sizes: object, **given: object) -> Any:  # noqa: ANN401
         return None

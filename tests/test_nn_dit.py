@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ardiffusion.nn.cache import KVCache
 from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.masks import causal_mask
@@ -127,6 +128,7 @@ def test_cached_frames_equal_full_recomputation(static: bool, tabulated: bool) -
             parts.append(net(x[:, f : f + 2], t[:, f : f + 2], cache=cache)[:, :1])
             cache.advance(1)
         torch.testing.assert_close(torch.cat(parts, dim=1), net(x, t)[:, :8], rtol=0, atol=1e-12)
+    assert isinstance(cache, KVCache)
     assert cache.buffer.shape[4] == (2 + 2 if static else 2 * 2 + 2) * 3
 
 

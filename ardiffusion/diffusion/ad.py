@@ -16,16 +16,20 @@ import torch
 from torch import Tensor
 
 
-class Row(NamedTuple):
-    """One iteration: the step indices of the frames that are neither done nor untouched.
+class Iteration(NamedTuple):
+    """A row of a plan: the step indices of the frames that are neither done nor untouched.
 
-    Frames before `first` were clean before the iteration; frames from `first + len(after)` on
-    are still pure noise after it.
+    Frames before `first` were clean before the iteration; frames from `end` on are still pure
+    noise after it.
     """
 
     first: int
     before: list[int]
     after: list[int]
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.after)
 
 
 def ad_plan(frames: int, steps: int, difference: int, ready: int = 0) -> Tensor:
@@ -54,7 +58,9 @@ def ad_iterations(frames: int, steps: int, difference: int) -> int:
     return steps + difference * (frames - 1) if frames > 0 else 0
 
 
-def ad_rows(frames: int | None, steps: int, difference: int, ready: int = 0) -> Iterator[Row]:
+def ad_rows(
+    frames: int | None, steps: int, difference: int, ready: int = 0
+) -> Iterator[Iteration]:
     """Yield the rows of `ad_plan` one by one; without end where `frames` is None."""
     check_difference(difference=difference, steps=steps)
     if frames is None and difference == 0:
@@ -68,26 +74,20 @@ def ad_rows(frames: int | None, steps: int, difference: int, ready: int = 0) -> 
         distances = [r - difference * (f - ready) for f in range(first, end)]
         before = [max(k, 0) for k in distances]
         after = [min(k + 1, steps) for k in distances]
-        yield Row(first=first, before=before, after=after)
-        first += sum(k == steps for k in after)
+        yield Iteration(first=first, before=before, after=after)
+        first += after.count(steps)
         r += 1
 
 
-def plan_rows(plan: Tensor, steps: int, ready: int = 0) -> Iterator[Row]:
-    """Yield the rows of any plan.
-
-    Args:
-        plan: The step indices after each iteration, shape (iterations, F).
-        steps: Number of denoising steps S.
-        ready: Number of leading frames that are clean from the start.
-    """
+def plan_rows(plan: Tensor, steps: int, ready: int = 0) -> Iterator[Iteration]:
+    """Yield the rows of any plan (iterations, F) whose first `ready` frames are given."""
     start = torch.where(torch.arange(plan.shape[1]) < ready, steps, 0)
     table = torch.cat([start[None], plan.cpu()])  # (iterations + 1, F)
     check_plan(table, steps=steps)
     for before, after in zip(table[:-1].tolist(), table[1:].tolist(), strict=True):
-        first = sum(k == steps for k in before)
+        first = before.count(steps)
         end = max(sum(k > 0 for k in after), first)
-        yield Row(first=first, before=before[first:end], after=after[first:end])
+        yield Iteration(first=first, before=before[first:end], after=after[first:end])
 
 
 def check_plan(plan: Tensor, steps: int) -> None:

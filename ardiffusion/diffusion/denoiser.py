@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Cache(Protocol):
-    """What an engine asks of a network's memory of a run."""
+    """What a network keeps during a run."""
 
     def advance(self, frames: int) -> None:
         """Keep the first `frames` of the frames that were computed last."""
@@ -24,19 +24,13 @@ class Denoiser(Protocol):
     """
 
     @property
-    def window(self) -> int:
-        """Frames that a frame attends to, itself included."""
-        ...
+    def window(self) -> int: ...
 
     @property
-    def strictly_causal(self) -> bool:
-        """Whether a frame depends on itself and earlier frames alone."""
-        ...
+    def strictly_causal(self) -> bool: ...
 
     @property
-    def conditional(self) -> bool:
-        """Whether there is a condition to leave out, as guidance does."""
-        ...
+    def conditional(self) -> bool: ...
 
     def __call__(
         self,
@@ -46,7 +40,7 @@ class Denoiser(Protocol):
         null: Tensor | None = None,
         cache: Any = None,  # noqa: ANN401 what make_cache returned
     ) -> Tensor:
-        """Predict from x_t (B, F, L, C) and t (B, F)."""
+        """Predict from x_t (B, F, L, C) and t (B, F); rows where `null` (B,) go unconditioned."""
         ...
 
     def make_cache(

@@ -1,7 +1,7 @@
 """Plans: which frame takes which step in which iteration, as classes to choose from.
 
-A plan yields rows (ad.py). AR-Diffusion's AD schedule is the default; FIFO-Diffusion's diagonal
-lets a network without a causal mask, trained on short clips, write long videos.
+AR-Diffusion's AD schedule is the default; FIFO-Diffusion's diagonal lets a network without a
+causal mask, trained on short clips, write long videos.
 """
 
 from abc import ABC, abstractmethod
@@ -10,30 +10,30 @@ from typing import Any
 
 import torch
 
-from ardiffusion.diffusion.ad import Row, ad_iterations, ad_rows, plan_rows
+from ardiffusion.diffusion.ad import Iteration, ad_iterations, ad_rows, plan_rows
 
 
 class Plan(ABC):
     """Says which frame takes which step in which iteration.
 
     Attributes:
-        partitioned: Whether more frames than a network's window may be in flight. Each row then
-            moves frames of one window, and is evaluated on the frames up to the last that moves.
+        more_than_window: Whether more frames than a network's window may be in flight. Each row
+            then moves frames of one window, and is evaluated on those up to the last that moves.
     """
 
-    partitioned = False
+    more_than_window = False
 
     @abstractmethod
     def rows(
-        self, frames: int | None, steps: int, window: int | None = None, ready: int = 0
-    ) -> Iterator[Row]:
+        self, frames: int | None, steps: int, window: int | None = None, given_frames: int = 0
+    ) -> Iterator[Iteration]:
         """Yield the rows.
 
         Args:
             frames: Number of frames F; without end if None.
             steps: Number of denoising steps S of each frame.
             window: Frames that one evaluation of the network takes; None where it takes any.
-            ready: Number of leading frames that are clean from the start.
+            given_frames: Number of leading frames that are clean from the start.
         """
 
     @abstractmethod
@@ -45,10 +45,10 @@ class Plan(ABC):
         return frames
 
     def iterations(
-        self, frames: int, steps: int, window: int | None = None, ready: int = 0
+        self, frames: int, steps: int, window: int | None = None, given_frames: int = 0
     ) -> int:
         """Return how many rows there are; see `rows` for the arguments."""
-        return sum(1 for _ in self.rows(frames, steps=steps, window=window, ready=ready))
+        return sum(1 for _ in self.rows(frames, steps, window=window, given_frames=given_frames))
 
     def describe(self) -> dict[str, Any]:
         """Return the plan's name and arguments."""
@@ -70,17 +70,17 @@ class AD(Plan):
         self.difference = difference
 
     def rows(
-        self, frames: int | None, steps: int, window: int | None = None, ready: int = 0
-    ) -> Iterator[Row]:
-        return ad_rows(frames, steps=steps, difference=self.difference, ready=ready)
+        self, frames: int | None, steps: int, window: int | None = None, given_frames: int = 0
+    ) -> Iterator[Iteration]:
+        return ad_rows(frames, steps=steps, difference=self.difference, ready=given_frames)
 
     def in_flight(self, frames: int | None, steps: int) -> int:
         return -(-steps // self.difference) if self.difference > 0 else frames or 0
 
     def iterations(
-        self, frames: int, steps: int, window: int | None = None, ready: int = 0
+        self, frames: int, steps: int, window: int | None = None, given_frames: int = 0
     ) -> int:
-        return ad_iterations(frames - ready, steps=steps, difference=self.difference)
+        return ad_iterations(frames - given_frames, steps=steps, difference=self.difference)
 
 
 class FIFO(Plan):
@@ -107,7 +107,7 @@ class FIFO(Plan):
             strictly causal networks.
     """
 
-    partitioned = True
+    more_than_window = True
 
     def __init__(self, block: int | None = None) -> None:
         if block is not None and block < 1:
@@ -115,10 +115,10 @@ class FIFO(Plan):
         self.block = block
 
     def rows(
-        self, frames: int | None, steps: int, window: int | None = None, ready: int = 0
-    ) -> Iterator[Row]:
+        self, frames: int | None, steps: int, window: int | None = None, given_frames: int = 0
+    ) -> Iterator[Iteration]:
         size = self.block_size(window)
-        for row in ad_rows(frames, steps=steps, difference=1, ready=ready):
+        for row in ad_rows(frames, steps=steps, difference=1, ready=given_frames):
             yield from [row] if size is None else partition(row, size=size)
 
     def block_size(self, window: int | None) -> int | None:
@@ -141,7 +141,7 @@ class FIFO(Plan):
         return steps
 
 
-class Table(Plan):
+class FixedPlan(Plan):
     """Any plan, written out as a table.
 
     Args:
@@ -157,11 +157,11 @@ class Table(Plan):
         self.table = [list(row) for row in table]
 
     def rows(
-        self, frames: int | None, steps: int, window: int | None = None, ready: int = 0
-    ) -> Iterator[Row]:
+        self, frames: int | None, steps: int, window: int | None = None, given_frames: int = 0
+    ) -> Iterator[Iteration]:
         size = (len(self.table), self.length(frames))
         table = torch.tensor(self.table, dtype=torch.int64).reshape(size)
-        return plan_rows(table, steps=steps, ready=ready)
+        return plan_rows(table, steps=steps, ready=given_frames)
 
     def in_flight(self, frames: int | None, steps: int) -> int:
         return self.length(frames)
@@ -176,11 +176,11 @@ class Table(Plan):
         return length
 
 
-def partition(row: Row, size: int) -> Iterator[Row]:
+def partition(row: Iteration, size: int) -> Iterator[Iteration]:
     """Divide a row into rows that move `size` frames each, those of the tail first."""
     before = row.before
     for start in reversed(range(0, len(before), size)):
         end = start + size
         after = before[:start] + row.after[start:end] + before[end:]
-        yield Row(first=row.first, before=before, after=after)
+        yield Iteration(first=row.first, before=before, after=after)
         before = after

@@ -1,208 +1,230 @@
-"""One run of the sampler: what stays the same during it, and how one iteration is computed."""
+"""One run of the sampler: its frames go from noise to latents, span by span (spans.py).
 
-from collections.abc import Callable, Iterator, Sequence
+A frame enters the cache of a strictly causal network by being computed once more, clean, within
+the iteration after its last.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ardiffusion.diffusion.ad import Row
 from ardiffusion.diffusion.denoiser import Cache, Denoiser
 from ardiffusion.diffusion.graphs import Graphs
-from ardiffusion.diffusion.grid import Grid
-from ardiffusion.diffusion.solver import Solver, clean_factors
+from ardiffusion.diffusion.schedule import StepTimes
+from ardiffusion.diffusion.solver import Solver, x0_coefficients
+from ardiffusion.diffusion.spans import Span
 from ardiffusion.diffusion.target import Target
 
 
 @dataclass
-class Flight:
-    """The frames that an engine holds, and what it knows of each.
+class ActiveFrames:
+    """The frames that a run holds, and what it knows of each.
 
     Attributes:
         x: Latents, shape (B, F, L, C).
-        past: The x_0 of each frame's previous step, shape of `x`; None if no solver asks for it.
-        prior: Step index before that step, -1 if there was none.
+        x0_prev: The x_0 of each frame's previous step, shape of `x`, if the solver asks for it.
+        k_prev: Step index before that step, -1 if there was none.
+        first: Index of the first frame.
+        emitted: Frames before this one have been emitted.
     """
 
     x: Tensor
-    past: Tensor | None
-    prior: list[int]
+    x0_prev: Tensor | None
+    k_prev: list[int]
+    first: int
+    emitted: int
 
-    def drop(self, frames: int) -> None:
-        """Forget the first frames."""
-        if frames:
-            self.x, self.prior = self.x[:, frames:], self.prior[frames:]
-            self.past = None if self.past is None else self.past[:, frames:]
+    @property
+    def end(self) -> int:
+        return self.first + self.x.shape[1]
+
+    def drop(self, before: int) -> None:
+        """Forget the frames before an index."""
+        frames = before - self.first
+        if frames > 0:
+            self.first, self.x, self.k_prev = before, self.x[:, frames:], self.k_prev[frames:]
+            self.x0_prev = None if self.x0_prev is None else self.x0_prev[:, frames:]
 
     def add(self, frames: Sequence[Tensor]) -> None:
         """Append frames (B, L, C) that have made no step yet."""
         if frames:
             new = torch.stack(list(frames), dim=1).to(self.x)
-            self.x, self.prior = torch.cat([self.x, new], dim=1), self.prior + [-1] * len(frames)
-            self.past = None if self.past is None else torch.cat([self.past, 0 * new], dim=1)
+            self.x, self.k_prev = torch.cat([self.x, new], dim=1), self.k_prev + [-1] * len(frames)
+            if self.x0_prev is not None:
+                self.x0_prev = torch.cat([self.x0_prev, 0 * new], dim=1)
 
-    def part(self, start: int, end: int) -> "Flight":
-        """Return frames `start` to `end`."""
-        past = None if self.past is None else self.past[:, start:end]
-        return Flight(x=self.x[:, start:end], past=past, prior=self.prior[start:end])
-
-    def put(self, part: "Flight", at: int) -> None:
-        """Replace the frames from index `at` on."""
-        end = at + part.x.shape[1]
-        self.x[:, at:end] = part.x
-        self.prior[at:end] = part.prior
-        if self.past is not None and part.past is not None:
-            self.past[:, at:end] = part.past
+    def emit(self, end: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield index and latents (B, L, C) of frames up to `end` that were not emitted yet."""
+        for f in range(self.emitted, end):
+            yield f, self.x[:, f - self.first].clone()
+        self.emitted = max(self.emitted, end)
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one iteration does to its frames; all but the first two are factors (F, 1, 1).
+class Update(NamedTuple):
+    """What one iteration does to its frames: x' = a x + b output + c x0_prev + d noise.
 
-    Attributes:
-        t: Timesteps told to the network, shape (F,).
-        moves: Whether a frame makes a step, shape (F, 1, 1).
-        x: Factor of the latents.
-        output: Factor of the network's output.
-        past: Factor of the x_0 of the previous step.
-        noise: Factor of fresh noise.
-        clean_x: Factor of the latents in x_0.
-        clean_output: Factor of the network's output in x_0.
-        noisy: Whether there is fresh noise.
+    x_0 = u x + v output is kept for the next step. The letters are factors of shape (F, 1, 1), `t`
+    what the network is told (F,), `moves` which frames make a step (F, 1, 1), `noisy` whether
+    there is fresh noise.
     """
 
     t: Tensor
     moves: Tensor
-    x: Tensor
-    output: Tensor
-    past: Tensor
-    noise: Tensor
-    clean_x: Tensor
-    clean_output: Tensor
     noisy: bool
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+    u: Tensor
+    v: Tensor
 
 
 @dataclass
-class Run:
-    """What stays the same during one run."""
+class SamplingRun:
+    """What stays the same during a run; iterating over it yields frames as they become final.
+
+    Attributes:
+        freezes: Whether a finished frame stays as it is; else it is final on leaving the window.
+        given: Clean latents of the leading frames, (B, L, C) each.
+        noise: From a frame's index to its noise (B, L, C).
+        max_frames: Frames that one iteration computes at the most.
+    """
 
     denoiser: Denoiser
     solver: Solver
     target: Target
-    grid: Grid
-    guidance: float
-    rows: Iterator[Row]
-    frames: int | None
-    most: int  # frames that one iteration holds at the most
+    times: StepTimes
+    freezes: bool
+    spans: Iterable[Span]
+    given: Sequence[Tensor]
     noise: Callable[[int], Tensor]
+    max_frames: int
     label: Tensor | None
     generators: Sequence[torch.Generator] | None
     progress: Callable[[], None]
     static: bool | None
     cache: Cache = field(init=False)
     evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
-    step: Callable[..., Step] = field(init=False)
+    update: Callable[..., Update] = field(init=False)
 
-    def begin(self, like: Tensor) -> Flight:
-        """Make the cache for frames like `like` (B, L, C); return an empty flight."""
-        batch, label, null = len(like), self.label, None
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        yield from enumerate(self.given)
+        active = None
+        for span in self.spans:
+            if active is None:
+                active = self.begin()
+            yield from active.emit(span.keep)
+            active.drop(before=span.keep)
+            active.add([self.noise(f) for f in range(active.end, span.end)])
+            self.iterate(active, span)
+            if self.freezes:
+                yield from active.emit(span.final)
+        if active is not None:
+            yield from active.emit(active.end)
+
+    def begin(self) -> ActiveFrames:
+        """Make the cache; return the given frames, unless they are in it."""
+        like = self.given[0] if self.given else self.noise(0)
         if self.static is None:
             self.static = like.device.type == "cuda"
-        if self.guidance != 1:  # both halves in one batch
-            null = torch.arange(2 * batch, device=like.device) < batch
-            batch, label = 2 * batch, None if label is None else torch.cat([label, label])
-        cache = self.cache = self.denoiser.make_cache(
-            batch=batch,
-            frames=self.most,
+        # Neither function knows the run, which holds them: a cycle would outlive it.
+        denoiser, label = self.denoiser, self.label
+        cache = self.cache = denoiser.make_cache(
+            batch=len(like),
+            frames=self.max_frames,
             device=like.device,
-            timesteps=self.grid.all_timesteps(),
+            timesteps=self.times.all_timesteps(),
             label=label,
-            null=null,
             static=self.static,
         )
 
-        # Neither function knows the run, which holds them: a cycle would outlive it.
-        denoiser = self.denoiser
-
         def evaluate(x: Tensor, t: Tensor) -> Tensor:
-            return denoiser(x, t, label=label, null=null, cache=cache)
+            return denoiser(x, t, label=label, cache=cache)
 
         self.evaluate = Graphs(evaluate) if self.static else evaluate
         # An AD schedule repeats its rows, shifted by a frame, so that their factors stay at hand.
-        make = partial(
-            make_step, solver=self.solver, grid=self.grid, target=self.target, like=like[:0]
-        )
-        self.step = lru_cache(maxsize=4096)(make)
-        x = like[:, None][:, :0]  # (B, 0, L, C)
-        return Flight(x=x, past=x if self.solver.remembers else None, prior=[])
+        make = partial(make_update, solver=self.solver, times=self.times, target=self.target)
+        self.update = lru_cache(maxsize=4096)(partial(make, freezes=self.freezes, like=like[:0]))
+        x, given = like[:, None][:, :0], len(self.given)  # (B, 0, L, C)
+        x0_prev = x if self.solver.multistep else None
+        active = ActiveFrames(x=x, x0_prev=x0_prev, k_prev=[], first=0, emitted=given)
+        if denoiser.strictly_causal:
+            self.prefill()
+            active.first = given
+        else:
+            active.add(self.given)
+        return active
 
-    def prefill(self, given: Sequence[Tensor]) -> None:
-        """Compute clean frames (B, L, C) for the cache alone."""
-        for i in range(0, len(given), self.most):
-            x = torch.stack(list(given[i : i + self.most]), dim=1)
-            self.predict(x, t=torch.full((x.shape[1],), self.grid.clean, device=x.device))
+    def prefill(self) -> None:
+        """Compute the given frames for the cache alone."""
+        for i in range(0, len(self.given), self.max_frames):
+            x = torch.stack(list(self.given[i : i + self.max_frames]), dim=1)
+            self.predict(x, t=torch.full((x.shape[1],), self.times.clean, device=x.device))
             self.cache.advance(x.shape[1])
 
-    def iterate(self, flight: Flight, before: list[int], after: list[int]) -> None:
-        """Take frames from step indices `before` to `after`."""
-        x, step = flight.x, self.step(tuple(before), tuple(after), tuple(flight.prior))
-        output = self.predict(x, t=step.t)
-        flight.x = step.x * x + step.output * output
-        if step.noisy:
-            flight.x = flight.x + step.noise * self.fresh_noise(x, before, after)
-        if flight.past is not None:
-            flight.x = flight.x + step.past * flight.past
-            x_0 = step.clean_x * x + step.clean_output * output
-            flight.past = torch.where(step.moves, x_0, flight.past)
-            pairs = zip(before, after, flight.prior, strict=True)
-            flight.prior = [k if k_after > k else prior for k, k_after, prior in pairs]
+    def iterate(self, active: ActiveFrames, span: Span) -> None:
+        """Take the frames of a span one iteration further."""
+        here = slice(span.start - active.first, span.end - active.first)
+        x, k_prev = active.x[:, here], active.k_prev[here]
+        update = self.update(span.before, span.after, tuple(k_prev))
+        output = self.predict(x, t=update.t)
+        if self.denoiser.strictly_causal:
+            self.cache.advance(span.before.count(self.times.steps))
+        next_x = update.a * x + update.b * output
+        if update.noisy:
+            next_x = next_x + update.d * self.fresh_noise(x, span)
+        if active.x0_prev is not None:
+            x0_prev = active.x0_prev[:, here]
+            next_x = next_x + update.c * x0_prev
+            x_0 = update.u * x + update.v * output
+            active.x0_prev[:, here] = torch.where(update.moves, x_0, x0_prev)
+            pairs = zip(span.before, span.after, k_prev, strict=True)
+            active.k_prev[here] = [k if k_after > k else prev for k, k_after, prev in pairs]
+        active.x[:, here] = next_x
         self.progress()
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """Evaluate the network on x (B, F, L, C) at the frames' timesteps t (F,)."""
         frames = x.shape[1]
         if self.static and self.denoiser.strictly_causal:  # one of two shapes
-            size = self.most - 1 if frames < self.most else self.most
+            size = self.max_frames - (frames < self.max_frames)
             x = F.pad(x, (0, 0, 0, 0, 0, size - frames))
-            t = F.pad(t, (0, size - frames), value=self.grid.waiting)
-        if self.guidance != 1:
-            x = torch.cat([x, x])  # (2 B, F, L, C)
-        out = self.evaluate(x, t.expand(len(x), -1))[:, :frames].to(x.dtype)
-        if self.guidance != 1:
-            without, given = out.chunk(2)
-            out = without + self.guidance * (given - without)
-        return out
+            t = F.pad(t, (0, size - frames), value=self.times.waiting)
+        return self.evaluate(x, t.expand(len(x), -1))[:, :frames].to(x.dtype)
 
-    def fresh_noise(self, x: Tensor, before: list[int], after: list[int]) -> Tensor:
+    def fresh_noise(self, x: Tensor, span: Span) -> Tensor:
         """Draw noise for the frames that move, each sample from its own generator."""
         z = torch.zeros(x.shape, dtype=x.dtype)
-        moves = [
-            i for i, (k, k_after) in enumerate(zip(before, after, strict=True)) if k_after > k
-        ]
+        moves = [i for i, k in enumerate(span.after) if k > span.before[i]]
         size = (len(moves), *x.shape[2:])
         for sample, generator in zip(z, self.generators or [None] * len(z), strict=True):
             sample[moves] = torch.randn(size, generator=generator, dtype=x.dtype)
         return z.to(x.device)
 
 
-def make_step(
+def make_update(
     before: tuple[int, ...],
     after: tuple[int, ...],
-    prior: tuple[int, ...],
+    k_prev: tuple[int, ...],
     solver: Solver,
-    grid: Grid,
+    times: StepTimes,
     target: Target,
+    freezes: bool,
     like: Tensor,
-) -> Step:
+) -> Update:
     """Compute what an iteration needs, in the type and on the device of `like`."""
-    k, k_after, k_prior = (torch.tensor(indices) for indices in (before, after, prior))
-    f = solver.factors(k, k_after, k_prior, grid=grid, target=target)
-    factors = torch.stack(
-        [f.x, f.output, f.past, f.noise, *clean_factors(k, grid=grid, target=target)]
-    )
+    device = times.alphas_cumprod.device
+    k, k_after, prev = (torch.tensor(i, device=device) for i in (before, after, k_prev))
+    found = solver.coefficients(k, k_after, prev, times=times, target=target)
+    if freezes:
+        found = found.where(k_after > k)
+    factors = torch.stack([*found, *x0_coefficients(k, times=times, target=target)])  # (6, F)
+    factors = factors.to(like.dtype).to(like.device)[..., None, None]
+    t = times.timesteps(k, k_after).to(like.device)
     moves = (k_after > k).to(like.device)[:, None, None]
-    t = grid.timesteps(k, k_after).to(like.device)
-    on_device = factors.to(like)[..., None, None].unbind()  # (F, 1, 1) each
-    return Step(t, moves, *on_device, noisy=bool(f.noise.any()))
+    return Update(t, moves, bool(found.noise.any()), *factors)

@@ -1,9 +1,10 @@
 """Sampler: turns noise into latents along a plan, with any solver, target and network.
 
-The AD schedule (paper section 3.4) is the default plan; `plans.py` defines plans, `engine.py` runs
+The AD schedule (paper section 3.4) is the default plan; `plans.py` defines plans, `run.py` runs
 them.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from ardiffusion.diffusion.ad import check_difference
 from ardiffusion.diffusion.denoiser import Denoiser
-from ardiffusion.diffusion.engine import run_cached, run_queued, run_windowed
-from ardiffusion.diffusion.plans import AD, Plan, Table
-from ardiffusion.diffusion.run import Run
+from ardiffusion.diffusion.guidance import Guided
+from ardiffusion.diffusion.plans import AD, FixedPlan, Plan
+from ardiffusion.diffusion.run import SamplingRun
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
+from ardiffusion.diffusion.spans import evaluated, plan_spans
 from ardiffusion.diffusion.target import X0, Target
 
 
@@ -52,15 +54,16 @@ class Sampler:
     ) -> None:
         if plan is None:
             check_difference(difference=difference, steps=steps)
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ValueError(f"guidance must be a finite number of at least 0, got {guidance}.")
         self.schedule = schedule
         self.target = target or X0()
         self.solver = solver or DDIM()
-        self.steps = steps
-        self.difference = difference
+        self.steps, self.difference = steps, difference
         self.guidance = guidance
         self.static = static
         self.plan = plan or AD(difference)
-        self.grid = self.solver.grid(schedule, steps)
+        self.times = self.solver.times(schedule, steps)
 
     def sample(
         self,
@@ -71,11 +74,7 @@ class Sampler:
         plan: Plan | Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """Return all frames at once; see `stream` for the arguments.
-
-        Returns:
-            Latents, shape (B, F, L, C).
-        """
+        """Return all frames at once, shape (B, F, L, C); see `stream` for the arguments."""
         frames = self.stream(
             denoiser, noise, label=label, prefix=prefix, plan=plan, generators=generators
         )
@@ -110,51 +109,34 @@ class Sampler:
         Yields:
             The frame's index and its latents, shape (B, L, C), prefix first.
         """
+        plan = FixedPlan(plan.tolist()) if isinstance(plan, Tensor) else plan or self.plan
         given = [] if prefix is None else list(prefix.unbind(dim=1))
-        if plan is None:
-            plan = self.plan
-        elif isinstance(plan, Tensor):
-            plan = Table(plan.tolist())
         frames = plan.length(noise.shape[1] if isinstance(noise, Tensor) else frames)
-        self.check(denoiser, frames=frames, ready=len(given))
-        steps, window = self.grid.steps, evaluated(denoiser)
+        if frames is not None and len(given) > frames:
+            raise ValueError(f"The prefix has {len(given)} frames, the video only {frames}.")
+        if self.guidance != 1:
+            denoiser = Guided(denoiser, scale=self.guidance)
+        steps = self.times.steps
         in_flight = plan.in_flight(frames, steps=steps)
-        run = Run(
+        yield from SamplingRun(
             denoiser=denoiser,
             solver=self.solver,
             target=self.target,
-            grid=self.grid,
-            guidance=self.guidance,
-            rows=plan.rows(frames, steps=steps, window=window, ready=len(given)),
-            frames=frames,
-            most=min(in_flight + 1, frames or in_flight + 1),
+            times=self.times,
+            freezes=self.solver.freezes_finished
+            or denoiser.strictly_causal
+            or plan.more_than_window,
+            spans=plan_spans(plan, denoiser, frames, steps=steps, given_frames=len(given)),
+            given=given,
             noise=noise.unbind(dim=1).__getitem__ if isinstance(noise, Tensor) else noise,
+            max_frames=min(in_flight + 1, frames or in_flight + 1),
             label=label,
             generators=generators,
             progress=progress,
             static=self.static,
         )
-        windowed = run_queued if plan.partitioned else run_windowed
-        engine = run_cached if denoiser.strictly_causal else windowed
-        yield from enumerate(given)
-        yield from engine(run, given=given)
 
-    def iterations(self, denoiser: Denoiser, frames: int, ready: int = 0) -> int:
-        """Return how many iterations a video takes, of which `ready` frames are given."""
-        return self.plan.iterations(
-            frames, steps=self.grid.steps, window=evaluated(denoiser), ready=ready
-        )
-
-    def check(self, denoiser: Denoiser, frames: int | None, ready: int) -> None:
-        """Raise if this sampler cannot serve the network or the lengths do not fit."""
-        if self.guidance != 1 and not denoiser.conditional:
-            raise ValueError(
-                f"guidance {self.guidance} needs a network with a condition; use guidance 1."
-            )
-        if frames is not None and ready > frames:
-            raise ValueError(f"The prefix has {ready} frames, the video only {frames}.")
-
-
-def evaluated(denoiser: Denoiser) -> int | None:
-    """Return how many frames a network can be evaluated on; None for any number."""
-    return None if denoiser.strictly_causal else denoiser.window
+    def iterations(self, denoiser: Denoiser, frames: int, given_frames: int = 0) -> int:
+        """Return how many iterations a video takes, whose leading `given_frames` are given."""
+        window, steps = evaluated(denoiser), self.times.steps
+        return self.plan.iterations(frames, steps, window=window, given_frames=given_frames)

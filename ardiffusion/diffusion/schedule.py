@@ -5,6 +5,7 @@ abar_t = prod_{u <= t} (1 - beta_u), t = 0 nearly clean, t = T - 1 nearly pure n
 """
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,9 +38,12 @@ class NoiseSchedule:
         self.beta_start = beta_start
         self.beta_end = beta_end
         self.timesteps = timesteps
-        roots = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
+        # On the CPU whatever the default device is: not every device knows float64.
+        roots = torch.linspace(
+            beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64, device="cpu"
+        )
         self.alphas_cumprod = torch.cumprod(1 - roots**2, dim=0)  # (T,)
-        self._tables: dict[torch.device, Tensor] = {}
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         if self.alphas_cumprod[-1] > 0.01:
             warnings.warn(
                 f"The noise schedule ends at abar = {self.alphas_cumprod[-1]:.2f}: samples start "
@@ -57,23 +61,52 @@ class NoiseSchedule:
         Returns:
             Two tensors that broadcast against latents, shape (B, F, 1, 1).
         """
-        if t.device not in self._tables:
-            self._tables[t.device] = self.alphas_cumprod.to(t.device)
-        return alpha_sigma(self._tables[t.device][t], dtype=dtype)
+        place = t.device, dtype
+        if place not in self._tables:
+            abar = self.alphas_cumprod
+            table = torch.stack([abar.sqrt(), (1 - abar).sqrt()])  # (2, T)
+            self._tables[place] = table.to(dtype).to(t.device)
+        alpha, sigma = self._tables[place][:, t, None, None]  # (B, F, 1, 1) each
+        return alpha, sigma
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return x_t.
-
-        Args:
-            x: Clean latents, shape (B, F, L, C).
-            noise: Standard normal noise, shape (B, F, L, C).
-            t: Timesteps, shape (B, F).
-        """
+        """Return x_t for clean latents x and standard normal noise (B, F, L, C) at t (B, F)."""
         alpha, sigma = self.alpha_sigma(t, dtype=x.dtype)
         return alpha * x + sigma * noise
 
 
-def alpha_sigma(alphas_cumprod: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return sqrt(abar) and sqrt(1 - abar) of a (..., F) table as (..., F, 1, 1) factors."""
-    abar = alphas_cumprod[..., None, None]  # (..., F, 1, 1)
-    return abar.sqrt().to(dtype), (1 - abar).sqrt().to(dtype)
+@dataclass(frozen=True)
+class StepTimes:
+    """Where the step indices k = 0 (pure noise) .. S (clean) of a solver lie on the schedule.
+
+    Attributes:
+        leaving: Timestep told to the network for a frame about to leave index k, shape (S,).
+        waiting: Timestep told for a frame that stays pure noise.
+        clean: Timestep told for a finished frame.
+        alphas_cumprod: abar at index k, shape (S + 1,), float64.
+    """
+
+    leaving: Tensor
+    waiting: int
+    clean: int
+    alphas_cumprod: Tensor
+
+    @property
+    def steps(self) -> int:
+        return len(self.leaving)
+
+    def timesteps(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return what the network is told of frames that go from index `before` to `after`."""
+        t = self.leaving[before.clamp(max=self.steps - 1)]
+        t = torch.where((before == 0) & (after == 0), self.waiting, t)
+        return torch.where(before == self.steps, self.clean, t)
+
+    def all_timesteps(self) -> Tensor:
+        """Return every timestep that the network may be told, each once, rising."""
+        rest = self.leaving.new_tensor([self.waiting, self.clean])
+        return torch.cat([self.leaving, rest]).unique()
+
+    def alpha_sigma(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma at step indices of shape (F,), float64."""
+        abar = self.alphas_cumprod[index]
+        return abar.sqrt(), (1 - abar).sqrt()

@@ -12,11 +12,11 @@ class Target(ABC):
     """Turns clean latents and noise into a regression target, and a prediction back into both."""
 
     @abstractmethod
-    def of(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return the regression target, shape of `x`."""
 
     @abstractmethod
-    def split(
+    def to_x0_eps(
         self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the clean latents and the noise that the network's output stands for."""
@@ -25,10 +25,10 @@ class Target(ABC):
 class X0(Target):
     """The network predicts the clean latent x_0, the paper's choice."""
 
-    def of(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return x
 
-    def split(
+    def to_x0_eps(
         self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         return output, (x_t - alpha * output) / sigma
@@ -37,10 +37,10 @@ class X0(Target):
 class Epsilon(Target):
     """The network predicts the noise, as in DDPM (Ho et al., 2020)."""
 
-    def of(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return noise
 
-    def split(
+    def to_x0_eps(
         self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         return (x_t - sigma * output) / alpha, output
@@ -49,10 +49,10 @@ class Epsilon(Target):
 class Velocity(Target):
     """The network predicts v = alpha_t eps - sigma_t x (Salimans and Ho, 2022)."""
 
-    def of(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * noise - sigma * x
 
-    def split(
+    def to_x0_eps(
         self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         return alpha * x_t - sigma * output, alpha * output + sigma * x_t

@@ -11,6 +11,7 @@ needs neither tables nor large numbers.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +23,30 @@ def on_device(values: tuple[float, ...], device: torch.device | str) -> Tensor:
     return torch.tensor(values, device=device)
 
 
+class Dice(NamedTuple):
+    """Where random numbers come from, and the device on which they are drawn."""
+
+    generator: torch.Generator | None
+    device: torch.device | str
+
+    def uniform(self, *size: int) -> Tensor:
+        """Draw numbers in [0, 1), in float64 where the device knows it."""
+        exact = torch.device(self.device).type in ("cpu", "cuda")
+        dtype = torch.float64 if exact else torch.float32
+        return torch.rand(size, dtype=dtype, generator=self.generator, device=self.device)
+
+    def integers(self, count: int, *size: int) -> Tensor:
+        """Draw integers in [0, count)."""
+        return torch.randint(count, size, generator=self.generator, device=self.device)
+
+
 def urn(values: Tensor | int, start: Tensor | int, uniform: Tensor) -> Tensor:
     """Draw uniformly random multisets by Polya's urn, unsorted.
 
     Args:
         values: Number of values m that a frame chooses from, broadcastable to (B, F).
         start: First frame of the multiset that a frame belongs to, broadcastable to (B, F).
-        uniform: Numbers in [0, 1), float64, shape (B, F).
+        uniform: Numbers in [0, 1), shape (B, F).
 
     Returns:
         Values in [0, m), shape (B, F), int64.
@@ -43,24 +61,7 @@ def urn(values: Tensor | int, start: Tensor | int, uniform: Tensor) -> Tensor:
 
 
 class Timesteps(ABC):
-    """Draws the timesteps of a batch of clips."""
-
-    @abstractmethod
-    def __call__(
-        self,
-        batch: int,
-        frames: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Return timesteps in [0, T), shape (B, F), int64."""
-
-
-class FoPP(Timesteps):
-    """Frame-oriented probability propagation, exact in closed form for any number of frames.
-
-    References:
-        AR-Diffusion (Sun et al., CVPR 2025), section 3.3.
+    """Draws the timesteps of a batch of clips.
 
     Args:
         timesteps: Number of training timesteps T.
@@ -76,17 +77,33 @@ class FoPP(Timesteps):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        def uniform(*size: int) -> Tensor:
-            return torch.rand(size, dtype=torch.float64, generator=generator, device=device)
+        """Return timesteps in [0, T), shape (B, F), int64."""
+        return self.draw(batch, frames, Dice(generator, device or torch.get_default_device()))
 
-        pivot = (uniform(batch, 1) * frames).long()  # (B, 1)
-        t_pivot = (uniform(batch, 1) * self.timesteps).long()  # (B, 1)
-        f = torch.arange(frames, device=device)  # (F,)
+    @abstractmethod
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        """Draw timesteps in [0, T), shape (B, F), int64."""
+
+
+class FoPP(Timesteps):
+    """Frame-oriented probability propagation, exact in closed form for any number of frames.
+
+    References:
+        AR-Diffusion (Sun et al., CVPR 2025), section 3.3.
+
+    Args:
+        timesteps: Number of training timesteps T.
+    """
+
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        pivot = (dice.uniform(batch, 1) * frames).long()  # (B, 1)
+        t_pivot = (dice.uniform(batch, 1) * self.timesteps).long()  # (B, 1)
+        f = torch.arange(frames, device=dice.device)  # (F,)
         after = f > pivot  # (B, F)
         start = torch.where(after, pivot + 1, 0)  # first frame of a frame's side
         offset = torch.where(after, t_pivot, 0)
         values = torch.where(after, self.timesteps - t_pivot, t_pivot + 1)  # m
-        t = offset + urn(values, start=start, uniform=uniform(batch, frames))
+        t = offset + urn(values, start=start, uniform=dice.uniform(batch, frames))
         return torch.where(f == pivot, t_pivot, t).sort(dim=1).values
 
 
@@ -101,19 +118,8 @@ class NonDecreasing(Timesteps):
         timesteps: Number of training timesteps T.
     """
 
-    def __init__(self, timesteps: int = 1000) -> None:
-        self.timesteps = timesteps
-
-    def __call__(
-        self,
-        batch: int,
-        frames: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        size = (batch, frames)
-        uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=device)
-        return urn(self.timesteps, start=0, uniform=uniform).sort(dim=1).values
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        return urn(self.timesteps, start=0, uniform=dice.uniform(batch, frames)).sort(dim=1).values
 
 
 class Independent(Timesteps):
@@ -123,18 +129,8 @@ class Independent(Timesteps):
         timesteps: Number of training timesteps T.
     """
 
-    def __init__(self, timesteps: int = 1000) -> None:
-        self.timesteps = timesteps
-
-    def __call__(
-        self,
-        batch: int,
-        frames: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        size = (batch, frames)
-        return torch.randint(self.timesteps, size=size, generator=generator, device=device)
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        return dice.integers(self.timesteps, batch, frames)
 
 
 class Synchronous(Timesteps):
@@ -144,19 +140,8 @@ class Synchronous(Timesteps):
         timesteps: Number of training timesteps T.
     """
 
-    def __init__(self, timesteps: int = 1000) -> None:
-        self.timesteps = timesteps
-
-    def __call__(
-        self,
-        batch: int,
-        frames: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        size = (batch, 1)
-        t = torch.randint(self.timesteps, size=size, generator=generator, device=device)
-        return t.expand(batch, frames)
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        return dice.integers(self.timesteps, batch, 1).expand(batch, frames)
 
 
 class PlanRows(Timesteps):
@@ -176,24 +161,16 @@ class PlanRows(Timesteps):
     ) -> None:
         if any(not 0 <= s <= steps for s in differences):
             raise ValueError(f"differences must lie in 0 to {steps}, got {list(differences)}.")
-        self.timesteps = timesteps
+        super().__init__(timesteps)
         self.steps = steps
         self.differences = list(differences) or list(range(1, steps + 1))
 
-    def __call__(
-        self,
-        batch: int,
-        frames: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        choices = on_device(tuple(self.differences), device or torch.get_default_device())
-        size = (batch, 1)
-        choice = torch.randint(len(choices), size=size, generator=generator, device=device)
-        s = choices[choice]  # (B, 1)
-        u = torch.rand(size, dtype=torch.float64, generator=generator, device=device)
-        iteration = u * (self.steps + s * (frames - 1))  # (B, 1)
-        k = (iteration - s * torch.arange(frames, device=device)).clamp(0, self.steps)  # (B, F)
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        choices = on_device(tuple(self.differences), dice.device)
+        s = choices[dice.integers(len(choices), batch, 1)]  # (B, 1)
+        iteration = dice.uniform(batch, 1) * (self.steps + s * (frames - 1))  # (B, 1)
+        f = torch.arange(frames, device=dice.device)
+        k = (iteration - s * f).clamp(0, self.steps)  # (B, F)
         t = self.timesteps * (1 - k / self.steps)
         return t.ceil().long().sub(1).clamp(min=0)
 
@@ -212,21 +189,10 @@ class Mixture(Timesteps):
                 f"Mixture needs one positive weight per sampler, got {len(samplers)} samplers "
                 f"and weights {weights}."
             )
-        self.samplers = samplers
-        self.weights = weights
+        self.samplers, self.weights = samplers, weights
 
-    def __call__(
-        self,
-        batch: int,
-        frames: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        weights = on_device(tuple(self.weights), device or torch.get_default_device())
-        choice = torch.multinomial(
-            weights, num_samples=batch, replacement=True, generator=generator
-        )  # (B,)
-        t = torch.stack(
-            [draw(batch, frames, generator=generator, device=device) for draw in self.samplers]
-        )  # (samplers, B, F)
-        return t[choice, torch.arange(batch, device=device)]
+    def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
+        weights = on_device(tuple(self.weights), dice.device)
+        choice = weights.multinomial(batch, replacement=True, generator=dice.generator)  # (B,)
+        t = torch.stack([sampler.draw(batch, frames, dice) for sampler in self.samplers])
+        return t[choice, torch.arange(batch, device=dice.device)]  # (B, F)

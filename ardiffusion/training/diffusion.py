@@ -136,7 +136,7 @@ class DiffusionModule(LightningModule):
             Mean squared errors, shape (B, F).
         """
         alpha, sigma = self.schedule.alpha_sigma(t, dtype=x.dtype)
-        target = self.target.of(x, noise=noise, alpha=alpha, sigma=sigma)
+        target = self.target.from_clean(x, noise=noise, alpha=alpha, sigma=sigma)
         output = self.dit(alpha * x + sigma * noise, t, label=label, null=null)
         return (output.float() - target).square().mean(dim=(-2, -1))
 
