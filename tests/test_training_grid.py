@@ -68,8 +68,11 @@ class Told(ARVAEModule):
         return super().latent_noise(video) * (torch.nan if bad else 1.0)
 
     def on_train_start(self) -> None:
-        follow, self.latents = self.arvae.follow, list[Tensor]()
-        self.arvae.follow = lambda latents: (self.latents.append(latents), follow(latents))  # pyright: ignore[reportAttributeAccessIssue]
+        update, self.latents = self.arvae.update_statistics, list[Tensor]()
+        self.arvae.update_statistics = lambda latents: (
+            self.latents.append(latents),
+            update(latents),
+        )  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_end(self) -> None:
         told = {"steps": self.told, "end": weights(self), "latents": self.latents}

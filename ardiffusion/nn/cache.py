@@ -146,7 +146,7 @@ class KVCache(AttentionContext):
         return Part(queries, keys=slice(first * tokens, end * tokens))
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.buffer[layer]  # (B, h, slots L, d) each
+        keys, values = self.buffer[layer, 0], self.buffer[layer, 1]  # (B, h, slots L, d) each
         keys[:, :, self.written], values[:, :, self.written] = k, v
         return keys, values
 

@@ -170,8 +170,9 @@ class ARDiT(nn.Module):
             conditions = ConditionTable(self.modulations, timesteps.to(device), label, null)
         if not self.strictly_causal:  # keys and values change with later frames
             return self.together(device, conditions=conditions)
-        autocast = torch.is_autocast_enabled(device.type)
-        weights = self.embed.weight.dtype
+        kind, dtype = device.type, self.embed.weight.dtype
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
         return (StaticCache if static else KVCache)(
             layers=self.depth,
             batch=batch,
@@ -180,7 +181,7 @@ class ARDiT(nn.Module):
             tokens=self.tokens,
             window=self.window,
             frames=frames,
-            dtype=torch.get_autocast_dtype(device.type) if autocast else weights,
+            dtype=dtype,
             device=device,
             conditions=conditions,
         )
