@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ardiffusion.tools.command import main
 from ardiffusion.tools.loss_curve import LossCurve, read_curve, steadiness
-from ardiffusion.tools.plot import INK, draw_runs, late_profile, running_mean
+from ardiffusion.tools.plot import INK, draw_runs, late_profiles, running_mean
 from ardiffusion.training.step_guard import SpikeDetector
 
 WINDOW, HEIGHT = 20, 8.0
@@ -206,8 +206,8 @@ def test_one_high_loss_among_very_many_is_seen() -> None:
 def test_means_of_the_last_half_leave_out_what_is_missing() -> None:
     nan = math.nan
     rows = [[9.0, 9.0, 9.0], [9.0, 9.0, 9.0], [1.0, nan, nan], [2.0, 4.0, nan]]
-    assert late_profile(np.array(rows)) == [(0, 1.5), (1, 4.0)]
-    assert late_profile(np.array(rows), first=0.5, per=2) == [(0.25, 1.5), (0.75, 4.0)]
+    runs = {"a": np.array(rows), "b": np.full((4, 2), nan), "c": np.empty((4, 0))}
+    assert late_profiles(runs, lambda i, count: i / count) == {"a": [(0, 1.5), (1 / 3, 4.0)]}
 
 
 def test_bad_runs_end_with_one_sentence(

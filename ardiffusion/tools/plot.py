@@ -4,7 +4,7 @@ The losses of runs are drawn as in the supplement's Figures 1 and 2: a panel per
 axes, then losses by timestep and by frame.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ SIZE, DPI = (4.4, 3.0), 100  # of a panel, in inches, and its pixels per inch
 COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #332288 #882255".split()
 PALE = 0.35  # opacity of a curve below its running mean
 INK, GRID = "#222222", "#dddddd"
-MARKS = [float(f"{mark}e{power}") for power in range(-15, 16) for mark in (1, 2, 5)]
+MARKS = [float(f"{mark}e{power}") for power in range(-30, 31) for mark in (1, 2, 5)]
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -93,8 +93,8 @@ def draw_runs(curves: Sequence[LossCurve], spikes: Sequence[np.ndarray], width: 
         width: Losses of the running mean.
     """
     names = [curve.name for curve in curves]
-    by_frame = {c.name: late_profile(c.frames) for c in curves if c.frames.size}
-    by_bin = {c.name: late_profile(c.bins, 0.5, c.bins.shape[1]) for c in curves if c.bins.size}
+    by_bin = late_profiles({c.name: c.bins for c in curves}, lambda i, count: (i + 0.5) / count)
+    by_frame = late_profiles({c.name: c.frames for c in curves}, lambda i, _: i)
     count = len(curves) + bool(by_bin) + bool(by_frame)
     columns = count if count < 4 else 2 if len(curves) in (2, 4) else 3
     figure, panels = make_panels(count, columns=columns)
@@ -138,18 +138,14 @@ def label(value: float) -> str:
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Average each value with its neighbours, `width` in all, or as many as there are."""
-    first = (width - 1) // 2
-    sums, counts = (
-        np.convolve(each, np.ones(width))[first : first + len(values)]
-        for each in (values, np.ones(len(values)))
-    )
-    return sums / counts
+    sums, counts = (np.convolve(each, np.ones(width)) for each in (values, np.ones_like(values)))
+    return (sums / counts)[(width - 1) // 2 :][: len(values)]
 
 
-def late_profile(rows: np.ndarray, first: float = 0, per: int = 1) -> list[tuple[float, float]]:
-    """Average the columns of the last half of the rows over what is finite; drop the others.
-
-    Column i lies at (first + i) / per.
-    """
-    late = np.ma.masked_invalid(rows[len(rows) // 2 :]).mean(axis=0).filled(np.nan)
-    return [((first + i) / per, mean) for i, mean in enumerate(late.tolist()) if mean > 0]
+def late_profiles(rows: Mapping[str, np.ndarray], place: Callable[[int, int], float]) -> Curves:
+    """Average the columns of the last half of each run's rows over what is finite and above 0."""
+    found = {}
+    for name, values in rows.items():
+        means = np.ma.masked_invalid(values[len(values) // 2 :]).mean(axis=0).filled(np.nan)
+        found[name] = [(place(i, len(means)), mean) for i, mean in enumerate(means) if mean > 0]
+    return {name: points for name, points in found.items() if points}
