@@ -12,7 +12,7 @@ from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
 from ardiffusion.files import write_json
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from ardiffusion.tools.plot import caption, draw_curves, make_panels, save_figure
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.load import load_generator

@@ -18,8 +18,7 @@ from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.processes import local_device, process_group, rank_and_world
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools.device import device_of
-from ardiffusion.tools.options import check_option, output_file
+from ardiffusion.tools.options import check_option, device_of, output_file
 from ardiffusion.tools.pairs import Pairs
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 LARGEST = 2**63 - 1
 
 
@@ -18,3 +20,18 @@ def output_file(path: str) -> Path:
     if not place.name or place.is_dir():
         raise ValueError(f"--output is {path!r}, which names no file: give one to write to.")
     return place
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device is {name!r}, which is no device: use cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name}, but PyTorch finds no GPU here; use cpu.")
+    return device

@@ -21,8 +21,7 @@ from ardiffusion.files import only_writer, write_json
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.tools.device import device_of
-from ardiffusion.tools.options import check_option
+from ardiffusion.tools.options import check_option, device_of
 
 NOTE = "reconstructions.json"
 

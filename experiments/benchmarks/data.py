@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ardiffusion.data.synthetic import skies
 from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.timesteps import FoPP
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from ardiffusion.training.data import VideoDataModule
 from experiments.benchmarks.measure import Result, seconds_of, show
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import (
     Result,
     peak_memory,

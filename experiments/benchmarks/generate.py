@@ -6,7 +6,7 @@ import torch
 
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.files import write_json
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from ardiffusion.training.load import load_generator
 from experiments.benchmarks.measure import Result, name_of, show, wait
 

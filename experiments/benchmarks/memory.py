@@ -20,7 +20,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.generator import generate
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import Result, peak_memory, show
 
 

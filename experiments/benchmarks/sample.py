@@ -16,7 +16,7 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import frame_flops
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import (
     Result,
     matrix_rate,

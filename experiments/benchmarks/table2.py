@@ -13,7 +13,7 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.generator import generate
 from ardiffusion.nn.arvae import ARVAE
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import name_of, peak_memory, wait
 from experiments.benchmarks.sample import random_network
 

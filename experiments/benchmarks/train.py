@@ -17,7 +17,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import TRAINING, flops
-from ardiffusion.tools.device import device_of
+from ardiffusion.tools.options import device_of
 from ardiffusion.training.peaks import device_peak
 from experiments.benchmarks.measure import (
     Result,
