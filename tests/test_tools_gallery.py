@@ -211,7 +211,7 @@ def test_scores_of_two_protocols_stand_in_two_tables(tmp_path: Path) -> None:
     out = tmp_path / "out.html"
     records = [score(1.5), other, tmp_path / "a.json", few]
     write_gallery(out, title="t", sections=[Section("Scores", scores=records)])
-    bodies = re.findall(r"<tbody>(.*?)</tbody>", out.read_text(encoding="utf-8"))
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", out.read_text(encoding="utf-8"), re.DOTALL)
     values = [re.findall(r'<td class="number">(\d\.\d+)</td>', body) for body in bodies]
     assert values == [["1.50", "2.50"], ["3.00"], ["4.00"]]
     page = Page(out)

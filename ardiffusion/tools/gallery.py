@@ -1,18 +1,14 @@
 """Videos, scores and figures on one HTML page: `ardiff gallery OUT.html`."""
 
-import base64
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ardiffusion.files import atomic_write
-from ardiffusion.tools.galleries.collect import Shown, Videos, collect
-from ardiffusion.tools.galleries.page import frame, section
-from ardiffusion.tools.galleries.scores import read_score
-from ardiffusion.tools.galleries.sections import Figure, Section, Table
+from ardiffusion.tools.galleries.page import Figure, Section, Table, picture, write_page
+from ardiffusion.tools.galleries.rows import collect_videos
+from ardiffusion.tools.galleries.scores import by_protocol, read_score
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
 
@@ -45,26 +41,21 @@ def write_gallery(
     for name, value in {"every": every, "limit": limit}.items():
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
+    pictures = {f.path: picture(f.path) for section in sections for f in section.figures}
+    scores = [by_protocol(read_score(score) for score in section.scores) for section in sections]
     path = Path(path)
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        videos: list[Videos | None] = []
-        parts = []
-        for i, part in enumerate(sections):
-            scores = [read_score(score) for score in part.scores]
-            found = None
-            if part.columns:
-                found = collect(part.columns, scratch, prefix=f"v{i}-", every=every, limit=limit)
-            videos.append(found)
-            parts.append(section(part, place=i, videos=found, scores=scores))
-        names = [part.title for part in sections]
-        before, after = frame(title, text=text, sections=parts, names=names, settings=settings)
-        there = [found for found in videos if found is not None]
-        shown = [video for found in there for video in found.shown]
-        size = save(path, before=before, shown=shown, after=after)
-    broken = [sentence for found in there for sentence in found.broken]
+    with tempfile.TemporaryDirectory() as scratch:
+        videos = {
+            i: collect_videos(section.columns, Path(scratch, f"v{i}"), every=every, limit=limit)
+            for i, section in enumerate(sections)
+            if section.columns
+        }
+        page = {"title": title, "text": text, "settings": settings, "sections": sections}
+        write_page(path, **page, pictures=pictures, scores=scores, videos=videos)
+    broken = [sentence for one in videos.values() for sentence in one.broken]
     for sentence in broken:
         warnings.warn(f"Left out of the gallery: {sentence}", stacklevel=2)
+    size = path.stat().st_size
     if size > LARGE:
         warnings.warn(
             f"{path} has {size / 1e6:.0f} MB, which browsers take long to open: show fewer rows "
@@ -74,38 +65,11 @@ def write_gallery(
     return {
         "out": str(path),
         "bytes": size,
-        "rows": sum(len(found.rows) for found in there),
-        "videos": len(shown),
-        "left_out": sum(found.left_out for found in there),
+        "rows": sum(len(one.rows) for one in videos.values()),
+        "videos": sum(len(row.clips) for one in videos.values() for row in one.rows),
+        "left_out": sum(one.left_out for one in videos.values()),
         "broken": broken,
     }
-
-
-def save(path: Path, before: str, shown: Iterable[Shown], after: str) -> int:
-    """Write a page aside and move it into place; return its size in bytes.
-
-    Raises:
-        OSError: If it cannot be written, with a sentence that names the file.
-    """
-    try:
-        with (
-            atomic_write(path) as partial,
-            open(partial, "w", encoding="utf-8", newline="\n") as file,
-        ):
-            file.write(before)
-            for video in shown:
-                file.write(block(video.id, video.media.path.read_bytes()))
-                file.write(block(f"{video.id}-strip", video.media.strip))
-            file.write(after)
-    except OSError as error:
-        raise OSError(f"Cannot write {path} ({error.strerror}): choose another place.") from error
-    return path.stat().st_size
-
-
-def block(id_: str, data: bytes) -> str:
-    """Return bytes as an element that the page's script reads and nobody runs."""
-    text = base64.b64encode(data).decode()
-    return f'<script type="text/plain" id="{id_}">{text}</script>\n'
 
 
 def gallery(
@@ -132,9 +96,10 @@ def gallery(
         every: Step between two frames in the strips of frames.
         limit: Rows of videos at most.
     """
+    paths = [Path(figure) for figure in figures or ()]
     sections = [
         Section("Scores", scores=[Path(score) for score in scores or ()]),
-        Section("Figures", figures=[named_figure(Path(path)) for path in figures or ()]),
+        Section("Figures", figures=[Figure(path, path.stem.replace("_", " ")) for path in paths]),
         Section("Videos", columns={name: Path(path) for name, path in (columns or {}).items()}),
     ]
     sections = [part for part in sections if part.scores or part.figures or part.columns]
@@ -145,8 +110,3 @@ def gallery(
     )
     print(f"{out}: {result['bytes'] / 1e6:.1f} MB")
     return result
-
-
-def named_figure(path: Path) -> Figure:
-    """Return a figure whose caption is its file's name."""
-    return Figure(path, caption=path.stem.replace("_", " "))

@@ -1,113 +1,222 @@
-"""A row of a gallery: its videos side by side, strips of their frames below each other."""
+"""Which videos a section shows, and which of them share a row.
+
+Videos of one name stand side by side, else those of one place in the order. Rows say the same
+thing about every column only where the videos belong together, so the columns that were paired by
+order alone are told to the reader.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from ardiffusion.data.layouts import without_suffix
-from ardiffusion.tools.galleries.collect import Shown
-from ardiffusion.tools.galleries.markup import Markup, definitions, element
+from rich.console import Console
+from rich.progress import track
 
-ICON = Markup('<span class="icon" aria-hidden="true"></span>')
+from ardiffusion.data.layouts import find_clips, without_suffix
+from ardiffusion.data.samples import read_samples
+from ardiffusion.tools.galleries.media import Media, prepare
 
 
-def video_row(row: Mapping[str, Shown], columns: Sequence[str]) -> Markup:
-    """Return a row; `columns` keep their places where it has no video."""
-    first = next(iter(row.values()))
-    name = without_suffix(first.clip.name)
-    label = next((v.clip.label for v in row.values() if v.clip.label is not None), None)
-    id_ = f"row-{first.id}"
-    texts = [name, label or "", *row]
-    for shown in row.values():
-        sample = json.dumps(shown.clip.sample, ensure_ascii=False)
-        texts.append(f"{shown.clip.name} {shown.clip.label} {sample}")
-    return element(
-        "article",
-        element(
-            "header",
-            element("h3", name, id=id_),
-            element("span", label, class_="label") if label is not None else "",
-        ),
-        element(
-            "div",
-            element("div", *(tile(c, row.get(c)) for c in columns), class_="tiles"),
-            element("div", *(strip(c, row[c]) for c in columns if c in row), class_="strips"),
-            class_="views",
-        ),
-        controls(name, frames=max(video.media.frames for video in row.values())),
-        samples(row),
-        class_="row",
-        tabindex="-1",
-        aria_labelledby=id_,
-        data_label=label,
-        data_text=" ".join(texts).lower(),  # as the page lowers what is searched for
+@dataclass
+class Clip:
+    """A video of a column: its path below the folder, its class and its line in samples.jsonl."""
+
+    name: str
+    path: Path
+    label: str | None = None
+    sample: dict[str, Any] = field(default_factory=dict)
+    media: Media | None = None  # what plays it on the page, once it is prepared
+
+    @property
+    def key(self) -> str:
+        """What the same video is called in other columns: its sample index, or path and stem."""
+        index = self.sample.get("index")
+        return f"{index:06d}" if isinstance(index, int) else without_suffix(self.name)
+
+    @property
+    def last_part(self) -> str:
+        return PurePosixPath(self.key).name
+
+
+@dataclass(eq=False)
+class GalleryRow:
+    """Videos side by side, by their columns."""
+
+    clips: dict[str, Clip] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return without_suffix(next(iter(self.clips.values())).name)
+
+    @property
+    def label(self) -> str | None:
+        """The class of the first video that has one."""
+        return next((clip.label for clip in self.clips.values() if clip.label is not None), None)
+
+    @property
+    def words(self) -> str:
+        """What the page's filter finds the row by, in small letters as it searches for them."""
+        texts = [self.name, self.label or "", *self.clips]
+        for clip in self.clips.values():
+            texts.append(f"{clip.name} {clip.label} {json.dumps(clip.sample, ensure_ascii=False)}")
+        return " ".join(texts).lower()
+
+    def takes(self, column: str, clip: Clip) -> bool:
+        """Say whether a video may join: its place is free and no class contradicts its own."""
+        other = self.label
+        return column not in self.clips and (None in (other, clip.label) or other == clip.label)
+
+
+class Videos(NamedTuple):
+    """The videos of a section, as the page shows them."""
+
+    rows: list[GalleryRow]
+    ordered: list[str]  # columns that were paired by order alone
+    left_out: int  # rows that the limit left out
+    settings: dict[str, dict[str, Any]]  # what all samples of a column share, where they do
+    broken: list[str]  # sentences about the videos that cannot be shown
+
+
+def collect_videos(folders: Mapping[str, Path], stem: Path, every: int, limit: int) -> Videos:
+    """Read and pair the videos of a section's columns, and prepare those of the selected rows.
+
+    Files of what is encoded anew begin with `stem`, and ids on the page with its name.
+    """
+    columns = {name: read_clips(name, Path(folder)) for name, folder in folders.items()}
+    rows, ordered = pair_clips(columns)
+    selected = select_rows(rows, limit=limit)
+    clips = [clip for row in selected for clip in row.clips.values()]
+    targets = [stem.with_name(f"{stem.name}-{i}.mp4") for i in range(len(clips))]
+    broken = prepare_clips(clips, targets, every=every)
+    for row in selected:
+        row.clips = {column: clip for column, clip in row.clips.items() if clip.media}
+    shown = [row for row in selected if row.clips]
+    if not shown:
+        raise ValueError(f"None of {len(clips)} videos can be shown. {broken[0]}")
+    return Videos(
+        rows=shown,
+        ordered=ordered,
+        left_out=len(rows) - len(selected),
+        settings={n: found for n, clips in columns.items() if (found := common_settings(clips))},
+        broken=broken,
     )
 
 
-def tile(column: str, shown: Shown | None) -> Markup:
-    """Return a video with its column's name, or an empty place."""
-    caption = element("figcaption", column)
-    if shown is None:
-        return element("figure", element("div", "no video", class_="absent"), caption)
-    media, clip = shown.media, shown.clip
-    video = element(
-        "video",
-        muted=True,
-        playsinline=True,
-        disablepictureinpicture=True,
-        width=media.width,
-        height=media.height,
-        aria_label=f"{column}: {clip.name}, {media.frames} frames",
-        data_source=shown.id,
-        data_frames=media.frames,
-        data_fps=f"{media.fps:.6g}",
-    )
-    return element("figure", video, caption)
+def prepare_clips(clips: Sequence[Clip], targets: Sequence[Path], every: int) -> list[str]:
+    """Prepare videos on all cores, and say what is wrong with those that are broken or gone."""
 
-
-def strip(column: str, shown: Shown) -> Markup:
-    """Return every n-th frame of a video in one line."""
-    media = shown.media
-    count = -(-media.frames // media.every)
-    step = "every frame" if media.every == 1 else f"frames 0, {media.every}, {2 * media.every}, …"
-    image = element(
-        "img",
-        alt=f"{column}: {step} of {shown.clip.name}",
-        data_source=f"{shown.id}-strip",
-        data_count=count,
-        data_every=media.every,
-    )
-    mark = element("span", class_="mark", aria_hidden="true")
-    film = element("div", element("div", image, mark, class_="film"), class_="scroll")
-    return element("figure", element("figcaption", column), film)
-
-
-def controls(name: str, frames: int) -> Markup:
-    """Return the button that plays a row and the slider over its frames."""
-    return element(
-        "div",
-        element("button", ICON, type="button", class_="play", aria_label=f"Play {name}"),
-        element(
-            "input",
-            type="range",
-            min=0,
-            max=frames - 1,
-            value=0,
-            step=1,
-            aria_label=f"Frame of {name}",
-            aria_valuetext=f"frame 1 of {frames}",
-        ),
-        element("output", f"1 / {frames}", aria_live="off"),  # or it is read out while playing
-        class_="controls",
-    )
-
-
-def samples(row: Mapping[str, Shown]) -> Markup | str:
-    """Return what samples.jsonl says of a row's videos, folded."""
-    known = [
-        element("div", element("h4", column), definitions(shown.clip.sample))
-        for column, shown in row.items()
-        if shown.clip.sample
-    ]
-    if not known:
+    def attempt(clip: Clip, target: Path) -> str:
+        try:
+            clip.media = prepare(clip.path, target=target, every=every)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
         return ""
-    return element("details", element("summary", "Sample"), *known)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(attempt, clips, targets)
+        bar = track(done, "Preparing videos", total=len(clips), console=Console(stderr=True))
+        return [sentence for sentence in bar if sentence]
+
+
+def read_clips(column: str, folder: Path) -> list[Clip]:
+    """List the videos of a column's folder: in the order of their indices, or of their names."""
+    where = f"Folder {folder} of column {column!r}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{where} does not exist: correct --columns.")
+    try:
+        entries = find_clips(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{where} holds no videos and no folders of frames: correct --columns."
+        ) from error
+    samples = read_samples(folder)
+    clips = []
+    for path, label in entries:
+        sample = samples.get(path, {})
+        told = sample.get("label")
+        named = label if told is None else str(told)
+        clips.append(Clip(path, path=folder / path, label=named, sample=sample))
+    return sorted(clips, key=lambda clip: clip.key) if samples else clips
+
+
+def common_settings(clips: Iterable[Clip]) -> dict[str, Any]:
+    """Return what all samples of a column share, the names of single samples left out."""
+    first, *rest = [clip.sample for clip in clips if clip.sample] or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in ("file", "index", "label")
+        and all(name in other and other[name] == value for other in rest)
+    }
+
+
+def pair_clips(columns: Mapping[str, Sequence[Clip]]) -> tuple[list[GalleryRow], list[str]]:
+    """Put the videos of all columns into rows.
+
+    A column joins the rows before it by name (sample index, or path without its end, or the file's
+    name alone where that is unique) when at least half of what could match does. Else its videos
+    are dealt in their order to the rows of their class.
+
+    Returns:
+        The rows, and the columns that were paired by order.
+    """
+    rows: list[GalleryRow] = []
+    ordered = []
+    for column, clips in columns.items():
+        partners = match_by_name(rows, column=column, clips=clips)
+        if rows and 2 * sum(row is not None for row in partners) < min(len(rows), len(clips)):
+            partners = match_by_order(rows, column=column, clips=clips)
+            ordered.append(column)
+        for clip, row in zip(clips, partners, strict=True):
+            if row is None or column in row.clips:  # "a.mp4" beside "a.gif"
+                row = GalleryRow()
+                rows.append(row)
+            row.clips[column] = clip
+    return rows, ordered
+
+
+def match_by_name(
+    rows: Sequence[GalleryRow], column: str, clips: Sequence[Clip]
+) -> list[GalleryRow | None]:
+    """Find the row of each video by its name, None where there is none."""
+    whole = {clip.key: row for row in reversed(rows) for clip in row.clips.values()}
+    last: defaultdict[str, set[GalleryRow]] = defaultdict(set)
+    for row in rows:
+        for clip in row.clips.values():
+            last[clip.last_part].add(row)
+    own = Counter(clip.last_part for clip in clips)
+
+    def find(clip: Clip) -> GalleryRow | None:
+        row = whole.get(clip.key)
+        if row is None and own[clip.last_part] == len(last[clip.last_part]) == 1:
+            (row,) = last[clip.last_part]
+        return row if row is not None and row.takes(column, clip) else None
+
+    return [find(clip) for clip in clips]
+
+
+def match_by_order(
+    rows: Sequence[GalleryRow], column: str, clips: Iterable[Clip]
+) -> list[GalleryRow | None]:
+    """Give each video the next free row whose class is not another one."""
+    partners: list[GalleryRow | None] = []
+    free = list(rows)
+    for clip in clips:
+        place = next((i for i, row in enumerate(free) if row.takes(column, clip)), None)
+        partners.append(None if place is None else free.pop(place))
+    return partners
+
+
+def select_rows(rows: Sequence[GalleryRow], limit: int) -> list[GalleryRow]:
+    """Keep at most so many rows: full ones first, classes in turn, in their order."""
+    turns: defaultdict[str | None, int] = defaultdict(int)
+    ranks = []
+    for place, row in enumerate(rows):
+        ranks.append((-len(row.clips), turns[row.label], place))
+        turns[row.label] += 1
+    return [rows[place] for place in sorted(place for _, _, place in sorted(ranks)[:limit])]

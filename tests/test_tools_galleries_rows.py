@@ -2,8 +2,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ardiffusion.tools.galleries.clips import Clip, common_settings, read_clips
-from ardiffusion.tools.galleries.pairing import Row, choose, pair
+from ardiffusion.tools.galleries.rows import (
+    Clip,
+    GalleryRow,
+    common_settings,
+    pair_clips,
+    read_clips,
+    select_rows,
+)
 
 
 def clips(*names: str, labels: Sequence[str | None] = ()) -> list[Clip]:
@@ -11,12 +17,12 @@ def clips(*names: str, labels: Sequence[str | None] = ()) -> list[Clip]:
     return [Clip(n, path=Path(n), label=label) for n, label in zip(names, named, strict=True)]
 
 
-def table_of(rows: list[Row], columns: Sequence[str]) -> list[list[str | None]]:
+def table_of(rows: list[GalleryRow], columns: Sequence[str]) -> list[list[str | None]]:
     return [[row.clips[c].name if c in row.clips else None for c in columns] for row in rows]
 
 
 def test_videos_of_one_path_or_one_file_name_share_a_row() -> None:
-    rows, ordered = pair(
+    rows, ordered = pair_clips(
         {
             "real": clips("a/1.avi", "a/2.avi", "b/3.avi"),
             "whole": clips("b/3.mp4", "a/1.mp4", "a/2.mp4"),
@@ -33,7 +39,7 @@ def test_videos_of_one_path_or_one_file_name_share_a_row() -> None:
 
 
 def test_videos_without_common_names_are_dealt_within_their_class() -> None:
-    rows, ordered = pair(
+    rows, ordered = pair_clips(
         {
             "real": clips("x/1", "x/2", "y/1", labels=["x", "x", "y"]),
             "ours": clips("000", "001", "002", labels=["y", "x", "y"]),
@@ -50,19 +56,19 @@ def test_videos_without_common_names_are_dealt_within_their_class() -> None:
 
 
 def test_one_name_does_not_join_two_classes() -> None:
-    rows, ordered = pair({"a": clips("0", labels=["x"]), "b": clips("0", labels=["y"])})
+    rows, ordered = pair_clips({"a": clips("0", labels=["x"]), "b": clips("0", labels=["y"])})
     assert ordered == ["b"] and len(rows) == 2
 
 
 def test_limit_keeps_full_rows_and_takes_classes_in_turn() -> None:
-    rows, _ = pair(
+    rows, _ = pair_clips(
         {
             "real": clips("1", "2", "3", "4", "5", labels=["x", "x", "x", "y", "y"]),
             "fake": clips("2", "3", "4", "5", labels=["x", "x", "y", "y"]),
         }
     )
-    assert table_of(choose(rows, limit=2), ["real"]) == [["2"], ["4"]]
-    assert table_of(choose(rows, limit=5), ["real"]) == [["1"], ["2"], ["3"], ["4"], ["5"]]
+    assert table_of(select_rows(rows, limit=2), ["real"]) == [["2"], ["4"]]
+    assert table_of(select_rows(rows, limit=5), ["real"]) == [["1"], ["2"], ["3"], ["4"], ["5"]]
 
 
 def test_samples_tell_index_class_and_settings_even_after_a_crash(tmp_path: Path) -> None:
