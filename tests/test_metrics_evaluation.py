@@ -185,7 +185,7 @@ def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
     real = replace(videos(0, 20, dark), keys=[f"{i:03d}.mp4:{i}" for i in range(20)])
     protocol = StyleGANV(frames=4, extractor=Broken())
-    message = r"Broken gave features that are not finite for /data/real, 013\.mp4, frame \d+ on:"
+    message = r"colours gave features that are not finite for /data/real, 013\.mp4, frame \d+ on:"
     with pytest.raises(ValueError, match=message):
         evaluate(protocol, real, videos(1, 20), split="", cache=tmp_path)
     assert len(list(tmp_path.glob("*/*.safetensors"))) == 1  # the chunk before

@@ -9,8 +9,7 @@ from ardiffusion.metrics.features import (
     OwnFeatures,
     Random3D,
     VideoFeatures,
-    network_hash,
-    network_name,
+    weights_hash,
 )
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.nn.fingerprint import fingerprint
@@ -103,18 +102,18 @@ def test_other_networks_are_known_by_their_class_and_their_weights() -> None:
     layers = "Projection(\n  (dropout): Dropout(p=0.5, inplace=False)\n)"
     text = f"{__name__}.Projection\n{layers}\n{fingerprint(network)}"
     expected = hashlib.sha256(text.encode()).hexdigest()
-    assert network_hash(network) == network_hash(OwnFeatures(network)) == expected
-    assert network_hash(Projection(seed=1)) != network_hash(network)
+    assert weights_hash(network) == OwnFeatures(network).hash == expected
+    assert weights_hash(Projection(seed=1)) != weights_hash(network)
     names = [("elsewhere", "Projection"), (__name__, "Other.Projection")]
     twins = [
         type("Projection", (Projection,), {"__module__": m, "__qualname__": q}) for m, q in names
     ]
-    assert len({network_hash(kind()) for kind in (Projection, *twins)}) == 3
+    assert len({weights_hash(kind()) for kind in (Projection, *twins)}) == 3
     odd = nn.Sequential(nn.ReLU(), nn.LeakyReLU(0.1)), nn.Sequential(nn.ReLU(), nn.LeakyReLU(0.2))
-    assert network_hash(odd[0]) != network_hash(odd[1])
-    assert Named().hash == network_hash(Named()) != Named(seed=1).hash
-    names = [network_name(n) for n in (network, OwnFeatures(network), Named(), Random3D())]
-    assert names == ["projection", "projection", "mine", "random3d"]
+    assert weights_hash(odd[0]) != weights_hash(odd[1])
+    assert Named().hash == weights_hash(Named()) != Named(seed=1).hash
+    names = [n.name for n in (OwnFeatures(network), OwnFeatures(Named()), Named(), Random3D())]
+    assert names == ["projection", "mine", "mine", "random3d"]
 
 
 def test_any_network_can_describe_videos_and_stays_as_it_is() -> None:

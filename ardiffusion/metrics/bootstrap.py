@@ -48,15 +48,9 @@ def distance_interval(
 ) -> tuple[float, float] | None:
     """Return a range that contains the mean over repetitions with as many other videos.
 
-    About 95 % of such ranges do. There is none where a side has fewer than two videos.
-
-    Args:
-        real: Features of real clips, (N, d).
-        fake: Features of generated clips, (M, d).
-        videos: Number of the video that each clip is of, on either side: videos are drawn with
-            all their clips, because clips of one video are alike.
-        bootstrap: How videos are drawn.
-        ddof: Covariances are divided by the number of clips less this.
+    About 95 % of such ranges do. There is none where a side has fewer than two videos. These are
+    drawn with all their clips, because clips of one video are alike; `videos` says for each row of
+    the features (N, d) and (M, d) which video it is of.
     """
     if min(len(set(side)) for side in videos) < 2:
         return None

@@ -1,7 +1,5 @@
 """Mistakes that spoil a Fréchet distance without a trace, each told in one sentence."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -29,12 +27,6 @@ def check_size(one: str, size: tuple[int, int], other: str, others: tuple[int, i
         )
 
 
-def check_sizes(name: str, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise unless all frames of a folder have the same height and width."""
-    for size in sizes[1:]:
-        check_size(name, sizes[0], name, size)
-
-
 def range_mismatch(one: str, highest: int, other: str, others: int) -> str | None:
     """Say so if one side has no value above 1, and the other has: it was written as floats."""
     if others <= 1 < highest:
@@ -45,12 +37,7 @@ def range_mismatch(one: str, highest: int, other: str, others: int) -> str | Non
 
 
 def warnings_about(clips: int, width: int) -> list[str]:
-    """Say what is doubtful about a distance of so few clips.
-
-    Args:
-        clips: Clips on the side that has fewer.
-        width: Length of the features.
-    """
+    """Say what is doubtful about a distance with so few clips on a side, of so many features."""
     found = []
     if clips < ENOUGH:
         found.append(

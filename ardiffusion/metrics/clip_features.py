@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.checks import check_clip, check_sizes
+from ardiffusion.metrics.checks import check_clip, check_size
 from ardiffusion.metrics.determinism import full_precision, in_threads
 from ardiffusion.metrics.features import check_finite
 from ardiffusion.metrics.processes import gather_parts, rank_and_world
@@ -63,23 +63,6 @@ class Videos:
         return video.shape[-2], video.shape[-1]
 
 
-class ClipFeatures(NamedTuple):
-    """Clips of one side, their features (N, d), and Chunk's facts about all of them."""
-
-    clips: list[Clip]
-    features: Tensor
-    highest: int
-    size: tuple[int, int]
-
-
-class PreparedClip(NamedTuple):
-    """A clip as the network is given it, and Chunk's facts about it as it was before."""
-
-    video: Tensor
-    highest: int
-    size: tuple[int, int]
-
-
 def extract_features(
     protocol: Protocol,
     videos: Videos,
@@ -87,16 +70,10 @@ def extract_features(
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
     advance: Callable[[int], object] = lambda clips: None,
-) -> ClipFeatures:
+) -> Chunk:
     """Return the features of clips, from the cache where they are there; processes share the work.
 
-    Args:
-        protocol: How to prepare clips, and the network.
-        videos: The videos.
-        clips: The clips.
-        cache: Folder to keep features in.
-        device: Where the feature network runs.
-        advance: Told how many clips have been described since it was told last.
+    `advance` is told how many clips have been described since it was told last.
     """
     rank, world = rank_and_world()
     chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
@@ -114,33 +91,29 @@ def extract_features(
             found[number] = chunk
             advance(len(chunks[number]))
     for number, prepared in prepared_chunks(protocol, videos, missing):
-        check_sizes(videos.name, [clip.size for clip in prepared])
-        chunk = found[number] = embed_chunk(protocol, prepared, device=device)
+        found[number] = embed_chunk(protocol, prepared, device=device)
         names = videos.clip_names(missing[number])
-        check_finite(chunk.features, network=protocol.extractor, videos=names)
+        check_finite(found[number].rows, network=protocol.extractor, videos=names)
         if store is not None:
-            store.save(videos.clip_keys(missing[number]), chunk)
+            store.save(videos.clip_keys(missing[number]), found[number])
         advance(len(missing[number]))
-    ordered = [chunk for _, chunk in sorted(gather_parts(found).items())]
-    check_sizes(videos.name, [chunk.size for chunk in ordered])
-    features = torch.cat([chunk.features for chunk in ordered])
-    highest = max(chunk.highest for chunk in ordered)
-    return ClipFeatures(clips, features=features, highest=highest, size=ordered[0].size)
+    return join_chunks(videos, [chunk for _, chunk in sorted(gather_parts(found).items())])
 
 
 def prepared_chunks(
     protocol: Protocol, videos: Videos, chunks: dict[int, list[Clip]]
-) -> Iterator[tuple[int, list[PreparedClip]]]:
+) -> Iterator[tuple[int, Chunk]]:
     """Read and prepare the clips of chunks in threads, one chunk ahead of what is asked for."""
 
-    def prepare_clip(clip: Clip) -> PreparedClip:
+    def prepare_clip(clip: Clip) -> Chunk:
         video = videos.read(clip)
         check_clip(video, name=videos.name, frames=protocol.frames)
         size = video.shape[-2], video.shape[-1]
-        return PreparedClip(protocol.prepare(video[None])[0], int(video.max()), size=size)
+        return Chunk(protocol.prepare(video[None]), highest=int(video.max()), size=size)
 
     if videos.made:
-        yield from ((number, [*map(prepare_clip, clips)]) for number, clips in chunks.items())
+        for number, clips in chunks.items():
+            yield number, join_chunks(videos, [prepare_clip(clip) for clip in clips])
         return
     with ThreadPoolExecutor(READERS) as pool:
         begun = ((n, [pool.submit(prepare_clip, clip) for clip in c]) for n, c in chunks.items())
@@ -148,16 +121,21 @@ def prepared_chunks(
         while chunk is not None:
             number, futures = chunk
             chunk = next(begun, None)
-            yield number, [future.result() for future in futures]
+            yield number, join_chunks(videos, [future.result() for future in futures])
 
 
-def embed_chunk(
-    protocol: Protocol, prepared: list[PreparedClip], device: torch.device | str
-) -> Chunk:
+def join_chunks(videos: Videos, chunks: list[Chunk]) -> Chunk:
+    """Make one of chunks, whose frames must all have one size."""
+    for chunk in chunks[1:]:
+        check_size(videos.name, chunks[0].size, videos.name, chunk.size)
+    rows = torch.cat([chunk.rows for chunk in chunks])
+    return Chunk(rows, highest=max(chunk.highest for chunk in chunks), size=chunks[0].size)
+
+
+def embed_chunk(protocol: Protocol, prepared: Chunk, device: torch.device | str) -> Chunk:
     """Describe the clips of a chunk, in full float32."""
     place = torch.device(device)
     network = protocol.extractor.eval().to(place)
-    video = torch.stack([clip.video for clip in prepared])  # (N, F, 3, H, W)
 
     @torch.no_grad()
     def describe(batch: Tensor) -> Tensor:
@@ -165,8 +143,8 @@ def embed_chunk(
 
     with full_precision(place):  # threads that start within it have no autocast of their own
         if place.type == "cpu":
-            parts = in_threads(describe, video.split(1))
+            parts = in_threads(describe, prepared.rows.split(1))
         else:
-            parts = [describe(b) for b in video.split(max(FRAMES_AT_ONCE // protocol.frames, 1))]
-    highest = max(clip.highest for clip in prepared)
-    return Chunk(torch.cat(parts), highest=highest, size=prepared[0].size)
+            batch = max(FRAMES_AT_ONCE // protocol.frames, 1)
+            parts = [describe(video) for video in prepared.rows.split(batch)]
+    return prepared._replace(rows=torch.cat(parts))

@@ -8,11 +8,11 @@ import torch
 
 from ardiffusion.metrics.bootstrap import Bootstrap, distance_interval
 from ardiffusion.metrics.checks import ONE_VIDEO, check_size, range_mismatch, warnings_about
-from ardiffusion.metrics.clip_features import ClipFeatures, Videos, extract_features
-from ardiffusion.metrics.features import network_hash, network_name
+from ardiffusion.metrics.clip_features import Videos, extract_features
 from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.score import Score
+from ardiffusion.metrics.store import Chunk
 
 
 def evaluate(
@@ -37,11 +37,10 @@ def evaluate(
         device: Where the feature network runs.
         advance: Told how many clips have been described since it was told last.
     """
-    sides = real, fake
+    sides, made = (real, fake), real.made or fake.made
     protocol.check_frames()
-    clips = select_clips(protocol, *sides)
+    clips = select_clips(protocol, real, fake)
     protocol.load()
-    made = real.made or fake.made
     if not made:
         # Once more below, but nobody wants to hear of it after an hour.
         sizes = [v.frame_size(c[0], protocol.frames) for v, c in zip(sides, clips, strict=True)]
@@ -60,40 +59,40 @@ def evaluate(
             )
         # Networks that have hardly learnt anything make black videos: no reason to stop them.
         warnings.append(f"{dark}: they are black.")
-    score = score_features(protocol, first, second, split=split, bootstrap=bootstrap)
+    score = score_features(protocol, clips, (first, second), split=split, bootstrap=bootstrap)
     names = {"real": Path(real.name).name, "fake": Path(fake.name).name}
     return replace(score, data=names | score.data, warnings=score.warnings + warnings)
 
 
 def score_features(
     protocol: Protocol,
-    real: ClipFeatures,
-    fake: ClipFeatures,
+    clips: tuple[list[Clip], list[Clip]],
+    features: tuple[Chunk, Chunk],
     split: str,
     bootstrap: Bootstrap | None,
 ) -> Score:
     """Return the score of features, which knows nothing of where they come from."""
-    features = real.features, fake.features
-    warnings = warnings_about(min(map(len, features)), width=features[0].shape[1])
+    (real, fake), network = (chunk.rows for chunk in features), protocol.extractor
+    warnings = warnings_about(min(len(real), len(fake)), width=real.shape[1])
     interval = None
     if bootstrap is not None:
-        videos = [c.video for c in real.clips], [c.video for c in fake.clips]
-        interval = distance_interval(*features, videos, bootstrap, ddof=protocol.ddof)
+        videos = [clip.video for clip in clips[0]], [clip.video for clip in clips[1]]
+        interval = distance_interval(real, fake, videos, bootstrap, ddof=protocol.ddof)
         warnings += [ONE_VIDEO] if interval is None else []
-    network = protocol.extractor
+    size = features[0].size
     return Score(
         metric=protocol.metric,
-        value=feature_distance(*features, ddof=protocol.ddof),
+        value=feature_distance(real, fake, ddof=protocol.ddof),
         interval=interval,
         protocol=protocol.describe(),
-        real=len(real.clips),
-        fake=len(fake.clips),
+        real=len(real),
+        fake=len(fake),
         split=split,
         stride=protocol.stride,
-        resolution=min(real.size),
+        resolution=min(size),
         seeds={"protocol": protocol.seed, "bootstrap": bootstrap.seed if bootstrap else 0},
-        network={"name": network_name(network), "hash": network_hash(network)},
-        data={"size": list(real.size)},
+        network={"name": network.name, "hash": network.hash},
+        data={"size": list(size)},
         warnings=warnings,
     )
 

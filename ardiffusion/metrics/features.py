@@ -20,13 +20,13 @@ class VideoFeatures(nn.Module, ABC):
     """A frozen network that describes each video by one vector.
 
     Attributes:
-        name: What its Fréchet distance is called after.
-        width: The length of the vectors.
+        name: What it is called in records.
+        width: The length of the vectors, if it is known.
         frames: How many frames a clip must have at least.
     """
 
     name: str
-    width: int
+    width: int | None = None
     frames: int = 1
 
     def load(self) -> None:
@@ -41,6 +41,11 @@ class VideoFeatures(nn.Module, ABC):
         """
         self.load()
         return weights_hash(self)
+
+    @property
+    def distance(self) -> str:
+        """What a distance is called, as `frechet_random3d`; `fvd` is kept for I3D."""
+        return f"frechet_{self.name}"
 
     def check_frames(self, frames: int, source: str = "these have") -> None:
         """Raise if clips have fewer frames than the network takes."""
@@ -117,7 +122,7 @@ class Random3D(VideoFeatures):
 
 
 class OwnFeatures(VideoFeatures):
-    """A feature network of your own, whatever its class; distances are called after the class.
+    """A feature network of your own; distances are called after its `name`, else its class.
 
     A subclass of `VideoFeatures` needs no such wrapping and can bring a name of its own.
 
@@ -128,7 +133,8 @@ class OwnFeatures(VideoFeatures):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.name = network_name(network)
+        self.name = str(getattr(network, "name", type(network).__name__.lower()))
+        self.width = getattr(network, "width", None)
 
     @property
     def hash(self) -> str:
@@ -144,21 +150,6 @@ class OwnFeatures(VideoFeatures):
         return features.float()
 
 
-def network_hash(network: nn.Module) -> str:
-    """What identifies a feature network with its weights, whether it is one of ours or not."""
-    return network.hash if isinstance(network, VideoFeatures) else weights_hash(network)
-
-
-def network_name(network: nn.Module) -> str:
-    """What a feature network is called in records, whether it is one of ours or not."""
-    return str(getattr(network, "name", type(network).__name__.lower()))
-
-
-def distance_name(network: nn.Module) -> str:
-    """What a distance is called: `fvd` if the network says so, else as `frechet_random3d`."""
-    return getattr(network, "distance", f"frechet_{network_name(network)}")
-
-
 def weights_hash(network: nn.Module) -> str:
     """SHA-256 of a network's class and module, its layers, and the fingerprint of its weights.
 
@@ -171,11 +162,11 @@ def weights_hash(network: nn.Module) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_finite(features: Tensor, network: nn.Module, videos: list[str]) -> None:
+def check_finite(features: Tensor, network: VideoFeatures, videos: list[str]) -> None:
     """Raise if the features (N, d) of some video are not all finite, naming the first."""
     wrong = (~features.isfinite()).any(dim=1).nonzero()
     if len(wrong):
         raise ValueError(
-            f"{type(network).__name__} gave features that are not finite for "
+            f"{network.name} gave features that are not finite for "
             f"{videos[int(wrong[0])]}: check its weights."
         )

@@ -50,10 +50,7 @@ def square_root(covariance: Tensor) -> Tensor:
 
 
 def feature_sums(features: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return N, sum x (d,) and sum x xᵀ (d, d) of features (N, d), in float64.
-
-    Each row counts as often as `counts` (N,) says, once by default.
-    """
+    """Return N, sum x (d,) and sum x xᵀ (d, d) of features (N, d), which may count repeatedly."""
     x = features.double()
     counts = torch.ones_like(x[:, 0]) if counts is None else counts.double()
     counted = x * rearrange(counts, "n -> n 1")
@@ -79,14 +76,7 @@ def moments(
 def feature_distance(
     real: Tensor, fake: Tensor, ddof: int = 0, counts: Sequence[Tensor | None] = (None, None)
 ) -> float:
-    """Return the Fréchet distance between features (N, d) and (M, d).
-
-    Args:
-        real: Features of real clips.
-        fake: Features of generated clips.
-        ddof: Covariances are divided by the number of clips less this.
-        counts: How often each clip of either side counts; once by default.
-    """
+    """Return the Fréchet distance of features (N, d) and (M, d), which may count repeatedly."""
     with one_thread():
         mean1, cov1 = moments(real, ddof=ddof, counts=counts[0])
         mean2, cov2 = moments(fake, ddof=ddof, counts=counts[1])

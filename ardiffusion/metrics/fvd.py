@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from ardiffusion.metrics.determinism import full_precision
-from ardiffusion.metrics.features import VideoFeatures, check_finite, distance_name
+from ardiffusion.metrics.features import OwnFeatures, VideoFeatures, check_finite
 from ardiffusion.metrics.frechet import feature_sums, frechet_distance, gaussian_from_sums
 
 
@@ -22,8 +22,8 @@ class FrechetVideoDistance(Metric):
 
     Args:
         extractor: Maps uint8 videos (B, F, 3, H, W) to features (B, d), like
-            `ardiffusion.metrics.i3d.I3DTorchScript`. An attribute `width`, its d, is needed only
-            where a process may get no video at all.
+            `ardiffusion.metrics.i3d.I3DTorchScript`; it is frozen. An attribute `width`, its d,
+            is needed only where a process may get no video at all.
     """
 
     is_differentiable = False
@@ -39,9 +39,9 @@ class FrechetVideoDistance(Metric):
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
-        self.extractor = extractor
-        width = getattr(extractor, "width", None)
-        shape = () if width is None else (width,)
+        known = isinstance(extractor, VideoFeatures)
+        self.extractor = extractor if known else OwnFeatures(extractor)
+        shape = () if self.extractor.width is None else (self.extractor.width,)
         for side in ("real", "fake"):
             count, zero = torch.tensor(0), torch.tensor(0.0, dtype=torch.float64)
             self.add_state(f"{side}_count", count, dist_reduce_fx="sum")
@@ -50,16 +50,11 @@ class FrechetVideoDistance(Metric):
 
     @property
     def name(self) -> str:
-        """What to log the distance as: `fvd` is kept for I3D, whose numbers others publish."""
-        return distance_name(self.extractor)
+        """What to log the distance as."""
+        return self.extractor.distance
 
     def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:
-        """Add videos to either side or both.
-
-        Args:
-            real: Real videos, uint8 (B, F, 3, H, W).
-            fake: Generated videos, uint8 (B, F, 3, H, W).
-        """
+        """Add videos, uint8 (B, F, 3, H, W), to either side or both."""
         for side, video in (("real", real), ("fake", fake)):
             if video is not None:
                 names = f"{side}_count", f"{side}_sum", f"{side}_outer"
@@ -96,8 +91,7 @@ class FrechetVideoDistance(Metric):
                 f"A Fréchet video distance takes uint8 videos (B, F, 3, H, W) from 0 to 255, but "
                 f"these are {video.dtype} of shape {tuple(video.shape)}; convert them first."
             )
-        if isinstance(self.extractor, VideoFeatures):
-            self.extractor.load()
+        self.extractor.load()
         with full_precision(video.device):
             features = self.extractor.eval()(video)  # (B, d)
         names = [f"video {i} of a batch of {len(video)} {side} ones" for i in range(len(video))]

@@ -29,7 +29,6 @@ class KineticsI3D(Pretrained, VideoFeatures):
         path: The file; `None` takes it from the Hugging Face Hub or the Hub's cache.
 
     Attributes:
-        distance: What distances are called.
         blob: The file's name in git, wherever it is committed.
         what: What it is, for sentences.
         url: Where to get the file by hand.
@@ -38,7 +37,6 @@ class KineticsI3D(Pretrained, VideoFeatures):
 
     width = 400
     frames = 10
-    distance = "fvd"
     blob: str
     what: str
     url: str
@@ -54,6 +52,10 @@ class KineticsI3D(Pretrained, VideoFeatures):
     @property
     def hash(self) -> str:
         return self.blob
+
+    @property
+    def distance(self) -> str:
+        return "fvd"
 
     @abstractmethod
     def parse_network(self, data: bytes) -> nn.Module:
@@ -140,7 +142,7 @@ class I3DPretrained400(KineticsI3D):
     revision = "810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de"
 
     def parse_network(self, data: bytes) -> nn.Module:
-        network = InflatedInception(classes=self.width)
+        network = InflatedInception()
         weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         load_exact(network, weights=weights, url=self.url)
         return network

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics.aggregation import MeanMetric
 
 HIGHEST_PSNR = 100.0
 WINDOW, DEVIATION = 11, 1.5
@@ -21,32 +21,17 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def psnr(real: Tensor, fake: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each frame in decibels.
+    """Peak signal-to-noise ratio in decibels of uint8 videos (..., 3, H, W), one a frame, (...).
 
     It stops at 100 dB, about where one value in a frame of 256 x 256 pixels is off by one: a
     single frame without any error, say a black one, would make every average infinite.
-
-    Args:
-        real: A video, uint8 (..., 3, H, W).
-        fake: Another of the same shape.
-
-    Returns:
-        One number per frame, (...).
     """
     error = reduce((unit_range(real) - unit_range(fake)).square(), "... c h w -> ...", "mean")
     return (-10 * error.log10()).clamp(max=HIGHEST_PSNR)
 
 
 def ssim(real: Tensor, fake: Tensor) -> Tensor:
-    """Structural similarity of each frame, 1 for equal frames.
-
-    Args:
-        real: A video, uint8 (F, 3, H, W), of 11 x 11 pixels or more.
-        fake: Another of the same shape.
-
-    Returns:
-        One number per frame, (F,).
-    """
+    """Structural similarity of uint8 videos (F, 3, H, W), one number a frame, (F,)."""
     if min(real.shape[-2:]) < WINDOW:
         raise ValueError(
             f"SSIM needs frames of {WINDOW} x {WINDOW} pixels or more, but these have "
@@ -63,39 +48,21 @@ def ssim(real: Tensor, fake: Tensor) -> Tensor:
     return reduce(luminance * structure, "f c h w -> f", "mean")
 
 
-class FrameMean(Metric):
-    """The mean over all frames of all videos of a similarity that subclasses name."""
+class FrameMean(MeanMetric):
+    """The mean over all frames of all videos of a similarity that subclasses name, in float64."""
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
     similarity: Callable[[Tensor, Tensor], Tensor]
-    total: Tensor
-    count: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        total = torch.tensor(0.0, dtype=torch.float64)
-        self.add_state("total", total, dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        super().__init__(nan_strategy="error")
+        self.set_dtype(torch.float64)
 
-    def update(self, real: Tensor, fake: Tensor) -> None:
-        """Add videos.
-
-        Args:
-            real: Videos, uint8 (B, F, 3, H, W).
-            fake: Their reconstructions, of the same shape.
-        """
+    def update(self, real: Tensor, fake: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Add videos and their reconstructions, uint8 (B, F, 3, H, W)."""
         # One clip at a time, because SSIM holds several float copies of what it is given.
         for clips in zip(real, fake, strict=True):
-            scores = self.similarity(*clips)
-            self.total = self.total + scores.double().sum()
-            self.count = self.count + len(scores)
-
-    def compute(self) -> Tensor:
-        """Return the mean, a float64 scalar."""
-        return self.total / self.count
+            super().update(self.similarity(*clips))
 
 
 class FramePSNR(FrameMean):
@@ -111,7 +78,6 @@ class FrameSSIM(FrameMean):
 
 
 def unit_range(video: Tensor) -> Tensor:
-    """Turn bytes into floats from 0 to 1."""
     if video.dtype != torch.uint8:
         raise ValueError(
             f"PSNR and SSIM take uint8 videos from 0 to 255, but this one is {video.dtype}; "

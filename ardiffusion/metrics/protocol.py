@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.metrics.features import VideoFeatures
-from ardiffusion.metrics.i3d import SIDE, I3DPretrained400, I3DTorchScript
+from ardiffusion.metrics.i3d import SIDE, I3DPretrained400
 from ardiffusion.metrics.mp4v import through_mp4v
 from ardiffusion.metrics.protocol_base import Clip, Protocol, check_positive
 from ardiffusion.metrics.resize import resize_bicubic
@@ -30,26 +30,9 @@ class StyleGANV(Protocol):
     them itself, covariances are divided by N. Papers use 2048 videos of the training split at
     256 x 256 pixels (UCF-101: training and test); their FVD_128 has 128 frames, and 16 frames at
     stride 8 is a third one.
-
-    Args:
-        frames: Frames per clip.
-        videos: Clips of each side at most.
-        stride: Step between two frames of a clip.
-        seed: Seed of the real clips' offsets.
-        extractor: Feature network; I3DTorchScript by default.
     """
 
     split = "train (UCF-101: train and test)"
-
-    def __init__(
-        self,
-        frames: int = 16,
-        videos: int = 2048,
-        stride: int = 1,
-        seed: int = 0,
-        extractor: VideoFeatures | None = None,
-    ) -> None:
-        super().__init__(frames, videos, stride, seed, extractor or I3DTorchScript())
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
         return [
@@ -100,7 +83,8 @@ class OfficialARDiffusion(Protocol):
         extractor: VideoFeatures | None = None,
     ) -> None:
         check_positive(clip_stride=clip_stride)
-        super().__init__(frames, videos, 1, seed, extractor or I3DPretrained400())
+        network = extractor or I3DPretrained400()
+        super().__init__(frames, videos, seed=seed, extractor=network)
         self.clip_stride = clip_stride
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
@@ -143,7 +127,7 @@ class EveryClip(Protocol):
         stride: int = 1,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        super().__init__(frames, videos, stride, 0, extractor or I3DTorchScript())
+        super().__init__(frames, videos, stride, extractor=extractor)
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
         return self.all_clips(lengths)[: self.videos]

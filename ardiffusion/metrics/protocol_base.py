@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ardiffusion.metrics.features import VideoFeatures, distance_name, network_hash, network_name
+from ardiffusion.metrics.features import VideoFeatures
+from ardiffusion.metrics.i3d import I3DTorchScript
 
 
 class Clip(NamedTuple):
@@ -27,7 +28,7 @@ class Protocol(ABC):
         videos: Clips of each side at most.
         stride: Step between two frames of a clip.
         seed: Seed of what is drawn at random.
-        extractor: Feature network.
+        extractor: Feature network; I3DTorchScript by default.
 
     Attributes:
         ddof: What the covariance is divided by is the number of clips less this.
@@ -40,11 +41,16 @@ class Protocol(ABC):
     recorded_name: str
 
     def __init__(
-        self, frames: int, videos: int, stride: int, seed: int, extractor: VideoFeatures
+        self,
+        frames: int = 16,
+        videos: int = 2048,
+        stride: int = 1,
+        seed: int = 0,
+        extractor: VideoFeatures | None = None,
     ) -> None:
         check_positive(frames=frames, videos=videos, stride=stride)
         self.frames, self.videos, self.stride, self.seed = frames, videos, stride, seed
-        self.extractor = extractor
+        self.extractor = extractor or I3DTorchScript()
 
     @property
     def span(self) -> int:
@@ -59,7 +65,7 @@ class Protocol(ABC):
     @property
     def metric(self) -> str:
         """What the distance is called: `fvd_16` for I3D, else as `frechet_random3d_16`."""
-        return f"{distance_name(self.extractor)}_{self.frames}"
+        return f"{self.extractor.distance}_{self.frames}"
 
     def check_frames(self) -> None:
         """Raise if clips are shorter than the feature network can take."""
@@ -101,8 +107,8 @@ class Protocol(ABC):
             "stride": self.stride,
             "resize": "by the network",
             "reencoded": "no",
-            "network": network_name(self.extractor),
-            "network_hash": network_hash(self.extractor),
+            "network": self.extractor.name,
+            "network_hash": self.extractor.hash,
         }
 
     def describe(self) -> dict[str, Any]:

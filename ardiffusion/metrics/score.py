@@ -88,12 +88,7 @@ class Score:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a record.
-
-        Raises:
-            OSError: If the file cannot be read.
-            ValueError: If it holds none.
-        """
+        """Read a record; what is none is told in one sentence."""
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             if fields["interval"] is not None:
@@ -117,15 +112,7 @@ class Score:
 
 
 def check_comparable(scores: Sequence[Score], names: Sequence[str] | None = None) -> None:
-    """Raise unless all scores were measured alike.
-
-    Args:
-        scores: The scores.
-        names: What to call them in the message, by default their metrics and data.
-
-    Raises:
-        ValueError: If two differ, with a sentence that names both and what differs.
-    """
+    """Raise unless all scores were measured alike, naming two that were not and what differs."""
     names = names or [f"{s.metric} of {s.data.get('fake', 'a folder')}" for s in scores]
     flat = [flatten(score.compared()) for score in scores]
     for name, fields in zip(names[1:], flat[1:], strict=True):

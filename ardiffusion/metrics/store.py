@@ -18,9 +18,9 @@ from ardiffusion.files import write_tensors
 
 
 class Chunk(NamedTuple):
-    """Features (N, d) of some clips, the largest value of their pixels, their height and width."""
+    """What clips have become, one a row; the largest value of their pixels, height and width."""
 
-    features: Tensor
+    rows: Tensor
     highest: int
     size: tuple[int, int]
 
@@ -53,7 +53,7 @@ class FeatureStore:
         """Keep the features of some clips."""
         try:
             write_tensors(
-                self.file(keys), {"features": chunk.features}, notes=self.header(keys, chunk)
+                self.file(keys), {"features": chunk.rows}, notes=self.header(keys, chunk)
             )
         except OSError as error:
             raise OSError(
@@ -68,7 +68,7 @@ class FeatureStore:
             "size": json.dumps(chunk.size),
             "identity": json.dumps(self.identity, sort_keys=True),
         }
-        content = hashlib.sha256(chunk.features.contiguous().numpy().tobytes())
+        content = hashlib.sha256(chunk.rows.contiguous().numpy().tobytes())
         content.update(json.dumps(header).encode())
         return header | {"hash": content.hexdigest()}
 

@@ -1,8 +1,6 @@
 """Videos to tokens and back: `ardiff reconstruct ARVAE VIDEOS OUT`."""
 
-import json
 import sys
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,13 +15,13 @@ from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import read_frames, write_video
-from ardiffusion.files import only_writer, write_json
+from ardiffusion.files import append_json_lines, only_writer, read_json_lines
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.tools.options import check_option, device_of
 
-NOTE = "reconstructions.json"
+NOTES = "reconstructions.jsonl"
 
 
 def reconstruct(
@@ -51,27 +49,30 @@ def reconstruct(
     check_option("frames", frames, low=1)
     check_option("limit", limit, low=1)
     network = load_arvae(arvae).to(device_of(device)).eval()
-    sources = sources_of(Path(videos).expanduser())
-    written, broken = 0, []
-    with only_writer(Path(out).expanduser()):
-        ledger = Ledger(Path(out).expanduser(), arvae=fingerprint(network), frames=frames)
-        todo = dict(islice(sources.items(), limit))
+    made_by = {"arvae": fingerprint(network), "frames": frames}
+    folder, sources = Path(out).expanduser(), sources_of(Path(videos).expanduser())
+    todo, broken, written = dict(islice(sources.items(), limit)), [], 0
+    with only_writer(folder):
+        stamps = read_stamps(folder, made_by)
         for name, source in track(todo.items(), "Reconstructing", console=Console(stderr=True)):
+            path = folder / name
             try:
                 content = stamp(source)
-                if ledger.has(name, content):
+                if path.exists() and stamps.get(name) == [content, stamp(path)]:
                     continue
                 real = resize_crop(read_frames(source, frames=frames), network.resolution)
             except (ValueError, OSError) as error:
                 broken.append(str(error))
                 continue
-            made = torch.stack(list(there_and_back(network, real)))
-            ledger.write(name, video=made, source=content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, frames=torch.stack(list(there_and_back(network, real))), crf=14)
+            line = {"file": name, **made_by, "stamps": [content, stamp(path)]}
+            append_json_lines(folder / NOTES, [line])
             written += 1
-        ledger.save()
     if len(broken) == len(todo):
         raise ValueError(f"No video of {videos} can be read, for example: {broken[0]}")
-    if gone := sorted(ledger.stamps.keys() - sources.keys()):
+    gone = [name for name in sorted(stamps.keys() - sources.keys()) if (folder / name).exists()]
+    if gone:
         print(
             f"warning: {len(gone)} reconstructions in {out} are of videos that {videos} does not "
             f"hold any more, for example {gone[0]}: delete them or choose another folder.",
@@ -81,64 +82,18 @@ def reconstruct(
     return {"out": out, **counts} | ({"gone": gone} if gone else {})
 
 
-class Ledger:
-    """The reconstructions in a folder, and what each is known to be made of.
-
-    Args:
-        folder: The folder.
-        arvae: Fingerprint of the network that makes them.
-        frames: How many frames of each video are reconstructed, if not all.
-
-    Attributes:
-        stamps: By name of the reconstruction, what its video's content and its own are known by.
-    """
-
-    def __init__(self, folder: Path, arvae: str, frames: int | None) -> None:
-        self.folder, self.identity = folder, {"arvae": arvae, "frames": frames}
-        found = self.read()
-        for name, value in self.identity.items():
-            if found.get(name, value) != value:
+def read_stamps(folder: Path, made_by: dict[str, Any]) -> dict[str, Any]:
+    """Read by what each video in a folder and its reconstruction are known; refuse other ones."""
+    stamps = {}
+    for line in read_json_lines(folder / NOTES):
+        for name, value in made_by.items():
+            if line.get(name) != value:
                 raise ValueError(
-                    f"{folder} holds reconstructions with {name} {found[name]}, not {value}; "
+                    f"{folder} holds reconstructions with {name} {line.get(name)}, not {value}; "
                     "choose another folder."
                 )
-        # Earlier versions noted the folder of the videos here, and not their content.
-        self.stamps: dict[str, list[str]] = found.get("made", {})
-        self.save()
-
-    def read(self) -> dict[str, Any]:
-        """Read what the folder says of itself."""
-        note = self.folder / NOTE
-        if not note.exists():
-            return {}
-        try:
-            found = json.loads(note.read_text(encoding="utf-8"))
-            assert isinstance(found, dict) and isinstance(found.get("made", {}), dict)
-            return found
-        except (ValueError, AssertionError):
-            raise ValueError(
-                f"{note} is broken, so that it is not known which network {self.folder} is of: "
-                "choose another folder."
-            ) from None
-
-    def has(self, name: str, source: str) -> bool:
-        """Say whether the reconstruction is there, whole, and of a video of this content."""
-        path = self.folder / name
-        return path.exists() and self.stamps.get(name) == [source, stamp(path)]
-
-    def write(self, name: str, video: Tensor, source: str) -> None:
-        """Write a reconstruction; once a second, and in the end, this is noted."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, frames=video, crf=14)
-        self.stamps[name] = [source, stamp(path)]
-        if time.monotonic() - self.saved > 1:
-            self.save()
-
-    def save(self) -> None:
-        """Note what is there."""
-        write_json(self.folder / NOTE, self.identity | {"made": self.stamps})
-        self.saved = time.monotonic()
+        stamps[str(line.get("file"))] = line.get("stamps")
+    return stamps
 
 
 def sources_of(videos: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ardiffusion.metrics.checks import warnings_about
 from ardiffusion.metrics.evaluation import evaluate
-from ardiffusion.metrics.features import VideoFeatures, network_hash, network_name
+from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import FramePSNR, FrameSSIM
 from ardiffusion.metrics.protocol import Protocol
@@ -45,7 +45,7 @@ class FVDRec(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # At the start, because nobody wants to hear of a missing file after an epoch of training.
         if not trainer.predicting:
-            cast(VideoFeatures, self.distance.extractor).load()
+            self.distance.extractor.load()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in (self.distance, *self.frames.values()):
@@ -84,7 +84,7 @@ class FVDRec(Callback):
     def _score(self, trainer: Trainer, module: LightningModule) -> Score:
         extractor, (real, fake) = self.distance.extractor, self.distance.counts()
         (_, frames, _, *sides), data = self.shape, getattr(trainer, "datamodule", None)
-        network = {"name": network_name(extractor), "hash": network_hash(extractor)}
+        network = {"name": extractor.name, "hash": extractor.hash}
         protocol = {
             "name": "Reconstructions",
             "frames": frames,
