@@ -82,7 +82,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout is not None and other.stdout.readline() == "mine\n"
-    with pytest.raises(OSError, match="Another process is writing into .*runs: wait until"):
+    with pytest.raises(OSError, match=r"Another process is writing into .*runs: wait until"):
         with only_writer(folder):
             pass
     other.communicate("")
