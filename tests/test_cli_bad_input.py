@@ -10,7 +10,7 @@ from cli_runs import NOISE, Runs
 from safetensors import SafetensorError
 from stages import save_tokenizer
 
-from ardiffusion.data import cache
+from ardiffusion import files
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
@@ -42,6 +42,15 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "short": ("vae", "fit", {"data__frames": 64}, "shorter than the 64 frames needed"),
     "other cache": ("dit", "fit", {"model__arvae": "BAD/other.ckpt"}, "comes from another AR-VAE"),
     "no cache": ("dit", "fit", {"data__latents": "BAD/empty"}, "empty holds no latent cache"),
+    "other split": (
+        "dit",
+        "fit",
+        {"data__seed": 5},
+        r"give another \w+ split than that of la",
+    ),
+    "other size": ("dit", "fit", {"data__resolution": 8}, "resolution is 8, but latent cache"),
+    "no list": ("dit", "fit", {"data__val_list": "gone.txt"}, r"List .*gone\.txt does not exist"),
+    "fraction": ("vae", "fit", {"data__val_fraction": 2}, "val_fraction is 2.0 and must lie betw"),
     "no AR-VAE": ("dit", "fit", {"model__arvae": "gone.ckpt"}, r"no file or folder gone\.ckpt"),
     "stage 2 in 1": (
         "vae",
@@ -143,10 +152,12 @@ def test_full_disk_while_encoding_ends_with_one_sentence(
     def full(*args: object, **options: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(cache, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(SystemExit, match="2"):
         runs.run("vae", "predict", output=tmp_path / "new")
-    assert re.search(r"error: Cannot write to .*new \(.*No space left", capfd.readouterr().err)
+    assert re.search(
+        r"error: Cannot write .*new/000-0.* \(.*No space left", capfd.readouterr().err
+    )
     monkeypatch.undo()
     runs.run("vae", "predict", output=tmp_path / "new")
     assert json.loads((tmp_path / "new" / "index.json").read_text())["complete"]

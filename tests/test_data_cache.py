@@ -1,16 +1,15 @@
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from ardiffusion.data.cache import (
-    Index,
-    ShardWriter,
-    begin_cache,
-    finish_cache,
-    read_index,
-    write_index,
-)
+from ardiffusion.data.cache import INDEX, Index, open_cache, read_index
+from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
+from ardiffusion.files import write_json
 
 
 def index(arvae: str = "abc", frames: int = 4) -> Index:
@@ -21,20 +20,22 @@ def index(arvae: str = "abc", frames: int = 4) -> Index:
         "labels": {"a.mp4": 0},
         "lengths": {"a.mp4": 12},
         "splits": {"train": ["a.mp4"], "val": [], "test": []},
+        "stamps": {"a.mp4": "1:5", "b.mp4": "1:6"},
         "missing": [],
         "shards": {},
+        "hashes": {},
     }
 
 
 def test_killed_run_resumes_after_its_last_shard(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     assert begin_cache(path, index()) == set()
-    write_index(path, index())
-    writer = ShardWriter(path, clips=2)
+    write_json(path / INDEX, index())
+    writer = ShardWriter(path, index(), clips=2)
     writer.write(torch.rand(2, 4, 3, 2), ["a.mp4:0", "a.mp4:4"])
     writer.write(torch.rand(1, 4, 3, 2), ["a.mp4:8"])  # killed before its shard is full
     assert begin_cache(path, index()) == {"a.mp4:0", "a.mp4:4"}
-    again = ShardWriter(path, clips=2)
+    again = ShardWriter(path, index(), clips=2)
     again.write(torch.rand(1, 4, 3, 2), ["a.mp4:8"])
     again.flush()
     again.flush()
@@ -48,18 +49,137 @@ def test_killed_run_resumes_after_its_last_shard(tmp_path: Path) -> None:
 
 def test_processes_write_shards_of_their_own(tmp_path: Path) -> None:
     for rank in range(2):
-        writer = ShardWriter(tmp_path, rank=rank)
-        writer.write(torch.rand(1, 4, 3, 2), [f"{rank}.mp4:0"])
+        writer = ShardWriter(tmp_path, index(), rank=rank)
+        writer.write(torch.rand(1, 4, 3, 2), [f"{'ab'[rank]}.mp4:0"])
         writer.flush()
     finished = finish_cache(tmp_path, index(), expected=[])
-    assert list(finished["shards"].values()) == [["0.mp4:0"], ["1.mp4:0"]]
+    assert list(finished["shards"].values()) == [["a.mp4:0"], ["b.mp4:0"]]
     assert not [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
 
 
 def test_cache_of_another_origin_is_not_resumed(tmp_path: Path) -> None:
     begin_cache(tmp_path, index())
-    write_index(tmp_path, index())
+    write_json(tmp_path / INDEX, index())
     with pytest.raises(ValueError, match="was written with fingerprint abc and not xyz: choose"):
         begin_cache(tmp_path, index(arvae="xyz"))
     with pytest.raises(ValueError, match="was written with frames 4 and not 8: choose"):
         begin_cache(tmp_path, index(frames=8))
+
+
+def write_cache(path: Path, index_: Index, latents: float = 0.5) -> Path:
+    writer = ShardWriter(path, index_, clips=2)
+    for key in ("a.mp4:0", "a.mp4:4", "b.mp4:0"):
+        writer.write(torch.full((1, 4, 3, 2), latents), [key])
+    writer.flush()
+    write_json(path / INDEX, index_)
+    finish_cache(path, index_, expected=["a.mp4:0", "a.mp4:4", "b.mp4:0"])
+    return path
+
+
+def change(name: str, value: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda good: {**good, name: value}
+
+
+FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "empty": lambda good: {},
+    "list": lambda good: [],
+    "number": lambda good: 5,
+    "null": lambda good: None,
+    "no hashes": lambda good: {k: v for k, v in good.items() if k != "hashes"},
+    "origin": change("origin", "abc"),
+    "origin lacks": change("origin", {"fingerprint": "abc"}),
+    "stride": lambda good: {**good, "origin": {**good["origin"], "stride": 0}},
+    "complete": change("complete", "yes"),
+    "classes": change("classes", [1]),
+    "label": change("labels", {"a.mp4": 1}),
+    "label type": change("labels", {"a.mp4": True}),
+    "length of whom": change("lengths", {"z.mp4": 3}),
+    "split": change("splits", {"train": ["a.mp4"]}),
+    "split of whom": change("splits", {"train": ["z.mp4"], "val": [], "test": []}),
+    "absolute": lambda good: {**good, "labels": {**good["labels"], "/etc/passwd": 0}},
+    "above": lambda good: {**good, "labels": {**good["labels"], "b/../../c.mp4": 0}},
+    "key above": change("shards", {"000-000000.safetensors": ["../a.mp4:0"]}),
+    "no start": change("shards", {"000-000000.safetensors": ["a.mp4:-1"]}),
+    "endless": change("shards", {"000-000000.safetensors": ["a.mp4:" + "1" * 5000]}),
+    "no key": change("shards", {"000-000000.safetensors": ["a.mp4"]}),
+    "twice": change("shards", {"000-000000.safetensors": ["a.mp4:0", "a.mp4:0"]}),
+    "shard above": lambda good: {
+        **good,
+        "shards": {"../0.safetensors": ["a.mp4:0"]},
+        "hashes": {"../0.safetensors": ""},
+    },
+    "shard elsewhere": lambda good: {
+        **good,
+        "shards": {"/tmp/0.safetensors": ["a.mp4:0"]},
+        "hashes": {"/tmp/0.safetensors": ""},
+    },
+    "no hash": change("hashes", {}),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_false_index_is_refused_with_one_sentence(name: str, tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    good = json.loads((path / INDEX).read_text())
+    (path / INDEX).write_text(json.dumps(FALSE[name](good)))
+    for act in (open_cache, lambda path: begin_cache(path, index())):
+        with pytest.raises(ValueError, match=r"index\.json is broken: delete it and resume"):
+            act(path)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "\xff", '{"origin": NaN}'])
+def test_index_that_is_no_json_is_refused_with_one_sentence(text: str, tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    (path / INDEX).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"index\.json is broken: delete it and resume"):
+        open_cache(path)
+
+
+def test_flipped_bytes_in_a_shard_are_noticed_wherever_they_are(tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    shard = path / "000-000001.safetensors"
+    good = shard.read_bytes()
+    for place in range(0, len(good), 7):
+        shard.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(
+            ValueError, match=r"Shard .*000-000001\.safetensors .* is missing or br"
+        ):
+            open_cache(path)
+    shard.write_bytes(good)
+    assert open_cache(path)["complete"]
+    with pytest.raises(ValueError, match=r"Shard 000-000001\.safetensors .* is not the one its"):
+        write_cache(tmp_path / "other", index(), latents=0.25)
+        shutil.copy(tmp_path / "other" / shard.name, shard)
+        open_cache(path)
+
+
+def test_clips_that_are_there_twice_are_healed(tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    shutil.copy(path / "000-000000.safetensors", path / "001-000000.safetensors")
+    twice = ShardWriter(path, index(), rank=2)
+    twice.write(torch.ones(2, 4, 3, 2), ["b.mp4:0", "b.mp4:4"])
+    twice.flush()
+    keys = {"a.mp4:0", "a.mp4:4", "b.mp4:0", "b.mp4:4"}
+    assert begin_cache(path, index()) == keys
+    finished = finish_cache(path, index(), expected=keys)
+    assert sorted(key for shard in finished["shards"].values() for key in shard) == sorted(keys)
+    assert open_cache(path) == finished
+
+
+def test_shards_of_another_origin_are_not_resumed_without_an_index(tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    (path / INDEX).unlink()
+    with pytest.raises(ValueError, match="was written with fingerprint abc and not xyz: choose"):
+        begin_cache(path, index(arvae="xyz"))
+    assert begin_cache(path, index()) == {"a.mp4:0", "a.mp4:4", "b.mp4:0"}
+
+
+def test_clips_of_changed_videos_are_dropped_and_others_kept_as_they_are(tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    changed: Index = {**index(), "stamps": {"a.mp4": "1:5", "b.mp4": "1:7"}}
+    before = (path / "000-000000.safetensors").stat()
+    assert begin_cache(path, changed) == {"a.mp4:0", "a.mp4:4"}
+    assert not (path / "000-000001.safetensors").exists()
+    assert (path / "000-000000.safetensors").stat() == before
+    elsewhere: Index = {**index(), "stamps": {"c.mp4": "1:1"}}  # of others nothing is known
+    assert begin_cache(path, elsewhere) == {"a.mp4:0", "a.mp4:4"}

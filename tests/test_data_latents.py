@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.cache import INDEX, Index, ShardWriter, finish_cache, write_index
+from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache, cut, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
+from ardiffusion.files import write_json
 
 VIDEOS = {"a.mp4": 10, "dir/b.mp4": 13, "c.mp4": 4}
 LABELS = {"a.mp4": 0, "dir/b.mp4": 1, "c.mp4": 1}
@@ -30,12 +32,13 @@ def write_cache(folder: Path, stride: int = 1, frames: int = 4) -> Path:
         "labels": LABELS,
         "lengths": VIDEOS,
         "splits": {"train": ["a.mp4", "dir/b.mp4"], "val": ["c.mp4"], "test": []},
+        "stamps": dict.fromkeys(VIDEOS, "1:5"),
         "missing": [],
         "shards": {},
+        "hashes": {},
     }
-    folder.mkdir()
-    write_index(folder, index)
-    writer, keys = ShardWriter(folder, clips=3), []
+    write_json(folder / INDEX, index)
+    writer, keys = ShardWriter(folder, index, clips=3), []
     for path, length in VIDEOS.items():
         video = latents(path, length)
         for start in every_start(length, frames=frames, stride=stride):

@@ -32,8 +32,34 @@ def test_any_change_of_a_picture_changes_the_stamp_of_its_folder(tmp_path: Path)
         known.add(found)
 
 
-def test_the_stamp_of_a_file_tells_its_size_and_time(tmp_path: Path) -> None:
+def test_the_stamp_of_a_file_tells_its_size_time_and_bytes(tmp_path: Path) -> None:
     file = tmp_path / "a.mp4"
-    file.write_bytes(b"12345")
-    os.utime(file, ns=(7, 7))
-    assert stamp(file) == "1:5:7"
+
+    def write(content: bytes) -> str:
+        file.write_bytes(content)
+        os.utime(file, ns=(7, 7))
+        return stamp(file)
+
+    first = write(b"12345")
+    assert first.startswith("1:5:7:") and write(b"12345") == first
+    content = bytes(100_000)
+    known = {first, write(content), write(b"12346")}
+    for place in (0, 50_000, 99_999):  # of one size and time
+        known.add(write(content[:place] + b"x" + content[place + 1 :]))
+    assert len(known) == 6
+
+
+def test_a_picture_of_the_same_size_and_time_changes_the_stamp_of_its_folder(
+    tmp_path: Path,
+) -> None:
+    known = set()
+    for content in (b"123", b"124"):
+        (tmp_path / "0.bmp").write_bytes(content)
+        os.utime(tmp_path / "0.bmp", ns=(7, 7))
+        known.add(stamp(tmp_path))
+    assert len(known) == 2
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")  # nobody writes: opening it would wait for ever
+    assert stamp(tmp_path / "pipe.mp4").startswith("1:0:")

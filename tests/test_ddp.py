@@ -160,5 +160,6 @@ def test_two_processes_encode_what_one_does(tokenizer: Path, skies: Path, tmp_pa
     assert len(found[0]) == 10 * 5
     assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
     indices = [read_index(tmp_path / name) for name in ("one", "two")]
-    assert [len(index.pop("shards")) for index in indices] == [1, 2]  # pyright: ignore[reportArgumentType]
+    for name in ("shards", "hashes"):
+        assert [len(index.pop(name)) for index in indices] == [1, 2]  # pyright: ignore[reportArgumentType]
     assert indices[0] == indices[1]

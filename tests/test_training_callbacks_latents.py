@@ -12,6 +12,7 @@ from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.video import write_video
 from ardiffusion.data.windows import EveryWindow
+from ardiffusion.files import only_writer
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.data import VideoDataModule
 
@@ -206,17 +207,104 @@ def test_other_weights_are_refused(root: Path) -> None:
         predict(root, Encoder(scale=2.0))
 
 
-def test_video_that_breaks_while_encoding_is_noted_and_not_tried_again(root: Path) -> None:
-    data = VideoDataModule(root=str(root), cache=str(root / "index"), frames=4)
-    data.prepare_data()
-    broken = root / "a" / "0.mp4"
-    stamp = broken.stat()
-    broken.write_bytes(b"x" * stamp.st_size)
-    os.utime(broken, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the index does not notice
-    predict(root, Encoder())
+class Mover(Encoder):
+    """Takes a video away while the others are encoded."""
+
+    def __init__(self, video: Path) -> None:
+        super().__init__()
+        self.video = video
+
+    def on_predict_start(self) -> None:
+        self.video.rename(self.video.with_suffix(".away"))
+
+    def on_predict_end(self) -> None:
+        self.video.with_suffix(".away").rename(self.video)
+
+
+def test_video_that_breaks_while_encoding_is_noted_and_tried_again_when_it_changed(
+    root: Path,
+) -> None:
+    predict(root, Mover(root / "a" / "0.mp4"))
     index = read_index(root / "latents")
     assert index["complete"]
     assert index["missing"] == ["a/0.mp4:0", "a/0.mp4:4", "a/0.mp4:5"]
-    idle = Encoder()
+    idle, again = Encoder(), Encoder()
     predict(root, idle)
     assert idle.encoded == 0
+    os.utime(root / "a" / "0.mp4", ns=(7, 7))
+    predict(root, again)
+    assert again.encoded == 3 and read_index(root / "latents")["missing"] == []
+
+
+def means(root: Path) -> dict[str, float]:
+    """The mean latent of each video in a cache."""
+    cache = LatentCache(root / "latents")
+    spans = [span for spans in cache.spans.values() for span in spans]
+    return {s.path: float(cache.read(s, 0, s.frames, step=1).mean()) for s in spans}
+
+
+def repaint(video: Path, level: int, frames: int) -> None:
+    """Write a plain video in the place of another, of the same size and time if that is larger."""
+    before = video.stat()
+    write_video(video, frames=torch.full((frames, 3, 16, 16), level, dtype=torch.uint8))
+    spare = before.st_size - video.stat().st_size
+    if spare > 8:  # a box that players pass over
+        with video.open("ab") as file:
+            file.write(spare.to_bytes(4, "big") + b"free" + bytes(spare - 8))
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_latents_of_a_video_that_was_replaced_are_made_anew(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(root, Encoder())
+    before, size = means(root), (root / "b" / "3.mp4").stat().st_size
+    repaint(root / "b" / "3.mp4", level=200, frames=11)
+    assert (root / "b" / "3.mp4").stat().st_size == size
+    again = Encoder()
+    with caplog.at_level("INFO"):
+        predict(root, again)
+    assert again.encoded == 3 and "is resumed: 3 clips to encode" in caplog.text
+    assert "Dropped 3 clips" in caplog.text and "whose videos changed since" in caplog.text
+    after = means(root)
+    assert after.pop("b/3.mp4") == pytest.approx(200, abs=3)
+    before.pop("b/3.mp4")
+    assert after == before
+
+
+def test_latents_of_another_root_are_made_anew(root: Path, tmp_path_factory: Any) -> None:  # noqa: ANN401
+    predict(root, Encoder())
+    other = tmp_path_factory.mktemp("other")
+    (root / "latents").rename(other / "latents")
+    for name, frames in LENGTHS.items():
+        (other / name).parent.mkdir(exist_ok=True)
+        levels = torch.full((frames, 3, 16, 16), 150, dtype=torch.uint8)
+        write_video(other / name, frames=levels)
+    predict(other, Encoder())
+    assert all(mean == pytest.approx(150, abs=3) for mean in means(other).values())
+
+
+def test_moved_videos_are_not_encoded_again(root: Path, tmp_path: Path) -> None:
+    predict(root, Encoder())
+    for name in LENGTHS:
+        (root / "elsewhere" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).rename(root / "elsewhere" / name)
+    (root / "latents").rename(root / "elsewhere" / "latents")
+    idle = Encoder()
+    predict(root / "elsewhere", idle)
+    assert idle.encoded == 0
+
+
+def test_a_cache_has_one_writer(root: Path) -> None:
+    with only_writer(root / "latents"), pytest.raises(OSError, match="Another process is writing"):
+        predict(root, Encoder())
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        predict(root, Encoder(fail_at=1))
+    predict(root, Encoder())  # whoever was interrupted holds it no longer
+    assert read_index(root / "latents")["complete"]
+
+
+def test_latents_that_are_not_finite_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"latents of a/0\.mp4:0 are not finite: the weights of"):
+        predict(root, Encoder(scale=float("nan")))
+    assert not list((root / "latents").glob("*.safetensors"))

@@ -1,24 +1,29 @@
 """The latent cache on disk: safetensors shards and one `index.json`.
 
-A shard holds `latents` (N, F, L, C) and, in its header, the N keys "path:start". It is written
-under a temporary name and moved, so that a shard that is there is whole and a killed run resumes
-after its last one. The index says what was encoded, by which AR-VAE, and whether that is finished.
+A shard holds `latents` (N, F, L, C) and says in its header whose they are, with a hash over all of
+it. A shard that is there is whole, so that a killed run resumes after its last one. The index says
+what was encoded, by which AR-VAE, and whether that is finished.
 """
 
+import hashlib
 import json
-import os
+import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict, TypeGuard, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ardiffusion.data.catalog import Catalog
+from ardiffusion.data.splits import NAMES
+from ardiffusion.data.typed import has_type
+from ardiffusion.files import write_tensors
 
 INDEX = "index.json"
+KEY = re.compile(r".+:[0-9]{1,18}", flags=re.DOTALL)
 
 
 class Origin(TypedDict):
@@ -30,144 +35,136 @@ class Origin(TypedDict):
     stride: int
 
 
+class Header(TypedDict):
+    """What a shard says of itself."""
+
+    origin: Origin
+    keys: list[str]  # "path:start" of each clip
+    stamps: dict[str, str]  # of the videos when they were encoded, by path
+
+
 class Index(Catalog):
     """What `index.json` holds."""
 
     origin: Origin
     complete: bool
+    stamps: dict[str, str]  # of the videos when they were encoded, by path
     missing: list[str]  # keys of clips that could not be read
     shards: dict[str, list[str]]  # keys by name of the shard, once complete
+    hashes: dict[str, str]  # by name of the shard, once complete
+
+
+class Shard(NamedTuple):
+    """A whole shard: its file, what it says of itself, and the hash over all of it."""
+
+    file: Path
+    header: Header
+    hash: str
+
+
+def path_of(key: str) -> str:
+    """Return the video of a clip."""
+    return key.rsplit(":", maxsplit=1)[0]
+
+
+def is_inside(path: str) -> bool:
+    """Say whether a path with forward slashes stays below its folder."""
+    return path[:1] not in ("", "/") and ".." not in path.split("/")
+
+
+def are_clips(keys: Sequence[str]) -> bool:
+    """Say whether keys name clips, each once."""
+    well = all(KEY.fullmatch(key) and is_inside(path_of(key)) for key in keys)
+    return well and len(set(keys)) == len(keys)
+
+
+def is_index(found: object) -> TypeGuard[Index]:
+    """Say whether parsed JSON is an index, and one that can be true."""
+    if not has_type(found, Index):
+        return False
+    index = cast(Index, found)
+    splits, labels, shards = index["splits"], index["labels"], index["shards"]
+    return (
+        all(index["origin"][size] > 0 for size in ("resolution", "frames", "stride"))
+        and all(is_inside(path) for path in labels)
+        and all(-1 <= label < len(index["classes"]) for label in labels.values())
+        and splits.keys() == set(NAMES)
+        and labels.keys() >= {*index["lengths"], *chain(*splits.values())}
+        and all(is_inside(shard) and "/" not in shard for shard in shards)
+        and shards.keys() == index["hashes"].keys()
+        and are_clips([*chain(*shards.values())])
+    )
 
 
 def read_index(path: str | Path) -> Index:
-    file = Path(path) / INDEX
+    """Read what a cache says of itself, which is checked before anything else trusts it."""
+    file, index = Path(path) / INDEX, None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        index = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} holds no latent cache ({INDEX} is missing): write one with "
             "`ardiff-vae predict`."
         ) from None
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is broken: delete it and resume `ardiff-vae predict`."
-        ) from error
+    except (ValueError, RecursionError):
+        pass
+    if not is_index(index):
+        raise ValueError(f"{file} is broken: delete it and resume `ardiff-vae predict`.")
+    return index
 
 
-def write_index(path: str | Path, index: Index) -> None:
-    file = Path(path) / INDEX
-    partial = file.with_name(f".{INDEX}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(index), encoding="utf-8")
-    os.replace(partial, file)
+def _hash(header: str, latents: Tensor) -> str:
+    digest = hashlib.sha256(header.encode())
+    digest.update(latents.numpy().data)
+    return digest.hexdigest()
 
 
-def shard_keys(shard: Path) -> list[str]:
-    """Read the keys of a shard and check that it is whole."""
+def write_shard(file: Path, header: Header, latents: Tensor) -> Shard:
+    text = json.dumps(header)
+    shard = Shard(file, header, _hash(text, latents))
+    write_tensors(file, {"latents": latents}, {"header": text, "hash": shard.hash})
+    return shard
+
+
+def read_shard(file: Path) -> Shard:
+    """Read what a shard says of itself, and check that it is as it was written."""
     try:
-        with safe_open(shard, framework="pt") as file:
-            keys = json.loads((file.metadata() or {})["keys"])
-            rows = file.get_slice("latents").get_shape()[0]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        with safe_open(file, framework="pt") as stored:
+            notes, latents = stored.metadata() or {}, stored.get_tensor("latents")
+        header = json.loads(notes["header"])
+        whole = _hash(notes["header"], latents) == notes["hash"] and has_type(header, Header)
+        sizes = (len(header["keys"]), header["origin"]["frames"])
+        if not whole or latents.shape[:2] != sizes or not are_clips(header["keys"]):
+            raise ValueError("its content is not what was written")
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"Shard {shard} of the latent cache is missing or broken: delete it and resume "
-            "`ardiff-vae predict`."
+            f"Shard {file} of the latent cache is missing or broken ({error}): delete it and "
+            "resume `ardiff-vae predict`."
         ) from error
-    if rows != len(keys):
-        raise ValueError(
-            f"Shard {shard} of the latent cache holds {rows} clips and names {len(keys)}: delete "
-            "it and resume `ardiff-vae predict`."
-        )
-    return keys
+    return Shard(file, header, notes["hash"])
 
 
-def read_shards(path: str | Path) -> dict[str, list[str]]:
-    """Read the keys of all shards that are there."""
-    return {shard.name: shard_keys(shard) for shard in sorted(Path(path).glob("*.safetensors"))}
+def read_shards(path: str | Path, names: Iterable[str] | None = None) -> list[Shard]:
+    """Read and check shards, all if they are not named; a gigabyte takes a core a second."""
+    found = [p.name for p in Path(path).glob("*.safetensors")] if names is None else names
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(read_shard, [Path(path) / name for name in sorted(found)]))
 
 
 def open_cache(path: str | Path) -> Index:
     """Read the index of a finished cache and refuse any other."""
     index = read_index(path)
     if not index["complete"]:
-        clips = sum(map(len, read_shards(path).values()))
+        clips = sum(len(shard.header["keys"]) for shard in read_shards(path))
         raise ValueError(
             f"Latent cache {path} is half written ({clips} clips so far): run the same "
             "`ardiff-vae predict` again to finish it."
         )
-    for shard, keys in index["shards"].items():
-        if shard_keys(Path(path) / shard) != keys:
+    for shard in read_shards(path, index["shards"]):
+        name = shard.file.name
+        if (shard.hash, shard.header["keys"]) != (index["hashes"][name], index["shards"][name]):
             raise ValueError(
-                f"Shard {shard} of latent cache {path} is not the one its index describes: run "
+                f"Shard {name} of latent cache {path} is not the one its index describes: run "
                 "the same `ardiff-vae predict` again."
             )
     return index
-
-
-def begin_cache(path: str | Path, index: Index) -> set[str]:
-    """Start a cache, or resume one of the same origin.
-
-    Returns:
-        Keys of the clips that need no encoding any more.
-    """
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    missing: list[str] = []
-    if (path / INDEX).exists():
-        there = read_index(path)
-        for name, value in index["origin"].items():
-            if there["origin"].get(name) != value:
-                raise ValueError(
-                    f"Latent cache {path} was written with {name} {there['origin'].get(name)} and "
-                    f"not {value}: choose another output folder or delete this one."
-                )
-        missing = there["missing"]
-    done = {key for keys in read_shards(path).values() for key in keys}
-    return done.union(missing)
-
-
-def finish_cache(path: str | Path, index: Index, expected: Iterable[str]) -> Index:
-    """Note all shards and what is missing in the index, and mark it complete."""
-    shards = read_shards(path)
-    done = {key for keys in shards.values() for key in keys}
-    missing = sorted(set(expected) - done)
-    finished: Index = {**index, "complete": True, "missing": missing, "shards": shards}
-    write_index(path, finished)
-    return finished
-
-
-class ShardWriter:
-    """Collect the clips of one process and write them shard by shard.
-
-    Args:
-        path: Folder of the cache.
-        rank: Number of the process, part of the shards' names.
-        clips: Clips per shard.
-    """
-
-    def __init__(self, path: str | Path, rank: int = 0, clips: int = 1024) -> None:
-        self.path, self.rank, self.clips = Path(path), rank, clips
-        self.number = 0
-        self._latents: list[Tensor] = []
-        self._keys: list[str] = []
-
-    def write(self, latents: Tensor, keys: Sequence[str]) -> None:
-        """Add clips, latents (B, F, L, C) with one key each."""
-        self._latents.append(latents.detach().float().cpu())
-        self._keys += keys
-        if len(self._keys) >= self.clips:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was collected as one shard."""
-        if not self._keys:
-            return
-        while (file := self.path / f"{self.rank:03d}-{self.number:06d}.safetensors").exists():
-            self.number += 1
-        partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        save_file(
-            {"latents": torch.cat(self._latents).contiguous()},
-            partial,
-            metadata={"keys": json.dumps(self._keys)},
-        )
-        os.replace(partial, file)
-        self._latents, self._keys = [], []

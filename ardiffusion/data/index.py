@@ -1,7 +1,7 @@
 """Count the frames of all clips once, in parallel, and keep the counts outside the data.
 
-A count is kept with the file's size and time, so that only new and changed clips are read again.
-The cache is one JSON file per root in `$XDG_CACHE_HOME/ardiffusion` (`~/.cache/ardiffusion`).
+A count is kept with the stamp of its clip, so that only new and changed clips are read again. The
+cache is one JSON file per root in `$XDG_CACHE_HOME/ardiffusion` (`~/.cache/ardiffusion`).
 """
 
 import hashlib
@@ -17,9 +17,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 
+from ardiffusion.data.stamp import file_stamp
 from ardiffusion.data.video import count_frames
+from ardiffusion.files import cache_folder, write_json
 
-_VERSION = 1
+_VERSION = 2
 _SAVE_EVERY = 30.0  # seconds, so that a killed run has little to repeat
 _LISTED = 10  # skipped clips that the warning names; the cache holds all of them
 logger = logging.getLogger(__name__)
@@ -34,36 +36,37 @@ class Count(NamedTuple):
 
 def cache_file(root: str | Path, cache: str | Path | None = None) -> Path:
     """Name the index of a root, in a folder or in the user's cache folder."""
-    if cache is None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        cache = Path(base) / "ardiffusion"
+    folder = cache_folder() if cache is None else Path(cache).expanduser()
     real = os.path.realpath(root)
-    return Path(cache) / f"{Path(real).name}-{hashlib.sha256(real.encode()).hexdigest()[:12]}.json"
+    return folder / f"{Path(real).name}-{hashlib.sha256(real.encode()).hexdigest()[:12]}.json"
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> str:
     try:
-        status = path.stat()
+        return file_stamp(path)
     except OSError:
-        return [0, 0]
-    return [status.st_size, status.st_mtime_ns]
+        return ""
 
 
-def _load(file: Path) -> dict[str, list]:
+def _load(file: Path, stamps: dict[str, str]) -> dict[str, Count]:
+    """Read the counts of the clips that have not changed."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        return stored["clips"] if stored["version"] == _VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not one of ours
+        clips = stored["clips"].items() if stored["version"] == _VERSION else ()
+        return {
+            clip: Count(int(frames), error and str(error))
+            for clip, (stamp, frames, error) in clips
+            if stamps.get(clip) == stamp
+        }
+    # none yet, or not one of ours
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _save(file: Path, root: Path, clips: dict[str, list]) -> None:
-    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+def _save(file: Path, root: Path, stamps: dict[str, str], counts: dict[str, Count]) -> None:
+    clips = {clip: [stamps[clip], *count] for clip, count in counts.items()}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": _VERSION, "root": str(root), "clips": clips})
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
+        write_json(file, {"version": _VERSION, "root": str(root), "clips": clips})
     except OSError as error:
         logger.warning("Cannot keep the index of %s (%s): set --data.cache.", root, error)
 
@@ -73,29 +76,6 @@ def _count(path: Path) -> Count:
         return Count(frames=count_frames(path))
     except (ValueError, OSError) as error:
         return Count(frames=0, error=str(error))
-
-
-def _count_all(file: Path, root: Path, stamps: dict[str, list[int]], known: dict) -> None:
-    """Count the clips that are not known yet and save now and then."""
-    saved = time.monotonic()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs: dict[Future[Count], str] = {
-            pool.submit(_count, root / clip): clip for clip in stamps if clip not in known
-        }
-        try:
-            for job in track(
-                as_completed(jobs),
-                total=len(jobs),
-                description=f"Counting frames in {root.name}",
-                console=Console(stderr=True),
-            ):
-                known[jobs[job]] = [*stamps[jobs[job]], *job.result()]
-                if time.monotonic() - saved > _SAVE_EVERY:
-                    _save(file, root, known)
-                    saved = time.monotonic()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            _save(file, root, known)
 
 
 def index_clips(
@@ -108,18 +88,25 @@ def index_clips(
         clips: Paths below it.
         cache: Folder for the index, the user's cache folder by default.
     """
-    root = Path(root)
-    file = cache_file(root, cache)
-    stored = _load(file)
-    stamps = {clip: _stamp(root / clip) for clip in clips}
-    known = {
-        clip: stored[clip]
-        for clip, stamp in stamps.items()
-        if clip in stored and stored[clip][:2] == stamp
-    }
-    if len(known) < len(stamps):
-        _count_all(file, root, stamps, known)
-    return {clip: Count(*known[clip][2:]) for clip in clips}
+    root, saved = Path(root), time.monotonic()
+    file, stamps = cache_file(root, cache), {clip: _stamp(root / clip) for clip in clips}
+    counts = _load(file, stamps)
+    missing = [clip for clip in stamps if clip not in counts]
+    if not missing:
+        return {clip: counts[clip] for clip in clips}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs: dict[Future[Count], str] = {pool.submit(_count, root / c): c for c in missing}
+        title, console = f"Counting frames in {root.name}", Console(stderr=True)
+        try:
+            for job in track(as_completed(jobs), title, total=len(jobs), console=console):
+                counts[jobs[job]] = job.result()
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    _save(file, root, stamps, counts)
+                    saved = time.monotonic()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            _save(file, root, stamps, counts)
+    return {clip: counts[clip] for clip in clips}
 
 
 def usable_clips(

@@ -6,7 +6,7 @@ The same data sets serve videos and latents: what differs is the reader, of file
 import hashlib
 import logging
 from bisect import bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -20,15 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class FrameSpan(NamedTuple):
-    """Frames of a video that follow each other: those of a file, or of cached clips.
-
-    Attributes:
-        path: The video, below its root.
-        frames: How many frames there are.
-        label: Class of the video, or -1.
-        start: Where the first one stands in the video.
-        stride: Step between two of them in the video.
-    """
+    """Frames of a video that follow each other, `stride` apart: a whole file, or cached ones."""
 
     path: str
     frames: int
@@ -37,23 +29,18 @@ class FrameSpan(NamedTuple):
     stride: int = 1
 
     def key(self, first: int) -> str:
-        """Name what starts at one of the frames."""
+        """Name the clip that starts at one of the frames, by its place in the video."""
         return f"{self.path}:{self.start + first * self.stride}"
 
 
 class Reader(Protocol):
-    """What frames are read from.
-
-    Attributes:
-        name: What it reads, "video" or "latents".
-        place: Its folder.
-    """
+    """What reads frames below a place, and under which name they stand in a sample."""
 
     name: str
     place: Path
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
-        """Read every `step`th frame from a first one on, (F, ...)."""
+        """Read every `step`th frame of a span from a first one on, (F, ...)."""
         ...
 
 
@@ -92,8 +79,8 @@ def draw(choices: int, seed: int, epoch: int, index: int) -> int:
 class EveryWindow(Dataset[dict[str, Any]]):
     """Every clip: clips that follow each other, and one that ends at the last frame.
 
-    A clip is its frames under the reader's name, `label` (class or -1) and `key` ("path:start").
-    A video that cannot be read is reported once and stands aside: the next one takes its place.
+    A sample holds the clip under its reader's name, its `label` (or -1) and its `key`. A video
+    that cannot be read is reported once and stands aside: the next one takes its place.
 
     Args:
         reader: What the frames are read from.
@@ -101,7 +88,6 @@ class EveryWindow(Dataset[dict[str, Any]]):
         frames: Frames per clip.
         stride: Step between two frames of a clip, in frames of the video.
         may_break: How many videos may turn out broken before `BrokenData` is raised.
-        skip: Keys of clips to leave out.
     """
 
     def __init__(
@@ -111,17 +97,15 @@ class EveryWindow(Dataset[dict[str, Any]]):
         frames: int = 16,
         stride: int = 1,
         may_break: int = 0,
-        skip: Collection[str] = (),
     ) -> None:
-        self.reader, self.frames, self.stride = reader, frames, stride
-        self.may_break, self.skip = may_break, skip
+        self.reader, self.frames, self.stride, self.may_break = reader, frames, stride, may_break
         long = [span for span in spans if self.starts(span) > 0]
         self.videos = [list(found) for _, found in groupby(long, key=lambda span: span.path)]
         # one flag per video, shared by all workers
         self.broken = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
 
     def step(self, span: FrameSpan) -> int:
-        """Return the step between frames of a clip in frames of a span."""
+        """Return the step between two frames of a clip in frames of a span."""
         step, rest = divmod(self.stride, span.stride)
         if rest:
             raise ValueError(
@@ -142,7 +126,6 @@ class EveryWindow(Dataset[dict[str, Any]]):
             for number, spans in enumerate(self.videos)
             for span in spans
             for first in every_start(span.frames, self.frames, stride=self.step(span))
-            if span.key(first) not in self.skip
         ]
 
     def __len__(self) -> int:
@@ -163,20 +146,15 @@ class EveryWindow(Dataset[dict[str, Any]]):
         for number, span, first in windows:
             if not self.broken[number]:
                 try:
-                    return self._read(span, first)
+                    clip = self.reader.read(span, first, self.frames, step=self.step(span))
                 except BrokenData:
                     raise
                 except (ValueError, OSError) as error:
                     self._set_aside(number, error)
+                    continue
+                label = torch.tensor(span.label)
+                return {self.reader.name: clip, "label": label, "key": span.key(first)}
         raise BrokenData(f"No video under {self.reader.place} can be read: check the data folder.")
-
-    def _read(self, span: FrameSpan, first: int) -> dict[str, Any]:
-        clip = self.reader.read(span, first, frames=self.frames, step=self.step(span))
-        return {
-            self.reader.name: clip,
-            "label": torch.tensor(span.label),
-            "key": span.key(first),
-        }
 
     def _set_aside(self, number: int, error: Exception) -> None:
         self.broken[number] = True
@@ -197,7 +175,7 @@ class RandomWindows(Dataset[dict[str, Any]]):
     index `i` torch's default generator draws one.
 
     Args:
-        every: The clips of the same length that follow each other.
+        every: The videos, and how long a clip is.
         clips_per_video: Clips of each video in one epoch.
         seed: Seed of the draws.
     """

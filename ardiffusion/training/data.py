@@ -151,16 +151,12 @@ class VideoDataModule(LightningDataModule):
         return (cached, cached.spans[split]) if cached else (self._files(), self.videos[split])
 
     def _cut(
-        self,
-        reader: Reader,
-        spans: list[FrameSpan],
-        frames: int | None = None,
-        skip: Collection[str] = (),
+        self, reader: Reader, spans: list[FrameSpan], frames: int | None = None
     ) -> EveryWindow:
         """Make a data set of every clip."""
         frames, total = frames or self.frames, len(self.catalog["labels"])
         may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
-        clips = EveryWindow(reader, spans, frames, self.stride, may_break=may_break, skip=skip)
+        clips = EveryWindow(reader, spans, frames, stride=self.stride, may_break=may_break)
         if spans and not clips.videos:
             raise ValueError(
                 f"No video of this split under {reader.place} has the "
@@ -197,17 +193,18 @@ class VideoDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         return self._load(self._cut(*self._source("test")))
 
-    def _all(self, skip: Collection[str] = ()) -> EveryWindow:
+    def _all(self) -> EveryWindow:
         """Make a data set of every clip of every video, be it in one split or in two."""
-        videos = list({v.path: v for name in NAMES for v in self.videos[name]}.values())
-        return self._cut(self._files(), videos, skip=skip)
+        videos = {video.path: video for name in NAMES for video in self.videos[name]}
+        return self._cut(self._files(), list(videos.values()))
 
     def predict_keys(self) -> list[str]:
         """List the keys of all clips that `predict_dataloader` reads when none is skipped."""
         return self._all().keys()
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._load(self._all(skip=set(self.skip())))
+        clips, skip = self._all(), self.skip()
+        return self._load(Subset(clips, [i for i, k in enumerate(clips.keys()) if k not in skip]))
 
     def clips(self, split: str, frames: int | None = None) -> DataLoader[Any]:
         """Load every real clip of a split, in a shuffled order that is always the same.

@@ -1,6 +1,7 @@
 """Write the latents that `ardiff-vae predict` computes into a latent cache."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from ardiffusion.data.cache import (
-    INDEX,
-    Index,
-    ShardWriter,
-    begin_cache,
-    finish_cache,
-    write_index,
-)
+from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
+from ardiffusion.data.stamp import stamp
+from ardiffusion.files import only_writer, write_json
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.data import VideoDataModule
 
@@ -33,10 +30,10 @@ class LatentWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         if clips_per_shard < 1:
             raise ValueError(f"clips_per_shard is {clips_per_shard} and must be at least 1.")
-        self.output, self.clips_per_shard = Path(output), clips_per_shard
+        self.output, self.clips_per_shard = Path(output).expanduser(), clips_per_shard
         self.shards: ShardWriter | None = None
         self.done: set[str] = set()
-        self.index: Index | None = None
+        self.lock = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -51,19 +48,22 @@ class LatentWriter(BasePredictionWriter):
     ) -> Collection[str]:
         arvae = pl_module.arvae
         assert isinstance(arvae, nn.Module)
-        self.index = _describe(data, fingerprint(arvae))
-        self.done = begin_cache(self.output, self.index)
-        trainer.strategy.barrier()  # all ranks have seen the same shards before one adds any
+        begun: Any = None
+        if trainer.is_global_zero:
+            self.lock.enter_context(only_writer(self.output))
+            index = _describe(data, fingerprint(arvae))
+            begun = (index, begin_cache(self.output, index))
+        # all ranks have one view of the cache before any of them adds to it
+        index, self.done = trainer.strategy.broadcast(begun)
         left = len(set(data.predict_keys()) - self.done)
         if left == 0:
             rank_zero_info(f"Latent cache {self.output} is finished: nothing to encode.")
         elif self.done:
             rank_zero_info(f"Latent cache {self.output} is resumed: {left} clips to encode.")
         if left > 0 and trainer.is_global_zero:
-            write_index(self.output, self.index)
-        self.shards = ShardWriter(
-            self.output, rank=trainer.global_rank, clips=self.clips_per_shard
-        )
+            write_json(self.output / INDEX, index)
+        rank = trainer.global_rank
+        self.shards = ShardWriter(self.output, index, rank=rank, clips=self.clips_per_shard)
         return self.done
 
     def write_on_batch_end(
@@ -71,10 +71,8 @@ class LatentWriter(BasePredictionWriter):
         trainer: Trainer,
         pl_module: LightningModule,
         prediction: Mapping[str, Any],
-        batch_indices: Sequence[int] | None,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int,
+        *_: object,
+        **__: object,
     ) -> None:
         assert self.shards is not None
         # a clip that stands in for a broken one comes twice
@@ -83,23 +81,25 @@ class LatentWriter(BasePredictionWriter):
         if fresh:
             self.shards.write(prediction["latents"][list(fresh.values())], list(fresh))
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        if self.shards is not None:
-            self.shards.flush()
+    def on_exception(self, *_: object, **__: object) -> None:
+        with self.lock:
+            if self.shards is not None:
+                self.shards.flush()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # not on_predict_end, which a rank without clips never reaches
-        if self.shards is None or self.index is None:
-            return
-        self.shards.flush()
+        with self.lock:
+            if self.shards is not None:
+                self._finish(trainer, self.shards)
+                self.shards = None
+
+    def _finish(self, trainer: Trainer, shards: ShardWriter) -> None:
+        shards.flush()
         trainer.strategy.barrier()
         if trainer.is_global_zero and trainer.limit_predict_batches == 1.0:
-            index = finish_cache(self.output, self.index, _data(trainer).predict_keys())
+            index = finish_cache(self.output, shards.index, _data(trainer).predict_keys())
             clips = sum(map(len, index["shards"].values()))
             rank_zero_info(f"{self.output / INDEX} lists {clips} clips.")
-        self.shards = None
 
 
 def _data(trainer: Trainer) -> VideoDataModule:
@@ -122,6 +122,8 @@ def _describe(data: VideoDataModule, arvae: str) -> Index:
             "stride": data.stride,
         },
         "complete": False,
+        "stamps": {path: stamp(data.root / path) for path in data.catalog["lengths"]},
         "missing": [],
         "shards": {},
+        "hashes": {},
     }
