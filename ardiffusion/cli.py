@@ -4,34 +4,40 @@ Both offer fit, validate, test and predict. Bad input ends with one sentence and
 `--debug` shows the traceback and all of Lightning's messages.
 """
 
-import os
+import inspect
 import sys
-from argparse import ArgumentError
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
     SaveConfigCallback,
 )
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from ardiffusion import __version__
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.save_last import SaveLast
-from ardiffusion.training.checkpoint import check_stage, read_checkpoint
+from ardiffusion.training.checkpoint import as_settings
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.messages import clear_messages
+from ardiffusion.training.messages import user_errors
+from ardiffusion.training.options import find_configs, import_object, makes
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
+from ardiffusion.weights.checkpoint import check_stage, read_checkpoint, read_parts
 
-PACKAGE = Path(__file__).parent
-SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a source tree
 CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
+GENERATING: set[str | int] = set(  # options of a trainer that does not train
+    "accelerator strategy devices num_nodes precision callbacks enable_progress_bar deterministic "
+    "benchmark inference_mode profiler plugins default_root_dir".split()
+)
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -48,9 +54,13 @@ class StageCLI(LightningCLI):
 
     Attributes:
         stage: Name of the stage in checkpoints.
+        described: What a checkpoint says of the module, in place of its configuration.
+        factories: Options that name what is called later, and what that must make.
     """
 
     stage: str
+    described: tuple[str, ...]
+    factories: ClassVar[dict[str, type]] = {"optimizer": Optimizer, "lr_scheduler": LRScheduler}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse without the warning that arguments which do not come from the shell call for."""
@@ -58,21 +68,38 @@ class StageCLI(LightningCLI):
         self.config = parser.parse_args(find_configs(args))
 
     def _parse_ckpt_path(self) -> None:
-        """Refuse other checkpoints; all but resuming takes the model's settings from them."""
+        """Refuse other checkpoints; all but resuming takes the networks from them.
+
+        What a checkpoint says is data: descriptions of parts, of which only those in our own
+        table are built, never the class names of hyper-parameters.
+        """
         settings = self.config[self.config.subcommand]
         path = settings.get("ckpt_path")
         if not path or path in CHOSEN_BY_LIGHTNING:
             return
         checkpoint = read_checkpoint(path)
         check_stage(checkpoint, stage=self.stage, source=path)
-        known = checkpoint.get("hyper_parameters", {})
-        model = {name: value for name, value in known.items() if name != "_instantiator"}
-        if model and self.config.subcommand != "fit":
-            given = {self.config.subcommand: {"model": model}}
+        if self.config.subcommand != "fit":
+            parts = as_settings(read_parts(checkpoint, source=path), names=self.described)
+            given = {self.config.subcommand: {"model": parts}}
             self.config = self.parser.parse_object(given, self.config)
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse factories that make something else before anything calls them."""
+        model = self.config[self.config.subcommand].get("model") or {}
+        for name, made in self.factories.items():
+            given = model.get(name)
+            path = given.get("class_path") if isinstance(given, Namespace) else None
+            if path and not makes(import_object(path), made):
+                raise ValueError(
+                    f"--model.{name} is {path}, which makes no {made.__name__}: name one of "
+                    f"{made.__module__} or a class or function of your own that says it does."
+                )
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 Lightning's signature
-        """Build a trainer that never leaves half a checkpoint."""
+        """Build a trainer that never leaves half a checkpoint, nor logs of a prediction."""
+        if self.subcommand == "predict":
+            kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer
@@ -105,6 +132,8 @@ class VAECLI(StageCLI):
     """The command of stage 1."""
 
     stage = "arvae"
+    described = ("arvae",)
+    factories = StageCLI.factories | {"discriminator_optimizer": Optimizer}
 
     def before_fit(self) -> None:
         """Say where stage 1 has the options that Lightning refuses to it."""
@@ -118,89 +147,83 @@ class VAECLI(StageCLI):
 
 
 class DiTCLI(StageCLI):
-    """The command of stage 2; its predict needs a checkpoint and neither model nor data."""
+    """The command of stage 2; its predict needs a generator and neither model nor data."""
 
     stage = "dit"
+    described = ("dit", "schedule", "timesteps", "target", "solver")
+    generating = False
+
+    def _prepare_subcommand_parser(
+        self,
+        klass: type,
+        subcommand: str,
+        **kwargs: Any,  # noqa: ANN401 Lightning's signature
+    ) -> LightningArgumentParser:
+        self.generating = subcommand == "predict"
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Offer no options of model and data where a generator brings all there is to say."""
+        if self.generating:
+            options: set[str | int] = {*inspect.signature(Trainer).parameters}
+            parser.add_class_arguments(
+                SamplingTrainer,
+                "trainer",
+                fail_untyped=False,
+                instantiate=False,
+                skip=options - GENERATING,
+            )
+        else:
+            super().add_core_arguments_to_parser(parser)
 
     def _parse_ckpt_path(self) -> None:
         if self.config.subcommand != "predict":
             super()._parse_ckpt_path()
 
     def instantiate_classes(self) -> None:
-        """Build no network for predict: the checkpoint says which."""
+        """Build no network for predict: the generator comes with what is loaded."""
         if self.subcommand != "predict":
             super().instantiate_classes()
             return
-        for name in ("model", "data"):
-            self.config.predict.pop(name, None)
         self.config_init = self.parser.instantiate_classes(self.config, instantiate_groups=False)
         self.model = self.datamodule = None
         self.trainer = self.instantiate_trainer()
 
 
 def vae(args: list[str] | None = None) -> None:
-    """Run `ardiff-vae`: train an AR-VAE, test it, or write a latent cache with it."""
-    run(VAECLI, model_class=ARVAEModule, trainer_class=EncodingTrainer, args=args)
+    """Stage 1 of AR-Diffusion: train an AR-VAE, test it, or write a latent cache with it."""
+    run(vae, VAECLI, model_class=ARVAEModule, trainer_class=EncodingTrainer, args=args)
 
 
 def dit(args: list[str] | None = None) -> None:
-    """Run `ardiff-dit`: train AR-Diffusion, test it, or generate videos with it."""
-    run(DiTCLI, model_class=DiffusionModule, trainer_class=SamplingTrainer, args=args)
+    """Stage 2 of AR-Diffusion: train a generator, test it, or generate videos with it."""
+    run(dit, DiTCLI, model_class=DiffusionModule, trainer_class=SamplingTrainer, args=args)
 
 
 def run(
-    cli: type[StageCLI], model_class: type, trainer_class: type, args: list[str] | None
+    command: Callable[..., None],
+    cli: type[StageCLI],
+    model_class: type,
+    trainer_class: type,
+    args: list[str] | None,
 ) -> None:
     """Run a command, turning bad input into one sentence and exit code 2."""
     given = sys.argv[1:] if args is None else args
-    debug = "--debug" in given
-    try:
-        with nullcontext() if debug else clear_messages():
-            cli(
-                model_class=model_class,
-                datamodule_class=VideoDataModule,
-                trainer_class=trainer_class,
-                trainer_defaults={"callbacks": [SaveLast()]},
-                seed_everything_default=0,
-                save_config_callback=SaveFitConfig,
-                save_config_kwargs={"overwrite": True},
-                auto_configure_optimizers=False,
-                parser_kwargs={"exit_on_error": False},
-                args=[a for a in given if a != "--debug"],
-            )
-    except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
-        if debug:
-            raise
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def sentence(error: Exception) -> str:
-    """Say what went wrong; the parser's and the system's errors do not say what to do."""
-    if isinstance(error, ArgumentError):
-        return f"{' '.join(str(error).split())} (--help lists all options)."
-    if isinstance(error, OSError) and str(error).startswith("[Errno"):
-        place = error.filename or "a file"
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        return f"Cannot use {place} ({reason}): check the path, its permissions and the disk."
-    return str(error)
-
-
-def find_configs(args: list[str]) -> list[str]:
-    """Replace the names of shipped configs after --config, -c or --data; own files win."""
-    found = list(args)
-    for i, arg in enumerate(args):
-        option, _, value = arg.partition("=")
-        if option in ("--config", "-c", "--data") and value:
-            found[i] = f"{option}={config_file(value)}"
-        elif i and args[i - 1] in ("--config", "-c", "--data"):
-            found[i] = config_file(arg)
-    return found
-
-
-def config_file(name: str) -> str:
-    """Return the path of a config: the file itself if it exists, else the shipped one."""
-    if os.path.exists(name):
-        return name
-    shipped = [folder / name for folder in SHIPPED if os.path.isfile(folder / name)]
-    return str(shipped[0]) if shipped else name
+    with nullcontext() if "--debug" in given else user_errors():
+        cli(
+            model_class=model_class,
+            datamodule_class=VideoDataModule,
+            trainer_class=trainer_class,
+            trainer_defaults={"callbacks": [SaveLast()]},
+            seed_everything_default=0,
+            save_config_callback=SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "exit_on_error": False,
+                "prog": f"ardiff-{command.__name__}",
+                "description": command.__doc__,
+                "version": __version__,
+            },
+            args=[arg for arg in given if arg != "--debug"],
+        )

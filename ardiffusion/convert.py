@@ -1,25 +1,21 @@
-"""Published weights as our networks: which networks a file holds, and a file converted for good.
-
-    python -m ardiffusion.convert SRC DST
-
-writes DST as `save_pretrained` does, or DST/arvae and DST/dit where SRC holds both.
-"""
+"""Files of other projects as our networks: the published weights, TiTok's, and diffusers'."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import auto_cli
+import torch
 from torch import Tensor, nn
 
-from ardiffusion.published.arvae import convert_arvae, from_titok, holds_arvae, holds_titok
-from ardiffusion.published.dit import convert_dit, holds_dit
+from ardiffusion.nn.arvae import PublishedARVAE
+from ardiffusion.nn.grid import GridVAE
+from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.published import arvae as tokenizer_names
+from ardiffusion.published import diffusers
+from ardiffusion.published import dit as transformer_names
 from ardiffusion.published.schedule import published_schedule
-from ardiffusion.weights.card import Card
-from ardiffusion.weights.folders import save_pretrained
-from ardiffusion.weights.tensor_files import PICKLES, read_pickle, read_safetensors
+from ardiffusion.weights.strict import assign_weights
+from ardiffusion.weights.tensor_files import read_safetensors
 
 TOKENIZER = "vae."  # before the tokenizer's names in a file of both stages
 
@@ -52,14 +48,14 @@ def from_published(
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     nested = {n.removeprefix(TOKENIZER): v for n, v in state.items() if n.startswith(TOKENIZER)}
     rest = {name: value for name, value in state.items() if not name.startswith(TOKENIZER)}
-    tokenizer = nested or (rest if holds_arvae(rest) else {})
+    tokenizer = nested or (rest if tokenizer_names.holds_arvae(rest) else {})
     networks: dict[str, nn.Module] = {}
-    if holds_titok(tokenizer):
+    if tokenizer_names.holds_titok(tokenizer):
         networks["arvae"] = from_titok(tokenizer, tokens=tokens)
     elif tokenizer:
         own = None if nested else heads
         networks["arvae"] = convert_arvae(tokenizer, heads=own, frames=frames)
-    if holds_dit(rest):
+    if transformer_names.holds_dit(rest):
         networks["dit"] = convert_dit(
             rest,
             heads=heads,
@@ -80,61 +76,87 @@ def from_published(
     return networks
 
 
-def convert(
-    src: str,
-    dst: str,
+def convert_arvae(
+    state: Mapping[str, Tensor], heads: int | None = None, frames: int = 16
+) -> PublishedARVAE:
+    """Build the tokenizer that a published file holds, around the file's own tensors."""
+    arguments = tokenizer_names.arvae_arguments(state, heads=heads, frames=frames)
+    with torch.device("meta"):
+        network = PublishedARVAE(**arguments)
+    names = {name: tokenizer_names.published_name(name) for name in network.state_dict()}
+    weights = {n: tokenizer_names.without_units(n, value) for n, value in state.items()}
+    return assign_weights(network, weights, names=names, source="The published tokenizer")
+
+
+def from_titok(
+    state_dict: Mapping[str, Tensor], tokens: int = 32, channels: int = 4
+) -> PublishedARVAE:
+    """Start stage 1 from TiTok's own tokenizer, as the published models did.
+
+    What it encodes means little before training, since TiTok's latents are discrete.
+
+    Args:
+        state_dict: The tensors of tokenizer_titok_l32.bin or a sibling.
+        tokens: Tokens per frame.
+        channels: Channels per token, at most half of TiTok's.
+
+    Raises:
+        ValueError: If the tensors are not those of a TiTok tokenizer; it names each fault.
+    """
+    state = tokenizer_names.titok_as_published(state_dict, tokens=tokens, channels=channels)
+    return convert_arvae(state)
+
+
+def convert_dit(
+    state: Mapping[str, Tensor],
     heads: int | None = None,
     tokens: int = 32,
     frames: int = 16,
     causal: bool = True,
     open_context: bool = True,
-) -> dict[str, Any]:
-    """Convert a published file to a folder that load_arvae and load_dit read.
+) -> PublishedDiT:
+    """Build the transformer that a published file holds, around the file's own tensors."""
+    published_schedule(state)  # or its schedule is one that we cannot follow
+    arguments, weights = transformer_names.split_dit(
+        state, heads=heads, tokens=tokens, frames=frames
+    )
+    with torch.device("meta"):
+        network = PublishedDiT(causal=causal, open_context=open_context, **arguments)
+    names = {
+        name: transformer_names.published_name(name, network.classes)
+        for name in network.state_dict()
+    }
+    return assign_weights(network, weights, names=names, source="The published transformer")
+
+
+def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE:
+    """Load an autoencoder that diffusers saved.
 
     Args:
-        src: The published file, .safetensors or of torch.save.
-        dst: The folder to write; DST/arvae and DST/dit where the file holds both stages.
-        heads: Number of attention heads, where the file does not tell: of the transformer, or of
-            a tokenizer that comes alone.
-        tokens: Tokens per frame.
-        frames: Frames of the window.
-        causal: Whether a frame of the transformer sees no later frame.
-        open_context: Whether the transformer's context tokens see the frames.
+        folder: The folder of config.json and diffusion_pytorch_model.safetensors.
+        resolution: The height and width of a frame; the configuration's if not given. The network
+            is convolutional and takes others too.
 
-    Returns:
-        The folder of each network, and the first and last beta of the noise schedule.
+    Raises:
+        FileNotFoundError: If one of the two files is not there.
+        ValueError: If they hold something else.
     """
-    path = Path(src)
-    state = read_pickle(path) if path.suffix in PICKLES else read_safetensors(path)[0]
-    networks = from_published(
-        state,
-        heads=heads,
-        tokens=tokens,
-        frames=frames,
-        causal=causal,
-        open_context=open_context,
-    )
-    done: dict[str, Any] = {}
-    for kind, network in networks.items():
-        folder = Path(dst, kind) if len(networks) > 1 else Path(dst)
-        summary = f"Weights published with AR-Diffusion (CVPR 2025), converted from {path.name}."
-        save_pretrained(network, folder, card=Card(summary=summary))
-        done[kind] = str(folder)
-    schedule = published_schedule(state)
-    if schedule is not None:
-        done |= {"beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
-    return done
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; its output is one JSON object."""
+    path, weights_file = Path(folder, "config.json"), Path(folder, diffusers.WEIGHTS)
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not weights_file.is_file():
+        raise FileNotFoundError(f"{folder} holds config.json but no {diffusers.WEIGHTS}: add it.")
+    given = {
+        ours: config[theirs] for theirs, ours in diffusers.ARGUMENTS.items() if theirs in config
+    }
+    if resolution is not None:
+        given["resolution"] = resolution
     try:
-        result = auto_cli(convert, args=args, as_positional=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+        with torch.device("meta"):
+            arvae = GridVAE(**given)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be built: {error}") from error
+    diffusers.check_config(config, arvae, source=path)
+    tensors, _ = read_safetensors(weights_file)
+    weights = {f"network.{diffusers.new_name(name)}": value for name, value in tensors.items()}
+    weights["shift"], weights["scale"] = diffusers.moments(config, channels=arvae.channels)
+    return assign_weights(arvae, weights, source=str(weights_file))

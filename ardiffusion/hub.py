@@ -1,53 +1,37 @@
-"""Networks from wherever their weights are: a folder, a file, or the Hugging Face Hub.
+"""Networks and generators from wherever their weights are; `sources.py` says where that may be."""
 
-A source is a folder that `save_pretrained` wrote, a file (.safetensors of ours or published, a
-published .bin or .pt, a Lightning .ckpt of ours), the folder of an AutoencoderKL of diffusers, or
-hf://user/repo[/path][@revision].
-"""
-
-import tempfile
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from torch import nn
+from huggingface_hub import constants
 
-from ardiffusion.convert import from_published
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published import diffusers as convert_grid
-from ardiffusion.published.repository import published_files
+from ardiffusion.published import repository
+from ardiffusion.published.presets import preset, published_sampling
+from ardiffusion.sources import KINDS, Found, load_source
 from ardiffusion.weights.card import Card
-from ardiffusion.weights.download import HubPath, fetch, list_files, parse_hub_path
-from ardiffusion.weights.folders import (
-    CONFIG,
-    NOTE,
-    WEIGHTS,
-    assemble,
-    build_empty,
-    load_pretrained,
-    save_pretrained,
-)
-from ardiffusion.weights.hub_errors import readable_hub_errors
-from ardiffusion.weights.strict import assign_weights
-from ardiffusion.weights.tensor_files import PICKLES, SUFFIXES, read_pickle, read_safetensors
+from ardiffusion.weights.download import HubPath, entry_names, list_files
+from ardiffusion.weights.folders import push_to_hub, save_pretrained
 
 __all__ = [
     "Card",
-    "from_checkpoint",
     "load_arvae",
     "load_dit",
-    "load_networks",
+    "load_parts",
+    "load_published",
     "published_files",
     "push_to_hub",
     "save_pretrained",
 ]
 
-# Subclasses included: a JointDiT is an ARDiT.
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "arvae": (Autoencoder,),
-    "dit": (ARDiT, PublishedDiT),
+# What is taken where a source does not say it itself.
+ASSUMED = {
+    "target": "what its network predicts (x_0 is assumed)",
+    "schedule": "on which noise schedule (betas from 0.0001 to 0.02 are assumed)",
 }
 
 
@@ -62,7 +46,7 @@ def load_arvae(source: str | Path) -> Autoencoder:
         FileNotFoundError: If there is no such source.
         ValueError: If it holds no AR-VAE, or a broken one; nothing in it is run.
     """
-    found = load_networks(source).get("arvae")
+    found = load_source(source).networks.get("arvae")
     if not isinstance(found, Autoencoder):
         raise ValueError(f"{source} holds no AR-VAE; give the file or folder of one.")
     return found
@@ -70,7 +54,7 @@ def load_arvae(source: str | Path) -> Autoencoder:
 
 def load_dit(source: str | Path) -> ARDiT | PublishedDiT:
     """Load a transformer of stage 2; see `load_arvae`."""
-    found = load_networks(source).get("dit")
+    found = load_source(source).networks.get("dit")
     if not isinstance(found, ARDiT | PublishedDiT):
         raise ValueError(
             f"{source} holds no transformer of stage 2; give the file or folder of one."
@@ -78,133 +62,91 @@ def load_dit(source: str | Path) -> ARDiT | PublishedDiT:
     return found
 
 
-def load_networks(source: str | Path) -> dict[str, nn.Module]:
-    """Load what a source holds: "arvae", "dit" or both."""
-    if str(source).startswith("hf://"):
-        return load_hub(parse_hub_path(str(source)))
-    path = Path(source)
-    if path.is_dir():
-        return load_folder(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no file or folder {source}; sources on the Hub begin with hf://."
+def load_parts(
+    source: str | Path, arvae: str | Path | None = None, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Load the arguments of a `Generator`; see `Generator.from_pretrained`."""
+    name = str(source)
+    if not Path(name).exists() and name.count("/") == 1 and name.replace("/", "").isidentifier():
+        name = f"hf://{name}"
+    return put_together(load_source(name), name, arvae=arvae, classes=classes)
+
+
+def load_published(dataset: str, arvae: str | Path | None = None) -> dict[str, Any]:
+    """Load the arguments of a `Generator`; see `Generator.published`."""
+    chosen = preset(dataset)
+    found = Found(settings=published_sampling())
+    for kind, source in published_files(chosen.repository, dataset).items():
+        if kind == "dit" or arvae is None:
+            part = load_source(source)
+            found.networks[kind] = part.networks[kind]
+            found.settings |= part.settings if kind == "dit" else {}
+    origin = f"hf://{chosen.repository} (or what the cache has of it)"
+    return put_together(found, origin, arvae=arvae, classes=chosen.classes)
+
+
+def put_together(
+    found: Found, source: str, arvae: str | Path | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Complete what a source holds to the arguments of a `Generator`, and say what is assumed."""
+    if "dit" not in found.networks:
+        raise ValueError(f"{source} holds no transformer of stage 2; correct --ckpt_path.")
+    if arvae is None and "arvae" not in found.networks:
+        raise ValueError(f"{source} holds no AR-VAE; name one with --arvae.")
+    dit = found.networks["dit"]
+    untold = [sentence for name, sentence in ASSUMED.items() if name not in found.settings]
+    if untold:
+        warnings.warn(
+            f"{source} does not say {' and '.join(untold)}; `ardiff export` of its checkpoint "
+            "writes a source that does.",
+            stacklevel=4,
         )
-    return load_file(path)
+    names = list(classes) if len(classes) == dit.classes else []
+    return {
+        **(published_sampling() if isinstance(dit, PublishedDiT) else {}),
+        "classes": names,
+        **found.settings,
+        "dit": dit,
+        "arvae": load_arvae(arvae) if arvae else found.networks["arvae"],
+    }
 
 
-def load_hub(source: HubPath) -> dict[str, nn.Module]:
-    """Load from the Hub: a file, a folder that `save_pretrained` wrote, or its only weights."""
-    if source.path.endswith(SUFFIXES):
-        return load_file(fetch(source)[0])
-    try:
-        config, commit = fetch(source / CONFIG)
-    except FileNotFoundError as error:
-        return load_file(fetch(only_weights(source, otherwise=error))[0])
-    diffusers = convert_grid.is_diffusers(config)
-    fetch(source.at(commit) / (convert_grid.WEIGHTS if diffusers else WEIGHTS))
-    return load_folder(config.parent)
-
-
-def only_weights(folder: HubPath, otherwise: Exception) -> HubPath:
-    """Return the only weights file in and below a folder."""
-    commit, names = list_files(folder)
-    weights = [name for name in names if name.endswith(SUFFIXES)]
-    if not weights:
-        raise otherwise
-    if len(weights) > 1:
-        raise ValueError(f"{folder} holds several files, name one: {', '.join(weights)}.")
-    return HubPath(repo=folder.repo, path=weights[0], revision=commit)
-
-
-def load_folder(folder: Path) -> dict[str, nn.Module]:
-    """Load from a folder: one of `save_pretrained`, one of two such, or one with a single file."""
-    if (folder / CONFIG).is_file():
-        if convert_grid.is_diffusers(folder / CONFIG):
-            return {"arvae": convert_grid.from_diffusers(folder)}
-        return sort_by_kind(load_pretrained(folder))
-    parts = [folder / kind for kind in KINDS if (folder / kind / CONFIG).is_file()]
-    if parts:
-        return {kind: net for part in parts for kind, net in load_folder(part).items()}
-    weights = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
-    if len(weights) != 1:
-        listed = ", ".join(path.name for path in weights) or "none"
-        raise FileNotFoundError(
-            f"{folder} must hold {CONFIG} and {WEIGHTS} or one file of weights, not: {listed}."
-        )
-    return load_file(weights[0])
-
-
-def load_file(path: Path) -> dict[str, nn.Module]:
-    """Load from a file of ours or a published one."""
-    if path.suffix in PICKLES:
-        found = read_pickle(path)
-        if "state_dict" in found:
-            return from_checkpoint(found, source=str(path))
-        return published(found, source=str(path))
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}.")
-    tensors, notes = read_safetensors(path)
-    if NOTE in notes:
-        return sort_by_kind(assemble(notes[NOTE], tensors=tensors, source=str(path)))
-    return published(tensors, source=str(path))
-
-
-def published(state: dict[str, Any], source: str) -> dict[str, nn.Module]:
-    """Convert a published state dict, naming its file where it does not fit."""
-    try:
-        return from_published(state)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def sort_by_kind(network: nn.Module) -> dict[str, nn.Module]:
-    """Return a network by the name of its stage."""
-    return {kind: network for kind, classes in KINDS.items() if isinstance(network, classes)}
-
-
-def from_checkpoint(checkpoint: dict[str, Any], source: str) -> dict[str, nn.Module]:
-    """Build the networks of one of our Lightning checkpoints around its own tensors.
+def published_files(repo: str, dataset: str, revision: str = "main") -> dict[str, str]:
+    """Find the published weights of a data set.
 
     Args:
-        checkpoint: What `torch.load` returned for it.
-        source: Where it comes from, for error messages.
-    """
-    state, described = checkpoint["state_dict"], checkpoint.get("networks")
-    if not isinstance(described, dict):
-        raise ValueError(f"{source} is no checkpoint of ours: it does not describe its networks.")
-    networks: dict[str, nn.Module] = {}
-    for kind in KINDS.keys() & described.keys():
-        network = build_empty(described[kind], source=source)
-        weights = {n: v for n, v in state.items() if n.startswith(f"{kind}.")}
-        names = {name: f"{kind}.{name}" for name in network.state_dict()}
-        networks[kind] = assign_weights(network, weights, names=names, source=source)
-    return networks
-
-
-def push_to_hub(
-    model: nn.Module, repository: str, card: Card | None = None, private: bool = False
-) -> str:
-    """Upload a model as `save_pretrained` writes it, creating the repository if need be.
-
-    Args:
-        model: One of our networks.
-        repository: Where to, user/repo[/folder], with or without hf://.
-        card: What its model card says beside its sizes.
-        private: Whether a new repository is private.
+        repo: The repository, user/repo.
+        dataset: One of sky, taichi, ucf101 and ffs.
+        revision: Branch, tag or commit.
 
     Returns:
-        Its source for `load_arvae` or `load_dit`.
+        Sources for `load_arvae` and `load_dit`, under "arvae" and "dit".
+
+    Raises:
+        ValueError: If the repository holds none, or several of a kind between which only the
+            user can choose.
     """
-    target = parse_hub_path(f"hf://{repository.removeprefix('hf://')}")
-    with tempfile.TemporaryDirectory() as folder, readable_hub_errors(target):
-        save_pretrained(model, folder, card=card)
-        api = HfApi()
-        api.create_repo(target.repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=target.repo,
-            folder_path=folder,
-            path_in_repo=target.path or None,
-            revision=target.revision,
-            commit_message=f"Upload {type(model).__name__}",
-        )
-    return str(target)
+    wanted = preset(dataset)
+    commit, names = list_files(HubPath(repo=repo, revision=revision))
+    places = {
+        name: HubPath(repo=repo, path=name, revision=commit)
+        for name in repository.of_data_set(names, wanted)
+    }
+    kinds = {
+        name: repository.kinds_by_entries(entry_names(place))
+        if name.lower().endswith(".safetensors")
+        else repository.kinds_by_name(name)
+        for name, place in places.items()
+    }
+    found = {kind: repository.select_file(kinds, kind, wanted) for kind in KINDS}
+    if not any(found.values()):
+        listed = ", ".join(names) or "nothing"
+        place = f"The cached part of {repo}" if constants.HF_HUB_OFFLINE else repo
+        raise ValueError(f"{place} holds no published weights for {dataset}; it holds: {listed}.")
+    for paths in found.values():
+        if len(paths) > 1:
+            listed = ", ".join(str(places[path]) for path in paths)
+            raise ValueError(
+                f"There are several published files for {dataset}; name one of them: {listed}."
+            )
+    return {kind: str(places[paths[0]]) for kind, paths in found.items() if paths}

@@ -10,13 +10,12 @@ from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.noise import latent_noise, sample_seed
 from ardiffusion.diffusion.solver import DPMSolver2M
 from ardiffusion.files import write_png
+from ardiffusion.generator import Generator
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import psnr
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.training.data import VideoDataModule
-from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.load import load_generator
 from experiments.contact import contact_sheet
 
 STEPS, DIFFERENCE = 30, 3  # of the demo's videos, with DPMSolver2M
@@ -49,9 +48,8 @@ def report(
         frames: Frames of each.
         seed: Seed of the samples.
     """
-    module = load_generator(str(ckpt_path))
-    assert module.arvae is not None
-    side = module.arvae.resolution
+    generator = Generator.from_pretrained(ckpt_path)
+    side = generator.arvae.resolution
     real = VideoDataModule(
         root=str(data), resolution=side, frames=CLIP, workers=0, val_fraction=0.1
     )
@@ -60,10 +58,10 @@ def report(
         [read_frames(folder / "samples" / f"{i:06d}.mp4") for i in range(samples)]
     )  # (samples, frames, 3, H, W)
     with torch.no_grad():
-        rebuilt = reconstruct(module.arvae, held_out)
-        bank = unit_latents(module.arvae, train)
-        drifts = nearest(sample_latents(module, samples, frames, seed), bank=bank)
-        near = nearest(unit_latents(module.arvae, held_out), bank=bank).mean()
+        rebuilt = reconstruct(generator.arvae, held_out)
+        bank = unit_latents(generator.arvae, train)
+        drifts = nearest(sample_latents(generator, samples, frames, seed), bank=bank)
+        near = nearest(unit_latents(generator.arvae, held_out), bank=bank).mean()
     quarter = frames // 4
     first, last = drifts[:, :quarter].mean(), drifts[:, -quarter:].mean()
     sheet = contact_sheet(
@@ -106,16 +104,14 @@ def unit_latents(arvae: Autoencoder, video: Tensor) -> Tensor:
     return arvae.normalise(torch.cat(parts))
 
 
-def sample_latents(module: DiffusionModule, samples: int, frames: int, seed: int) -> Tensor:
+def sample_latents(generator: Generator, samples: int, frames: int, seed: int) -> Tensor:
     """Sample the latents (N, F, L, C) of the videos that `ardiff-dit predict` wrote."""
-    assert module.arvae is not None
     generators = [torch.Generator().manual_seed(sample_seed(seed, i)) for i in range(samples)]
-    tokens, channels = module.arvae.tokens, module.arvae.channels
+    tokens, channels = generator.arvae.tokens, generator.arvae.channels
     noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
-    label = torch.arange(samples) % max(len(module.classes), 1) if module.dit.classes else None
-    sampler = module.sampler(steps=STEPS, difference=DIFFERENCE, solver=DPMSolver2M())
-    latents = sampler.sample(module.dit, noise, label=label)  # pyright: ignore[reportArgumentType]
-    return module.arvae.normalise(latents)
+    sampler = generator.sampler(steps=STEPS, difference=DIFFERENCE, solver=DPMSolver2M())
+    label = generator.labels_in_turn(range(samples))
+    return generator.arvae.normalise(sampler.sample(generator.dit, noise, label=label))
 
 
 def nearest(latents: Tensor, bank: Tensor) -> Tensor:

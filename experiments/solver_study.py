@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import ad_iterations, ad_rows
+from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.diffusion.solver import DDIM, Solver
+from ardiffusion.generator import Generator
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.training.callbacks.sampling import sample_labels, sample_seeds
-from ardiffusion.training.diffusion import DiffusionModule
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Study:
     """What all measurements share.
 
     Attributes:
-        module: The generator.
+        generator: What generates.
         metric: The Fréchet distance, with its real clips.
         videos: Videos per measurement.
         frames: Frames of each.
@@ -56,7 +56,7 @@ class Study:
         advance: Called after every iteration.
     """
 
-    module: DiffusionModule
+    generator: Generator
     metric: FrechetVideoDistance
     videos: int
     frames: int
@@ -102,15 +102,15 @@ class Study:
     def frechet(self, solver: Solver, steps: int) -> float:
         """Generate videos and return their distance to the real clips."""
         difference = self.difference(steps)
-        sampler = self.module.sampler(steps=steps, difference=difference, solver=solver)
+        sampler = self.generator.sampler(steps=steps, difference=difference, solver=solver)
         self.metric.reset_fake()
         for start in range(0, self.videos, self.batch_size):
             indices = range(start, min(start + self.batch_size, self.videos))
-            video = self.module.stream(
-                sampler,
-                seeds=sample_seeds(self.seed, indices),
+            video = self.generator.stream(
+                sample_seeds(self.seed, indices),
                 frames=self.frames,
-                label=sample_labels(self.module, indices),
+                labels=self.generator.labels_in_turn(indices),
+                sampler=sampler,
                 progress=self.advance,
             )
             self.metric.update(fake=torch.stack(list(video), dim=1))  # (B, F, 3, H, W)
@@ -118,14 +118,13 @@ class Study:
 
     def latents(self, solver: Solver, steps: int) -> Tensor:
         """Sample normalised latents with all frames in step, (compared, F, L, C)."""
-        assert self.module.arvae is not None
-        arvae, indices = self.module.arvae, range(self.compared)
+        arvae = self.generator.arvae
         generator = torch.Generator().manual_seed(sample_seeds(self.seed, [0])[0])
         size = (self.compared, self.frames, arvae.tokens, arvae.channels)
-        frames = self.module.sampler(steps=steps, difference=0, solver=solver).stream(
-            self.module.dit,  # pyright: ignore[reportArgumentType]
-            torch.randn(size, generator=generator).to(self.module.device),
-            label=sample_labels(self.module, indices) if self.module.dit.classes else None,
+        frames = self.generator.sampler(steps=steps, difference=0, solver=solver).stream(
+            self.generator.dit,
+            torch.randn(size, generator=generator).to(self.generator.device),
+            label=self.generator.labels_in_turn(range(self.compared)),
             progress=self.advance,
         )
         return arvae.normalise(torch.stack([x for _, x in frames], dim=1))

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from ardiffusion.diffusion.solver import DDIM, DPMSolver2M
 from ardiffusion.files import write_json
+from ardiffusion.generator import Generator
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.tools.options import device_of
 from ardiffusion.tools.plot import caption, draw_curves, make_panels, save_figure
 from ardiffusion.training.data import VideoDataModule
-from ardiffusion.training.load import load_generator
 from experiments.command import run_script
 from experiments.solver_study import Row, Study
 
@@ -56,17 +56,16 @@ def compare_solvers(
     """
     counts = {"steps": min(steps, default=0), "compared": compared, "batch_size": batch_size}
     check(counts | {"frames": frames}, videos=videos, difference=difference)
-    module = load_generator(checkpoint).to(device_of(device))
-    assert module.arvae is not None
+    generator = Generator.from_pretrained(checkpoint).to(device_of(device))
     metric = distance_to_real(
         extractor or Random3D(),
         root=real,
-        resolution=module.arvae.resolution,
+        resolution=generator.arvae.resolution,
         frames=frames,
         device=device,
     )
     study = Study(
-        module=module,
+        generator=generator,
         metric=metric,
         videos=videos,
         frames=frames,

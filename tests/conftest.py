@@ -1,5 +1,7 @@
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,8 +10,6 @@ from hub_server import Hub, serve_hub
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor
-
-from ardiffusion.weights import download
 
 if TYPE_CHECKING:
     from cli_runs import Runs
@@ -74,6 +74,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(download, "PAUSE", 0.01)
+        quick = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+        monkeypatch.setattr("huggingface_hub.file_download.time", quick)
         monkeypatch.setenv("HF_TOKEN", "")
         yield server

@@ -27,9 +27,8 @@ from threading import Event, Thread
 from goldens import load_golden
 from safetensors.torch import save_file
 
+from ardiffusion.generator import Generator
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.load import load_generator
 from ardiffusion.training.trainers import SamplingTrainer
 
 FILES = {"dit_large": "transformer.safetensors", "vae_large": "tokenizer.safetensors"}
@@ -88,7 +87,7 @@ def watched(seen: list[float]) -> Iterator[None]:
         thread.join()
 
 
-def generate(trainer: SamplingTrainer, model: DiffusionModule, output: Path) -> None:
+def generate(trainer: SamplingTrainer, model: Generator, output: Path) -> None:
     """Generate one short video."""
     trainer.predict(model, samples=1, frames=16, steps=4, difference=1, output=str(output))
 
@@ -99,11 +98,13 @@ def measure(folder: Path) -> dict[str, float]:
     found = {"weights_gb": sum(path.stat().st_size for path in paths) / GB}
     found |= {"start_gb": peak()}
     found |= {"read_s": seconds(lambda: [read(path) for path in paths])}
-    models: list[DiffusionModule] = []
+    models: list[Generator] = []
     seen = [private()]
     transformer, tokenizer = map(str, paths)
     with watched(seen):
-        load = seconds(lambda: models.append(load_generator(transformer, arvae=tokenizer)))
+        load = seconds(
+            lambda: models.append(Generator.from_pretrained(transformer, arvae=tokenizer))
+        )
         found |= {"load_s": load, "private_after_load_gb": private(), "peak_after_load_gb": peak()}
         found |= {"fingerprint_s": seconds(lambda: fingerprint(models[0]))}
         print(found, file=sys.stderr)  # what follows takes minutes

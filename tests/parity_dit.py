@@ -10,12 +10,13 @@ from einops import pack, rearrange
 from goldens import Golden, Row, compare
 from torch import Tensor, nn
 
+from ardiffusion.convert import convert_dit
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published.dit import convert_dit, published_name
+from ardiffusion.published.dit import published_name
 
 # Between processors float32 exp differs in the last digit, hence the sinusoids of a timestep of
 # 1000 by 6e-5; on another one than the reference's an evaluation can come out 2e-5 apart.

@@ -90,7 +90,7 @@ def weights(module: LightningModule | nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def make_first_stage(**options: Any) -> ARVAEModule:  # noqa: ANN401
+def make_first_stage(kind: type[ARVAEModule] = ARVAEModule, **options: Any) -> ARVAEModule:  # noqa: ANN401
     torch.manual_seed(1)
     settings = {
         "arvae": make_arvae(),
@@ -103,7 +103,7 @@ def make_first_stage(**options: Any) -> ARVAEModule:  # noqa: ANN401
         "grad_clip": 0.0,
         "sampled": False,
     }
-    return ARVAEModule(**{**settings, **options})
+    return kind(**{**settings, **options})
 
 
 def save_tokenizer(path: Path, seed: int = 0) -> Path:

@@ -10,11 +10,11 @@ from cli_runs import COMMANDS, NOISE, Runs
 from stages import weights
 from torch.testing import assert_close
 
-from ardiffusion import cli
 from ardiffusion.data.video import read_frames
+from ardiffusion.generator import Generator
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.load import load_generator
+from ardiffusion.training.options import find_configs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
@@ -77,14 +77,15 @@ def test_checkpoint_of_stage_1b_needs_no_stage_1a(runs: Runs, skies: Path, tmp_p
 def test_modules_load_from_checkpoints_of_the_command_line(runs: Runs) -> None:
     arvae = ARVAEModule.load_from_checkpoint(runs.vae).arvae
     dit = DiffusionModule.load_from_checkpoint(runs.dit)
-    loaded = load_generator(str(runs.dit))
+    loaded = Generator.from_pretrained(runs.dit)
     assert_close(weights(dit), weights(loaded), rtol=0, atol=0)
-    assert dit.arvae is not None
     assert_close(weights(arvae), weights(dit.arvae), rtol=0, atol=0)
     sampler = loaded.sampler(steps=2, difference=1)
-    label = torch.tensor([2])
-    video = dit.eval().generate(sampler, [4], frames=3, label=label)
-    assert_close(video, loaded.generate(sampler, [4], frames=3, label=label), rtol=0, atol=0)
+    videos = (
+        g.eval().generate([4], frames=3, labels=["dusk"], sampler=sampler)
+        for g in (dit.generator, loaded)
+    )
+    assert_close(*videos, rtol=0, atol=0)
 
 
 def test_generating_needs_neither_data_nor_the_arvae_file(
@@ -188,4 +189,4 @@ def test_names_of_shipped_configs_are_found(
     args: list[str], found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.find_configs(args) == [arg.replace("SHIPPED", str(CONFIGS)) for arg in found]
+    assert find_configs(args) == [arg.replace("SHIPPED", str(CONFIGS)) for arg in found]

@@ -9,7 +9,7 @@ import pytest
 from cli_runs import COMMANDS, NOISE, Runs, spell
 
 from ardiffusion.data.video import read_frames
-from ardiffusion.training.load import load_generator
+from ardiffusion.generator import Generator
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
@@ -70,8 +70,8 @@ def test_fifo_writes_more_frames_than_the_window(
     long = {"frames": 19, "steps": 18}
     (line,) = predict(checkpoint, output, plan="FIFO", **long)
     assert (line["difference"], line["plan"]) == (None, {"class": "FIFO", "block": None})
-    model = load_generator(str(checkpoint))
-    dit: Any = model.dit
+    model = Generator.from_pretrained(checkpoint)
+    dit = model.dit
     assert dit.window == 16
     sampler = model.sampler(steps=18, difference=1)
     shown = re.findall(r"(\d+)/(\d+) iterations", capfd.readouterr().out)

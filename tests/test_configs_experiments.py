@@ -139,34 +139,12 @@ def test_stage_1_takes_the_settings_of_a_data_set(
     assert (rate(module), module.adversarial_start) == (lr, start)
 
 
-def without(callbacks: list[dict[str, Any]], changed: dict[str, dict[str, Any]]) -> Any:  # noqa: ANN401
-    """Take settings out of callbacks, once they are what they should be."""
-    for callback in callbacks:
-        for name, value in changed.get(callback["class_path"].split(".")[-1], {}).items():
-            assert callback["init_args"].pop(name) == value
-    return callbacks
-
-
-USUAL = {
-    "FVDGen": {"difference": 5, "batch_size": 16},
-    "VideoLogger": {"difference": 5, "clips": 4},
-}
-CALLBACKS = {
-    "synchronous": {"FVDGen": {"difference": 0}, "VideoLogger": {"difference": 0}},
-    "grid_dit": {"FVDGen": {"batch_size": 1}, "VideoLogger": {"clips": 1}},
-}
-
-
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_repeated_callbacks_differ_in_what_they_say(
-    name: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("base", ["dit.yaml", "dit_tiny.yaml"])
+def test_synchronous_diffusion_is_sampled_as_it_is_trained(
+    base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = command(f"{name}_callbacks").replace(" --data data/sky.yaml", "").split()[2:]
-    found = parsed("dit", *args, capsys=capsys)["trainer"]["callbacks"]
-    base = parsed("dit", "--config", "dit.yaml", capsys=capsys)["trainer"]["callbacks"]
-    changed = CALLBACKS[name]
-    usual = {kind: {k: USUAL[kind][k] for k in given} for kind, given in changed.items()}
-    assert without(found, changed) == without(base, usual)
+    args = f"--config {base} --config experiments/synchronous.yaml"
+    assert parsed("dit", *args.split(), capsys=capsys)["model"]["difference"] == 0
 
 
 @pytest.mark.parametrize("base", ["dit.yaml", "dit_tiny.yaml"])

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.windows import EveryWindow
-from ardiffusion.training import generation
+from ardiffusion.training import predict as predicting
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.diffusion import DiffusionModule
@@ -124,7 +124,7 @@ def test_processes_agree_on_autoencoder_and_discriminator(skies: Path, tmp_path:
 def test_two_processes_generate_what_one_does(
     generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "VideoWriter", Recorder)
+    monkeypatch.setattr(predicting, "VideoWriter", Recorder)
     lines = []
     for name, options in {"one": ONE, "two": TWO}.items():
         trainer = SamplingTrainer(

@@ -3,7 +3,6 @@
 import gc
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -13,13 +12,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ardiffusion.diffusion.noise import FrameNoise, latent_noise, step_seed
-from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM
-from ardiffusion.generator import generate
-from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.generator import Generator
 from ardiffusion.nn.autoencoder import to_bytes
-from ardiffusion.training.load import load_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute")
 
@@ -43,37 +38,33 @@ def test_noise_is_drawn_when_a_frame_is_due() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_stream_equals_sampling_and_decoding_everything(generator: Path, eta: float) -> None:
-    module = load_generator(str(generator))
-    assert module.arvae is not None
-    sampler = module.sampler(steps=4, difference=2, solver=DDIM(eta=eta))
+    made = Generator.from_pretrained(generator)
+    sampler = made.sampler(steps=4, difference=2, solver=DDIM(eta=eta))
     label = torch.tensor([1, 2])
-    streamed = module.generate(sampler, seeds=[7, 8], frames=20, label=label)
+    streamed = made.generate([7, 8], frames=20, labels=label, sampler=sampler)
     first = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
     steps = [torch.Generator().manual_seed(step_seed(seed)) for seed in (7, 8)]
-    noise = latent_noise(first, frames=20, tokens=module.arvae.tokens, channels=4)
-    dit: Any = module.dit
-    latents = sampler.sample(dit, noise, label=label, generators=steps)
-    assert_alike(streamed, to_bytes(module.arvae.decode(latents)))
+    noise = latent_noise(first, frames=20, tokens=made.arvae.tokens, channels=4)
+    latents = sampler.sample(made.dit, noise, label=label, generators=steps)
+    assert_alike(streamed, to_bytes(made.arvae.decode(latents)))
 
 
 def test_steps_of_a_solver_leave_the_noise_of_frames_alone(generator: Path) -> None:
-    module = load_generator(str(generator))
-    sampler = module.sampler(steps=4, difference=2, solver=DDIM(eta=1))
-    label = torch.tensor([1])
-    short, long = (module.generate(sampler, [7], frames, label)[0] for frames in (4, 8))
+    made = Generator.from_pretrained(generator)
+    noisy = made.sampler(steps=4, difference=2, solver=DDIM(eta=1))
+    plain = made.sampler(steps=4, difference=2)
+    short, long = (made.generate([7], f, labels=["day"], sampler=noisy)[0] for f in (4, 8))
     assert_alike(long[:3], short[:3])  # finished while the same frames were in flight
-    plain = module.generate(module.sampler(steps=4, difference=2), [7], 4, label)[0]
-    assert (short.int() - plain.int()).abs().max() > 10
+    other = made.generate([7], 4, labels=["day"], sampler=plain)[0]
+    assert (short.int() - other.int()).abs().max() > 10
 
 
 def test_video_without_end_begins_like_any_other(generator: Path) -> None:
-    module = load_generator(str(generator))
-    sampler = module.sampler(steps=4, difference=2)
-    label = torch.tensor([3])
-    dit, arvae = cast("Any", module.dit), cast("ARVAE", module.arvae)
-    endless = generate(dit, arvae, sampler, seeds=[3], frames=None, label=label)
+    made = Generator.from_pretrained(generator)
+    sampler = made.sampler(steps=4, difference=2)
+    endless = made.stream([3], labels=[3], sampler=sampler)
     video = torch.stack(list(islice(endless, 12)), dim=1)
-    assert_alike(video, module.generate(sampler, [3], frames=12, label=label))
+    assert_alike(video, made.generate([3], frames=12, labels=[3], sampler=sampler))
 
 
 def bytes_alive() -> int:
@@ -87,10 +78,10 @@ def bytes_alive() -> int:
 @torch.inference_mode()
 def test_memory_depends_neither_on_the_length_nor_on_what_is_done() -> None:
     dit, arvae = make_dit(), make_arvae(temporal=True, window=3)
-    sampler = Sampler(NoiseSchedule(), steps=4, difference=2)
+    made = Generator(dit, arvae, steps=4, difference=2)
     before, found = bytes_alive(), []
     for frames, stops in ((15, [10]), (105, [10, 100]), (None, [10])):
-        video = generate(dit, arvae, sampler, seeds=[1, 2], frames=frames)
+        video = made.stream([1, 2], frames=frames)
         for done, _ in enumerate(video, 1):
             if done in stops:
                 found.append(bytes_alive() - before)

@@ -9,14 +9,14 @@ from recorder import Recorder, assert_alike, assert_same_videos, recorded
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.data.video import read_frames
-from ardiffusion.diffusion.noise import latent_noise, sample_seed
+from ardiffusion.data.samples import SampleFolder
+from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.diffusion.noise import latent_noise, sample_seed, sample_seeds
+from ardiffusion.generator import Generator
 from ardiffusion.nn.autoencoder import to_bytes, to_unit
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.training import generation
-from ardiffusion.training.generation import SampleFolder, make_requests
-from ardiffusion.training.load import load_generator
+from ardiffusion.training import predict as predicting
+from ardiffusion.training.predict import make_requests, read_labels
 from ardiffusion.training.trainers import SamplingTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute|You defined a|Found .* in eval mode")
@@ -39,14 +39,14 @@ def predict(
 
 @pytest.fixture(autouse=True)
 def _record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "VideoWriter", Recorder)
+    monkeypatch.setattr(predicting, "VideoWriter", Recorder)
 
 
 def generate(generator: Path, seeds: list[int], frames: int = 4, difference: int = 2) -> Tensor:
-    module = load_generator(str(generator))
-    label = torch.tensor([seed % 4 for seed in seeds])
-    sampler = module.sampler(steps=4, difference=difference)
-    return module.generate(sampler, seeds=seeds, frames=frames, label=label)
+    made = Generator.from_pretrained(generator)
+    sampler = made.sampler(steps=4, difference=difference)
+    labels = [seed % 4 for seed in seeds]
+    return made.generate(seeds, frames=frames, labels=labels, sampler=sampler)
 
 
 def test_bytes_survive_the_way_through_floats() -> None:
@@ -104,25 +104,26 @@ def test_frames_are_written_while_later_ones_are_noise(
 
     seen: list[int] = []
     monkeypatch.setattr(ARDiT, "forward", counted)
-    monkeypatch.setattr(generation, "VideoWriter", Watch)
+    monkeypatch.setattr(predicting, "VideoWriter", Watch)
     predict(generator, tmp_path, samples=1, frames=6, steps=3, difference=2)
     assert seen == [3 + 2 * frame for frame in range(6)]  # frame f is clean after S + s f
 
 
 def test_every_sample_has_a_file_and_a_line(generator: Path, tmp_path: Path) -> None:
     lines = predict(generator, tmp_path, samples=5, seed=3, guidance=2.0)
-    module = load_generator(str(generator))
+    made = Generator.from_pretrained(generator)
     shared = {"frames": 4, "steps": 3, "difference": 1, "guidance": 2.0, "solver": "DDIM"}
     shared |= {"plan": None, "fps": 25, "seed": 3, "precision": "32-true"}
-    shared |= {"model": fingerprint(module)}
+    shared |= {"model": made.fingerprint(), "prefix": None, "target": "X0"}
+    shared |= {"schedule": {"beta_start": 1e-4, "beta_end": 0.02, "timesteps": 1000}}
     assert lines == [
         {"file": f"00000{i}.mp4", "index": i, "label": CLASSES[i % 4], **shared} for i in range(5)
     ]
-    sampler = module.sampler(steps=3, difference=1, guidance=2.0)
-    seeds = [sample_seed(3, i) for i in range(5)]
-    made = module.generate(sampler, seeds, frames=4, label=torch.arange(5) % 4)
+    sampler = made.sampler(steps=3, difference=1, guidance=2.0)
+    labels = made.labels_in_turn(range(5))
+    videos = made.generate(sample_seeds(3, range(5)), frames=4, labels=labels, sampler=sampler)
     found = recorded(tmp_path)
-    for line, video in zip(lines, made, strict=True):
+    for line, video in zip(lines, videos, strict=True):
         pictures = found[line["file"]]
         assert_alike(pictures, video)
         # The codec leaves little of pictures as tiny as these, but not nothing.
@@ -163,10 +164,12 @@ def test_killed_run_resumes_to_the_same_videos(generator: Path, tmp_path: Path) 
 
 
 def test_line_cut_short_is_made_again(tmp_path: Path) -> None:
-    requests = make_requests(3, seed=0, labels=None, classes=[])
+    requests = make_requests(3, seed=0, labels=[])
     folder = SampleFolder(tmp_path, settings={"frames": 4})
     for request in requests:
-        (tmp_path / f"{request['index']}.mp4").touch()
+        write_video(
+            tmp_path / f"{request['index']}.mp4", torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+        )
         folder.add(request, file=f"{request['index']}.mp4")
     text = folder.log.read_text()
     folder.log.write_text(text[:-7])
@@ -218,21 +221,49 @@ def test_labels_are_taken_in_turn_by_name(generator: Path, tmp_path: Path) -> No
             "no class 'noon': it knows dawn, day, dusk, night; correct --labels",
         ),
         ({"difference": 9}, "difference must lie between 0 and the 3 steps, got 9"),
-        ({"frames": 0}, "--frames is 0 and must be more than 0"),
-        ({"samples": -1}, "--samples is -1 and must be more than 0"),
-        ({"batch_size": 0}, "--batch_size is 0 and must be more than 0"),
-        ({"seed": -1}, "--seed is -1 and must lie between 0 and 4293"),
-        ({"fps": 0.0}, r"--fps is 0\.0 and must be more than 0"),
+        ({"labels": []}, "--labels names no class"),
+        ({"labels": "[]"}, "--labels names no class"),
+        ({"prefix": "nowhere"}, "no picture, video or folder nowhere"),
+        ({"prefix_frames": 3}, "--prefix_frames needs a --prefix"),
     ],
 )
 def test_bad_settings_are_named(
     generator: Path, tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, OSError), match=sentence):
         predict(generator, tmp_path, **options)
 
 
+def test_an_empty_output_is_refused(generator: Path) -> None:
+    with pytest.raises(ValueError, match="--output is empty"):
+        SamplingTrainer(accelerator="cpu", logger=False).predict(output="")
+
+
 def test_labels_of_a_model_without_classes_are_refused() -> None:
-    assert make_requests(1, seed=2, labels=None, classes=[])[0]["label"] is None
+    assert make_requests(1, seed=2, labels=[])[0]["label"] is None
     with pytest.raises(ValueError, match="no class 'day': it has no classes"):
-        make_requests(1, seed=2, labels=["day"], classes=[])
+        read_labels(["day"], classes=[])
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("[2,10]", ["2", "10"]),
+        ("[\"2\", '10']", ["2", "10"]),
+        ("2", ["2"]),
+        ("yes", ["yes"]),
+        ("[yes, null,1e3]", ["yes", "null", "1e3"]),
+        ("null", ["null"]),
+        ("[x]", ["[x]"]),
+        ("[2]", ["2"]),
+        ('"a, b"', ["a, b"]),
+        ('["a, b",2]', ["a, b", "2"]),
+        ("2,10", ["2", "10"]),
+        ([2, "10"], ["2", "10"]),
+    ],
+)
+def test_classes_go_by_the_names_as_they_are_written(
+    given: str | list[str | int], names: list[str]
+) -> None:
+    classes = ["2", "10", "yes", "null", "1e3", "[x]", "a, b"]
+    assert read_labels(given, classes=classes) == names

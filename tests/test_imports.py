@@ -18,7 +18,8 @@ ROOMS = {
     "published": GROUND,
     "weights": GROUND,
     "convert": (*GROUND, "published", "weights"),
-    "hub": (*GROUND, "published", "weights", "convert"),
+    "sources": (*GROUND, "published", "weights", "convert"),
+    "hub": (*GROUND, "published", "weights", "sources"),
 }
 ROOMS["generator"] = tuple(ROOMS)
 ROOMS["training"] = tuple(ROOMS)

@@ -8,10 +8,11 @@ from torch.testing import assert_close
 
 from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.hub import from_checkpoint, load_dit, save_pretrained
+from ardiffusion.hub import load_dit, save_pretrained
 from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import Bidirectional, JointDiT
+from ardiffusion.sources import from_checkpoint
 from ardiffusion.weights.description import build, describe
 
 SIZES = {"width": 16, "depth": 2, "heads": 2, "tokens": 3, "channels": 4}
@@ -134,10 +135,10 @@ def test_it_reads_back_from_folders_and_checkpoints(tmp_path: Path) -> None:
     save_pretrained(net, tmp_path)
     state = {f"dit.{name}": value for name, value in net.state_dict().items()}
     checkpoint = {"state_dict": state, "networks": {"dit": describe(net)}}
-    for found in (load_dit(tmp_path), from_checkpoint(checkpoint, source="here")["dit"]):
+    for found in (load_dit(tmp_path), from_checkpoint(checkpoint, source="here").networks["dit"]):
         assert type(found) is JointDiT and describe(found) == describe(net)
         assert_close(found.state_dict(), net.state_dict(), rtol=0, atol=0)
-    assert type(build(describe(net))) is JointDiT
+    assert type(build(describe(net), source="here")) is JointDiT
 
 
 @torch.no_grad()

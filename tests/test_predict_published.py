@@ -12,8 +12,8 @@ from published_models import TOKENIZER, TRANSFORMER, publish_here, published_rep
 
 from ardiffusion import cli
 from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.generator import Generator
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.training.load import load_preset
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Attribute")
 FAST = {"trainer.accelerator": "cpu", "samples": 1, "frames": 2, "steps": 2, "difference": 1}
@@ -53,13 +53,14 @@ def test_without_a_checkpoint_published_weights_generate(published: Hub) -> None
 def test_classes_of_ucf101_go_by_name(published: Hub) -> None:
     lines = predict(dataset="ucf101", labels="[Archery,YoYo]", samples=3)
     assert [line["label"] for line in lines] == ["Archery", "YoYo", "Archery"]
-    model = load_preset("ucf101")
+    model = Generator.published("ucf101")
     sampler = model.sampler(steps=2, difference=1, guidance=2.0)
-    ours = model.generate(sampler, [0, 1, 2], frames=2, label=torch.tensor([2, 100, 2]))
+    labels = ["Archery", 100, "Archery"]
+    ours = model.generate([0, 1, 2], frames=2, labels=labels, sampler=sampler)
     for line, video in zip(lines, ours, strict=True):
         write_video("ours.mp4", video, fps=25)
         assert torch.equal(read_frames(Path("samples", line["file"])), read_frames("ours.mp4"))
-    other = model.generate(sampler, [0, 1, 2], frames=2, label=torch.tensor([3, 100, 2]))
+    other = model.generate([0, 1, 2], frames=2, labels=[3, 100, 2], sampler=sampler)
     assert [torch.equal(a, b) for a, b in zip(ours, other, strict=True)] == [False, True, True]
 
 
@@ -141,6 +142,5 @@ def test_stage_1_starts_from_published_weights(
     given = ["--config=vae_tiny.yaml", f"--model.arvae={name}", *spell(options)]
     cli.vae(["predict", *given])
     index = json.loads(Path("latents", "index.json").read_text())
-    model = load_preset("sky")
-    assert model.arvae is not None
+    model = Generator.published("sky")
     assert index["origin"]["fingerprint"] == fingerprint(model.arvae)

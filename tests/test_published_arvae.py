@@ -23,9 +23,9 @@ from naive_tokenizer import (
 )
 from parity_arvae import temporal_tokenizer, tokenizer
 
-from ardiffusion.convert import from_published
+from ardiffusion.convert import from_published, from_titok
 from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
-from ardiffusion.published.arvae import from_titok, published_name
+from ardiffusion.published.arvae import published_name
 
 
 def state(*, temporal: bool = False) -> State:

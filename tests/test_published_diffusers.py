@@ -10,11 +10,12 @@ from stages import make_first_stage
 from tiny_models import assert_equal
 from torch import nn
 
+from ardiffusion.convert import from_diffusers
 from ardiffusion.hub import load_arvae, save_pretrained
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.grid import GridVAE
-from ardiffusion.published.diffusers import WEIGHTS, from_diffusers
-from ardiffusion.training.checkpoint import load_start
+from ardiffusion.published.diffusers import WEIGHTS
+from ardiffusion.training.checkpoint import init_from
 from ardiffusion.weights.description import describe
 
 diffusers = pytest.importorskip("diffusers", reason="GridVAE needs diffusers")
@@ -141,7 +142,7 @@ def test_a_saved_grid_reads_back_with_its_scale(tmp_path: Path) -> None:
 def test_stage_1_starts_from_diffusers(tmp_path: Path) -> None:
     make_folder(tmp_path)
     arvae = GridVAE(resolution=32, channels=3, widths=(4, 8), layers=1, groups=2)
-    load_start(arvae, str(tmp_path))
+    init_from(arvae, str(tmp_path))
     assert_equal(arvae, from_diffusers(tmp_path))
     with pytest.raises(ValueError, match=r"set --model\.arvae to ardiffusion\.nn\.grid\.GridVAE"):
-        load_start(make_first_stage().arvae, str(tmp_path))
+        init_from(make_first_stage().arvae, str(tmp_path))

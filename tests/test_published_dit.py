@@ -7,11 +7,12 @@ from parity import measure
 from parity_dit import build
 from torch import Tensor
 
+from ardiffusion.convert import convert_dit
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published.dit import convert_dit, published_name
+from ardiffusion.published.dit import published_name
 from ardiffusion.published.schedule import published_schedule
 
 GOLDENS = sorted((Path(__file__).parent / "fixtures" / "goldens").glob("*.json"))

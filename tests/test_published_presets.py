@@ -1,19 +1,28 @@
 import pytest
+from stages import make_arvae
 
 from ardiffusion.diffusion.solver import PublishedDDIM
-from ardiffusion.published.presets import PRESETS, UCF101_CLASSES, preset
+from ardiffusion.generator import Generator
+from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.published.presets import (
+    PRESETS,
+    UCF101_CLASSES,
+    preset,
+    published_sampling,
+)
 
 
 def test_presets_sample_as_the_authors_did() -> None:
     assert set(PRESETS) == {"sky", "taichi", "ucf101", "ffs"}
-    for short in PRESETS.values():
-        sampler = short.sampler()
-        assert isinstance(sampler.solver, PublishedDDIM)
-        assert (sampler.steps, sampler.difference, sampler.guidance) == (50, 5, 2.0)
-        assert sampler.schedule.alphas_cumprod[981] == pytest.approx(0.001049, rel=1e-3)
-        assert short.sampler(frames=128).guidance == 1.0
-        paper = short.sampler(frames=128, difference=50, guidance=1.5)
-        assert (paper.difference, paper.guidance) == (50, 1.5)
+    net = PublishedDiT(width=16, depth=1, heads=2, tokens=2, context=2, context_width=4)
+    generator = Generator(net, make_arvae(), **published_sampling())
+    short, long = (generator.sampler(frames=frames) for frames in (16, 128))
+    assert isinstance(short.solver, PublishedDDIM)
+    assert (short.steps, short.difference, short.guidance) == (50, 5, 2.0)
+    assert short.schedule.alphas_cumprod[981] == pytest.approx(0.001049, rel=1e-3)
+    assert long.guidance == 1.0
+    paper = generator.sampler(frames=128, difference=50, guidance=1.5)
+    assert (paper.difference, paper.guidance) == (50, 1.5)
 
 
 def test_classes_of_ucf101_count_from_0() -> None:

@@ -90,15 +90,27 @@ class Model(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    def sampler(self, steps: int, difference: int, guidance: float) -> Sampler:
-        assert (steps, difference, guidance) == (50, 5, 1.0)
+    @property
+    def generator(self) -> Any:  # noqa: ANN401
+        """What is asked to generate."""
+        return self
+
+    batch_size = 16
+
+    def sampler(self, frames: int) -> Sampler:
         return SAMPLER
 
+    def fingerprint(self) -> str:
+        return fingerprint(self)
+
+    def labels_in_turn(self, indices: Sequence[int]) -> Tensor | None:
+        return torch.tensor([i % len(self.classes) for i in indices]) if self.classes else None
+
     def generate(
-        self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
+        self, seeds: Sequence[int], frames: int, labels: Tensor | None, sampler: Sampler
     ) -> Tensor:
         assert sampler is SAMPLER and self.averaged
-        self.calls.append((list(seeds), label))
+        self.calls.append((list(seeds), labels))
         return torch.cat([noise(seed, frames=frames) for seed in seeds])
 
 
@@ -195,9 +207,9 @@ def test_clips_too_short_for_a_loaded_network_are_told_before_training(
 
 class Collapsed(Model):
     def generate(
-        self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
+        self, seeds: Sequence[int], frames: int, labels: Tensor | None, sampler: Sampler
     ) -> Tensor:
-        return 0 * super().generate(sampler, seeds=seeds, frames=frames, label=label)
+        return 0 * super().generate(seeds, frames=frames, labels=labels, sampler=sampler)
 
 
 def test_black_samples_do_not_end_training(data: VideoDataModule, tmp_path: Path) -> None:
@@ -254,7 +266,7 @@ def test_the_score_is_printed_and_written_with_what_it_depends_on(
     assert (score.split, score.stride, score.real, score.fake) == ("val", 1, 6, 6)
     assert score.seeds == {"protocol": 0, "samples": 3} and score.weights == fingerprint(model)
     assert score.protocol == protocol(videos=6).describe()
-    assert (score.data["real"], score.data["steps"]) == ("skies", 50)
+    assert (score.data["real"], score.data["steps"]) == ("skies", 4)
 
 
 def test_test_generates_too_and_real_clips_come_from_the_named_splits(
@@ -394,7 +406,7 @@ callbacks:
     protocol:
       class_path: StyleGANV
       init_args: {{videos: 64, extractor: {{class_path: Random3D, init_args: {{width: 4}}}}}}
-    steps: 25
+    every_n_epochs: 25
     splits: [train, test]
 - class_path: ardiffusion.training.callbacks.fvd.FVDGen
   init_args:
@@ -415,7 +427,7 @@ callbacks:
     rec, gen, own = parser.instantiate_classes(config)["callbacks"]
     assert rec.distance.extractor.path == "some.pt"
     assert gen.protocol.extractor.width == 24 and gen.protocol.videos == 64
-    assert gen.splits == ("train", "test") and gen.steps == 25 and own.splits == ("val",)
+    assert gen.splits == ("train", "test") and gen.every_n_epochs == 25 and own.splits == ("val",)
     (logged,) = trainer(tmp_path, own).validate(Model(), datamodule=data)
     fake = torch.cat([noise(seed, frames=4) for seed in range(9)])
     metric = FrechetVideoDistance(Colours(power=2.0))

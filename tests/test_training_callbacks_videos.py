@@ -1,7 +1,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -53,15 +53,18 @@ class Generator(AutoEncoder):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         return None
 
-    def sampler(self, steps: int, difference: int, guidance: float) -> Sampler:
-        assert (steps, difference, guidance) == (50, 5, 1.0)
-        return SAMPLER
+    @property
+    def generator(self) -> Any:  # noqa: ANN401
+        """What is asked to generate."""
+        return self
 
-    def generate(
-        self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
-    ) -> Tensor:
-        assert sampler is SAMPLER
-        self.label = label
+    batch_size = 2
+
+    def labels_in_turn(self, indices: Sequence[int]) -> Tensor:
+        return torch.tensor([i % len(self.classes) for i in indices])
+
+    def generate(self, seeds: Sequence[int], frames: int, labels: Tensor) -> Tensor:
+        self.label = labels if self.label is None else torch.cat([self.label, labels])
         return torch.cat([flat(seed, 1, frames=frames) for seed in seeds])
 
 

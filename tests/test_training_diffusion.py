@@ -20,10 +20,10 @@ from torch.testing import assert_close
 
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
+from ardiffusion.generator import Generator
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.load import load_generator
 from ardiffusion.training.trainers import EncodingTrainer
 
 pytestmark = pytest.mark.filterwarnings(
@@ -150,7 +150,7 @@ def test_cache_of_another_arvae_is_refused(latents: Path, skies: Path, tmp_path:
 @pytest.mark.parametrize(
     ("dit", "data", "sentence"),
     [
-        ({"tokens": 4}, {}, "network takes 4 x 4 numbers per frame, the autoencoder makes 2 x 4"),
+        ({"tokens": 4}, {}, "network takes 4 x 4 numbers a frame, the AR-VAE makes 2 x 4"),
         ({"classes": 3}, {}, "network has 3 classes, the data 4; set dit.classes"),
         ({}, {"resolution": 8}, "--data.resolution is 8, but the autoencoder takes 16"),
     ],
@@ -177,19 +177,20 @@ def test_checkpoint_generates_without_the_files_it_was_made_from(
 ) -> None:
     mine = tmp_path / "vae.ckpt"
     mine.write_bytes(tokenizer.read_bytes())
-    module = make_module(mine, classes=2, target=Velocity())
-    module.schedule = NoiseSchedule(beta_end=0.03)
+    module = make_module(
+        mine, classes=2, target=Velocity(), schedule=NoiseSchedule(beta_end=0.03), steps=7
+    )
     train(module, path=tmp_path / "dit.ckpt")
     mine.unlink()
     checkpoint = torch.load(tmp_path / "dit.ckpt", weights_only=True)
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"dit", "arvae"}
-    loaded = load_generator(str(tmp_path / "dit.ckpt"))
+    loaded = Generator.from_pretrained(tmp_path / "dit.ckpt")
     assert loaded.classes == ["0", "1"]
     assert_close(weights(loaded), weights(module), rtol=0, atol=0)
-    label = torch.tensor([1, 0])
+    assert loaded.schedule.beta_end == 0.03 and loaded.sampler().steps == 7
     videos = [
-        m.eval().generate(m.sampler(steps=3, difference=1, guidance=2.0), [5, 6], 3, label)
-        for m in (module, loaded)
+        m.eval().generate([5, 6], 3, labels=[1, 0], sampler=m.sampler(steps=3, guidance=2.0))
+        for m in (module.generator, loaded)
     ]
     assert videos[0].dtype == torch.uint8 and videos[0].shape == (2, 3, 3, 16, 16)
     assert_close(*videos, rtol=0, atol=0)
@@ -198,7 +199,7 @@ def test_checkpoint_generates_without_the_files_it_was_made_from(
 def test_generator_has_the_averaged_weights(tokenizer: Path, tmp_path: Path) -> None:
     module, ema = make_module(tokenizer), EMA(decay=0.5)
     train(module, path=tmp_path / "dit.ckpt", callbacks=[ema], max_steps=3)
-    loaded = weights(load_generator(str(tmp_path / "dit.ckpt")))
+    loaded = weights(Generator.from_pretrained(tmp_path / "dit.ckpt"))
     averages = {name: loaded[name] for name in loaded if name.startswith("dit.")}
     assert_close(averages, ema.shadow, rtol=0, atol=0)
     assert not torch.equal(loaded["dit.out.weight"], weights(module)["dit.out.weight"])

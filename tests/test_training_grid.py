@@ -83,8 +83,7 @@ class Told(ARVAEModule):
 def test_two_processes_agree_on_statistics_after_a_skipped_step(
     skies: Path, tmp_path: Path
 ) -> None:
-    plain = make_first_stage(arvae=make_grid(), adversarial=1.0, sampled=True)
-    module = Told(**plain.hparams)
+    module = make_first_stage(Told, arvae=make_grid(), adversarial=1.0, sampled=True)
     given: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "max_steps": 5}
     trainer = make_trainer(callbacks=[Stability(window=4)], default_root_dir=tmp_path, **given)
     trainer.fit(module, datamodule=make_data(skies))

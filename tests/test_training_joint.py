@@ -12,9 +12,9 @@ from torch.testing import assert_close
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.target import Velocity
 from ardiffusion.diffusion.timesteps import Independent
+from ardiffusion.generator import Generator
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.load import load_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute|You defined a|Found .* in eval mode")
 
@@ -63,11 +63,11 @@ def test_a_checkpoint_generates_with_the_network_it_names(tokenizer: Path, tmp_p
     module, trainer = make_module(tokenizer), make_trainer(max_steps=1)
     trainer.fit(module, make_loader(1, frames=3))
     trainer.save_checkpoint(tmp_path / "dit.ckpt")
-    found = load_generator(str(tmp_path / "dit.ckpt"))
+    found = Generator.from_pretrained(tmp_path / "dit.ckpt")
     assert type(found.dit) is JointDiT and type(found.target) is Velocity
     assert_close(found.dit.state_dict(), module.dit.state_dict(), rtol=0, atol=0)
     sampler = found.sampler(steps=4, difference=2)
-    assert found.generate(sampler, [1], frames=6).shape == (1, 6, 3, 16, 16)
+    assert found.generate([1], frames=6, sampler=sampler).shape == (1, 6, 3, 16, 16)
 
 
 def test_clips_longer_than_the_window_are_refused_in_training(tokenizer: Path) -> None:

@@ -1,12 +1,59 @@
-"""What `samples.jsonl` says of a folder of generated videos: seeds, model and settings."""
+"""Folders of generated videos, each with a line in `samples.jsonl` that says what made it.
 
-import json
-from contextlib import suppress
-from pathlib import Path
+A line holds the file, its index, seed and class, and the settings of the run: length, steps, plan,
+guidance, solver, target, schedule, prefix, frames per second, precision, and as `model` the
+fingerprint of the generator. This is the only place that knows the format.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+import av
+from av.error import FFmpegError
+
+from ardiffusion.files import append_json_lines, read_json_lines
 
 NAME = "samples.jsonl"
 OWN = ("file", "index", "seed", "label", "model")  # everything else is a setting of the folder
+
+
+class SampleFolder:
+    """A folder of generated videos with one line per finished one in `samples.jsonl`.
+
+    Args:
+        path: The folder; it is made when the first sample is added.
+        settings: What all samples of the folder share.
+    """
+
+    def __init__(self, path: str | Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = Path(path), settings
+        self.log = self.path / NAME
+
+    def missing(self, requests: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the requested samples that are not there yet, whole.
+
+        Raises:
+            ValueError: If the folder holds samples of other settings.
+        """
+        done = {line.get("index"): line for line in read_samples(self.path).values()}
+        missing = []
+        for request in requests:
+            line, wanted = done.get(request["index"]), self.settings | request
+            if line is None or not is_whole(self.path / line["file"]):
+                missing.append(request)
+                continue
+            other = [name for name in wanted if line.get(name) != wanted[name]]
+            if other:
+                raise ValueError(
+                    f"{self.log} holds samples made with other settings ({other[0]} is "
+                    f"{line.get(other[0])!r}, now {wanted[other[0]]!r}); choose another --output."
+                )
+        return missing
+
+    def add(self, request: dict[str, Any], file: str) -> None:
+        """Append a finished sample."""
+        append_json_lines(self.log, [{"file": file} | request | self.settings])
 
 
 class SampleLog(NamedTuple):
@@ -17,21 +64,33 @@ class SampleLog(NamedTuple):
     settings: dict[str, Any]
 
 
+def is_whole(path: Path) -> bool:
+    """Say whether a file is there and opens as a video, which one that was cut short does not."""
+    try:
+        with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
+            return bool(container.streams.video)
+    except (FFmpegError, OSError):
+        return False
+
+
 def read_samples(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Read the last line of each file; lines that a crash cut short do not count.
+    """Read the last line of each file; lines that are no samples, or lead elsewhere, do not count.
 
     Where there is no log, or none that can be read, nothing is known of any file.
     """
-    found: dict[str, dict[str, Any]] = {}
-    text = ""
-    with suppress(OSError):
-        text = (Path(folder) / NAME).read_text(encoding="utf-8", errors="replace")
-    for line in text.splitlines():
-        with suppress(ValueError):
-            sample = json.loads(line)
-            if isinstance(sample, dict) and isinstance(sample.get("file"), str):
-                found[sample["file"]] = sample
-    return found
+    try:
+        lines = read_json_lines(Path(folder) / NAME)
+    except OSError:
+        return {}
+    return {line["file"]: line for line in lines if is_inside(line.get("file"))}
+
+
+def is_inside(file: object) -> bool:
+    """Say whether a file that a line names lies below its folder."""
+    if not isinstance(file, str) or not file or "\0" in file:
+        return False
+    path = PurePosixPath(file)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def read_sample_log(folder: str | Path) -> SampleLog:

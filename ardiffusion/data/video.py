@@ -94,6 +94,11 @@ def _picture(path: Path, size: tuple[int, int] | None) -> Tensor:
     return torch.from_numpy(np.array(picture))  # (H, W, 3)
 
 
+def read_picture(path: str | Path) -> Tensor:
+    """Read a picture, uint8 (3, H, W), upright."""
+    return rearrange(_picture(Path(path), size=None), "h w c -> c h w")
+
+
 def _read_folder(path: Path, wanted: slice) -> list[Tensor]:
     pictures: list[Tensor] = []
     for file in picture_files(path)[wanted]:

@@ -3,14 +3,12 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
-
-from ardiffusion.nn.arvae import PublishedARVAE
-from ardiffusion.weights.strict import assign_weights
 
 # What to replace in our names, one rule after the other, to get the published ones.
 RULES = (
@@ -70,10 +68,8 @@ def holds_titok(state: Mapping[str, Tensor]) -> bool:
     return holds_arvae(state) and VECTORS in state
 
 
-def convert_arvae(
-    state: Mapping[str, Tensor], heads: int | None = None, frames: int = 16
-) -> PublishedARVAE:
-    """Build the tokenizer that a published file holds, around the file's own tensors.
+def arvae_arguments(state: Mapping[str, Tensor], heads: int | None, frames: int) -> dict[str, Any]:
+    """Return the arguments of the PublishedARVAE that a file's tensors belong to.
 
     Args:
         state: The tokenizer's tensors.
@@ -81,7 +77,7 @@ def convert_arvae(
         frames: Frames that a frame sees in a decoder with temporal blocks.
 
     Raises:
-        ValueError: If the tensors are not those of a published tokenizer; it names each fault.
+        ValueError: If the tensors are not those of a published tokenizer.
     """
     sizes = read_sizes(state)
     if heads is None and sizes["width"] % 64:
@@ -89,16 +85,9 @@ def convert_arvae(
             f"The file does not tell how many heads its tokenizer of width {sizes['width']} has; "
             "give heads."
         )
-    with torch.device("meta"):
-        network = PublishedARVAE(
-            heads=heads or sizes["width"] // 64,
-            temporal=any(map(TEMPORAL.match, state)),
-            window=frames,
-            **sizes,
-        )
-    names = {name: published_name(name) for name in network.state_dict()}
-    weights = {name: without_units(name, value) for name, value in state.items()}
-    return assign_weights(network, weights, names=names, source="The published tokenizer")
+    temporal = any(map(TEMPORAL.match, state))
+    heads = heads or sizes["width"] // 64
+    return {"heads": heads, "temporal": temporal, "window": frames, **sizes}
 
 
 def read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -145,19 +134,13 @@ def without_units(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def from_titok(
-    state_dict: Mapping[str, Tensor], tokens: int = 32, channels: int = 4
-) -> PublishedARVAE:
-    """Start stage 1 from TiTok's own tokenizer, as the published models did.
+def titok_as_published(
+    state_dict: Mapping[str, Tensor], tokens: int, channels: int
+) -> dict[str, Tensor]:
+    """Turn the tensors of TiTok's own tokenizer into those of a published one.
 
     The head's first and second half of rows become means and log-variances, positions of tokens
-    that TiTok lacks are zero, and the soft codebook mixes TiTok's embeddings of pixels. What it
-    encodes means little before training, since TiTok's latents are discrete.
-
-    Args:
-        state_dict: The tensors of tokenizer_titok_l32.bin or a sibling.
-        tokens: Tokens per frame.
-        channels: Channels per token, at most half of TiTok's.
+    that TiTok lacks are zero, and the soft codebook mixes TiTok's embeddings of pixels.
 
     Raises:
         ValueError: If the tensors are not those of a TiTok tokenizer; it names each fault.
@@ -180,4 +163,4 @@ def from_titok(
     embeddings = rearrange(state[EMBEDDINGS], "k e -> e k 1 1").contiguous()
     state["pixel_quantize_conv.weight"] = embeddings
     state["pixel_quantize_conv.bias"] = embeddings.new_zeros(len(embeddings))
-    return convert_arvae({n: v for n, v in state.items() if n not in (VECTORS, EMBEDDINGS)})
+    return {n: v for n, v in state.items() if n not in (VECTORS, EMBEDDINGS)}

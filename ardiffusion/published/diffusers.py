@@ -1,4 +1,4 @@
-"""Autoencoders as diffusers saves them, config.json beside their weights, as a `GridVAE`."""
+"""Autoencoders as diffusers saves them: config.json beside the weights of an AutoencoderKL."""
 
 import json
 import re
@@ -8,8 +8,6 @@ from typing import Any
 import torch
 
 from ardiffusion.nn.grid import GridVAE
-from ardiffusion.weights.strict import assign_weights
-from ardiffusion.weights.tensor_files import read_safetensors
 
 CLASS = "AutoencoderKL"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -32,38 +30,6 @@ def is_diffusers(config: Path) -> bool:
     except ValueError:
         return False  # for whoever reads it next to complain
     return isinstance(found, dict) and found.get("_class_name") == CLASS
-
-
-def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE:
-    """Load an autoencoder that diffusers saved.
-
-    Args:
-        folder: The folder of config.json and diffusion_pytorch_model.safetensors.
-        resolution: The height and width of a frame; the configuration's if not given. The network
-            is convolutional and takes others too.
-
-    Raises:
-        FileNotFoundError: If one of the two files is not there.
-        ValueError: If they hold something else.
-    """
-    path = Path(folder, "config.json")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if not Path(folder, WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} holds config.json but no {WEIGHTS}: add it.")
-    given = {ours: config[theirs] for theirs, ours in ARGUMENTS.items() if theirs in config}
-    if resolution is not None:
-        given["resolution"] = resolution
-    try:
-        with torch.device("meta"):
-            arvae = GridVAE(**given)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be built: {error}") from error
-    check_config(config, arvae, source=path)
-    tensors, _ = read_safetensors(Path(folder, WEIGHTS))
-    weights = {f"network.{new_name(name)}": value for name, value in tensors.items()}
-    weights["shift"], weights["scale"] = moments(config, channels=arvae.channels)
-    names = {name: name for name in arvae.state_dict()}
-    return assign_weights(arvae, weights, names=names, source=str(Path(folder, WEIGHTS)))
 
 
 def check_config(config: dict[str, Any], arvae: GridVAE, source: Path) -> None:

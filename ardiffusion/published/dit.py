@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published.schedule import SCHEDULE_NAMES, published_schedule
-from ardiffusion.weights.strict import assign_weights
+from ardiffusion.published.schedule import SCHEDULE_NAMES
 
 NETWORK = "diffusion_model.model."
 POSITION = f"{NETWORK}pos_embed"
@@ -47,45 +46,31 @@ def holds_dit(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("diffusion_model.") for name in state)
 
 
-def convert_dit(
-    state: Mapping[str, Tensor],
-    heads: int | None = None,
-    tokens: int = 32,
-    frames: int = 16,
-    causal: bool = True,
-    open_context: bool = True,
-) -> PublishedDiT:
-    """Build the transformer that a published file holds, around the file's own tensors.
+def split_dit(
+    state: Mapping[str, Tensor], heads: int | None, tokens: int, frames: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the arguments of the PublishedDiT that a file's tensors belong to, and its weights.
 
     Args:
         state: The file's tensors, without those of the tokenizer.
         heads: Number of attention heads, where the file does not tell.
         tokens: Tokens per frame.
         frames: Frames of the window.
-        causal: Whether a frame sees no later frame.
-        open_context: Whether context tokens see the frames.
+
+    Raises:
+        ValueError: If the tensors are not those of a published transformer.
     """
-    published_schedule(state)
     weights = {name: value for name, value in state.items() if name not in SCHEDULE_NAMES}
     frequencies = [weights.pop(name) for name in state if FREQUENCIES.fullmatch(name)]
     sizes = read_sizes(weights)
-    rotary = has_rotary(weights, frequencies)
+    kinds = {
+        "rotary": has_rotary(weights, frequencies),
+        "qk_norm": any(".q_norm." in name for name in weights),
+    }
     heads = count_heads(weights, frequencies, width=sizes["width"], given=heads)
-    with torch.device("meta"):
-        network = PublishedDiT(
-            heads=heads,
-            tokens=tokens,
-            frames=frames,
-            causal=causal,
-            open_context=open_context,
-            rotary=rotary,
-            qk_norm=any(".q_norm." in name for name in weights),
-            **sizes,
-        )
     if POSITION in weights:
         weights[POSITION] = positions(weights[POSITION], tokens=tokens, frames=frames)
-    names = {name: published_name(name, network.classes) for name in network.state_dict()}
-    return assign_weights(network, weights, names=names, source="The published transformer")
+    return {"heads": heads, "tokens": tokens, "frames": frames, **kinds, **sizes}, weights
 
 
 def read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:

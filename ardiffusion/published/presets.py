@@ -1,9 +1,8 @@
 """The data sets with published weights: where those are, and how their authors sampled them."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0
 
@@ -30,6 +29,17 @@ UCF101_CLASSES = tuple(
 )
 
 
+def published_sampling() -> dict[str, Any]:
+    """Return what the authors' configurations and scripts say, as arguments of a generator.
+
+    They predict x_0, take 50 steps and neighbouring frames 5 apart (50, frame after frame, in the
+    paper's comparisons), and guide by 2 up to 16 frames and not at all beyond. Latents are unit
+    vectors, whatever scale factor the published configurations state.
+    """
+    sampling = {"steps": 50, "difference": 5, "guidance": 2.0, "guided_frames": 16}
+    return {"target": X0(), "solver": PublishedDDIM(), **sampling}
+
+
 @dataclass(frozen=True)
 class Preset:
     """A data set with published weights.
@@ -45,29 +55,6 @@ class Preset:
     words: tuple[str, ...]
     repository: str = REPOSITORY
     classes: tuple[str, ...] = ()
-
-    def sampler(
-        self, frames: int = 16, difference: int = 5, guidance: float | None = None
-    ) -> Sampler:
-        """Return the published sampler as its authors ran it.
-
-        Latents are unit vectors, whatever scale factor the published configurations state.
-
-        Args:
-            frames: Length of the videos.
-            difference: Distance in steps between neighbouring frames: 5 in the published scripts,
-                50 (frame after frame) in the paper's comparisons, 0 is synchronous.
-            guidance: Guidance scale; by default 2 for up to 16 frames and 1, off, beyond.
-        """
-        usual = 2.0 if frames <= 16 else 1.0
-        return Sampler(
-            NoiseSchedule(),
-            target=X0(),
-            solver=PublishedDDIM(),
-            steps=50,
-            difference=difference,
-            guidance=usual if guidance is None else guidance,
-        )
 
 
 PRESETS = {

@@ -6,7 +6,9 @@ The terms are means over pixels, w balances the gradients of the last layer as V
 the discriminator learns by the hinge loss from a start step on.
 """
 
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from ardiffusion.hub import load_arvae
 from ardiffusion.nn.adversarial import (
     Discriminator,
     adaptive_weight,
@@ -25,10 +28,11 @@ from ardiffusion.nn.adversarial import (
 )
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
-from ardiffusion.training.checkpoint import check_fits, load_start, pack
-from ardiffusion.training.match import check_resolution
+from ardiffusion.training.checkpoint import check_fits, describe_into, init_from
+from ardiffusion.training.compatibility import check_resolution
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.training.step_guard import inspect_step, step_skipped
+from ardiffusion.weights.description import describe
 
 
 class ARVAEModule(LightningModule):
@@ -82,7 +86,6 @@ class ARVAEModule(LightningModule):
             raise ValueError(f"accumulate must be at least 1 batch, got {accumulate}.")
         if temporal_only and not arvae.temporal:
             raise ValueError("temporal_only needs an AR-VAE with temporal: true.")
-        self.save_hyperparameters()
         self.automatic_optimization = False
         self.arvae, self.start = arvae, start
         self.l1, self.mse, self.perceptual, self.kl = l1, mse, perceptual, kl
@@ -97,11 +100,20 @@ class ARVAEModule(LightningModule):
             for parameter in arvae.temporal_parameters():
                 parameter.requires_grad_(True)
 
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] needs less
+        cls,
+        checkpoint_path: str | Path,
+        **options: Any,  # noqa: ANN401
+    ) -> Self:
+        """Load a module with its AR-VAE from a checkpoint; `options` are other arguments."""
+        return cls(load_arvae(checkpoint_path), **options)
+
     def setup(self, stage: str) -> None:
         """Load and check what is needed, so that what is missing shows before the first batch."""
         check_resolution(getattr(self.trainer, "datamodule", None), arvae=self.arvae)
         if self.start and not self.trainer.ckpt_path:
-            load_start(self.arvae, self.start)
+            init_from(self.arvae, self.start)
         if stage != "fit":
             return
         if str(self.trainer.precision).startswith("16"):
@@ -165,7 +177,6 @@ class ARVAEModule(LightningModule):
         return gan, adaptive_weight(loss, adversarial=gan, last_layer=last_layer)
 
     def discriminator_term(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Compute the discriminator's loss."""
         assert self.discriminator is not None
         self.discriminator.requires_grad_(True)
         real_scores = self.discriminator(frames_of(real))
@@ -195,7 +206,6 @@ class ARVAEModule(LightningModule):
         progress.increment_completed()
 
     def latent_noise(self, video: Tensor) -> Tensor:
-        """Draw noise for sampling the posterior of a video (B, F, 3, H, W)."""
         size = (*video.shape[:2], self.arvae.tokens, self.arvae.channels)
         generator = step_generator(self.trainer, device=video.device)
         return torch.randn(size, generator=generator, device=video.device)
@@ -210,7 +220,6 @@ class ARVAEModule(LightningModule):
         return {"real": batch["video"], "fake": to_bytes(fake)}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Do as in validation."""
         return self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
@@ -224,26 +233,18 @@ class ARVAEModule(LightningModule):
         optimizers = [self.optimizer(trained)]
         if self.discriminator is not None:
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
-        schedule = self.lr_scheduler or constant
+        schedule = self.lr_scheduler or partial(LambdaLR, lr_lambda=lambda _: 1.0)
         schedulers = [schedule(optimizer) for optimizer in optimizers]
         if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
             raise ValueError("lr_scheduler steps every batch, which ReduceLROnPlateau cannot.")
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the network, so that it can be rebuilt without its configuration."""
-        pack(checkpoint, stage="arvae", arvae=self.arvae)
+        describe_into(checkpoint, stage="arvae", parts={"arvae": describe(self.arvae)})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse checkpoints of the other stage, or of other networks."""
         check_fits(checkpoint, stage="arvae", arvae=self.arvae)
 
 
-def constant(optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """Keep the learning rate as it is."""
-    return LambdaLR(optimizer, lr_lambda=lambda _: 1.0)
-
-
 def frames_of(video: Tensor) -> Tensor:
-    """Make a batch of frames (B F, 3, H, W) of a batch of videos (B, F, 3, H, W)."""
     return rearrange(video, "b f c h w -> (b f) c h w")

@@ -1,90 +1,42 @@
-"""What our checkpoints hold beside Lightning's own: the stage and the networks' constructors."""
+"""What our checkpoints hold beside Lightning's own, and starting from the weights of others."""
 
-import pickle
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
-from ardiffusion.weights.description import describe
-
-COMMANDS = {"arvae": "ardiff-vae", "dit": "ardiff-dit"}
-
-
-def pack(checkpoint: dict[str, Any], stage: str, **networks: nn.Module) -> None:
-    """Add the stage and a description of each network to a checkpoint."""
-    checkpoint["stage"] = stage
-    checkpoint["networks"] = {name: describe(network) for name, network in networks.items()}
-    # Built objects would be pickled, and could then not be loaded with weights_only=True.
-    hyper_parameters = checkpoint.get("hyper_parameters", {})
-    for name in [name for name, value in hyper_parameters.items() if not plain(value)]:
-        del hyper_parameters[name]
+from ardiffusion.weights.checkpoint import check_stage, read_parts
+from ardiffusion.weights.description import PARTS, describe
 
 
-def plain(value: object) -> bool:
-    """Say whether a value is made of numbers, strings, lists and dictionaries alone."""
-    if isinstance(value, dict):
-        return all(plain(v) for v in value.values())
-    if isinstance(value, list | tuple):
-        return all(plain(v) for v in value)
-    return value is None or isinstance(value, bool | int | float | str)
+def describe_into(checkpoint: dict[str, Any], stage: str, parts: dict[str, Any]) -> None:
+    """Add the stage and the descriptions of all parts to a checkpoint."""
+    checkpoint["stage"], checkpoint["parts"] = stage, parts
+    # What a checkpoint says is data: it is built by its descriptions and by nothing else.
+    checkpoint.pop("hyper_parameters", None)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Map a checkpoint into memory, running nothing that it may contain.
-
-    Raises:
-        ValueError: If it is no checkpoint, with a sentence that names the file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}; check --ckpt_path.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a whole checkpoint of weights and numbers; check --ckpt_path."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} holds no Lightning checkpoint; check --ckpt_path.")
-    return checkpoint
-
-
-def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The checkpoint") -> None:
-    """Refuse a checkpoint of the other stage, or of another project.
-
-    Args:
-        checkpoint: What the checkpoint holds.
-        stage: The stage it must be of.
-        source: Its name in the sentence.
-    """
-    found = checkpoint.get("stage")
-    if found != stage:
-        made_by = f"was made by {COMMANDS[found]}" if found in COMMANDS else "is not ours"
-        raise ValueError(
-            f"{source} {made_by}, but {COMMANDS[stage]} needs one of its own; check --ckpt_path."
-        )
-
-
-def check_fits(checkpoint: dict[str, Any], stage: str, **networks: nn.Module) -> None:
-    """Refuse a checkpoint of the other stage, or one whose networks are not these."""
+def check_fits(checkpoint: dict[str, Any], stage: str, **parts: object) -> dict[str, Any]:
+    """Refuse a checkpoint of the other stage, or one whose parts are not these; return its own."""
     check_stage(checkpoint, stage=stage)
-    for name, network in networks.items():
-        theirs, ours = checkpoint["networks"][name], describe(network)
-        pairs = {"class": (theirs["class"], ours["class"])}
+    found = read_parts(checkpoint, source="The checkpoint")
+    for name, part in parts.items():
+        theirs, ours = found.get(name), describe(part)
+        if not isinstance(theirs, dict):
+            raise ValueError(f"The checkpoint does not describe its {name}; check --ckpt_path.")
+        pairs = {"class": (theirs.get("class"), ours["class"])}
+        arguments = theirs.get("arguments") or {}
         for argument, value in ours["arguments"].items():
-            pairs[argument] = (theirs["arguments"].get(argument, value), value)
+            pairs[argument] = (arguments.get(argument, value), value)
         for what, (there, here) in pairs.items():
             if there != here:
                 raise ValueError(
                     f"The checkpoint's {name} has {what} {there}, the configured one {here}; "
                     f"correct --model.{name} or --ckpt_path."
                 )
+    return found
 
 
-def load_start(arvae: Autoencoder, source: str) -> None:
+def init_from(arvae: Autoencoder, source: str) -> None:
     """Start an AR-VAE from other weights; only its temporal blocks may be missing there."""
     start = load_arvae(source)
     if type(start) is not type(arvae):
@@ -103,3 +55,24 @@ def load_start(arvae: Autoencoder, source: str) -> None:
             f"differ, {name} first; give the AR-VAE the sizes that they were made with."
         )
     arvae.load_state_dict(given, strict=False)
+
+
+def as_settings(parts: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Spell described parts as the command line does: class_path and init_args of our classes."""
+    return {name: spell(parts[name]) for name in names if name in parts}
+
+
+def spell(value: Any) -> Any:  # noqa: ANN401 plain values and descriptions of parts
+    """Spell one value; tables are descriptions of parts in our table, or they are refused."""
+    if isinstance(value, list):
+        return [spell(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = PARTS.get(str(value.get("class")))
+    if kind is None:
+        known = ", ".join(PARTS)
+        raise ValueError(
+            f"The checkpoint asks for {value.get('class')!r}: only {known} are known."
+        )
+    arguments = {name: spell(item) for name, item in dict(value.get("arguments") or {}).items()}
+    return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments}

@@ -5,8 +5,9 @@
 with x the normalised tokens of a clip and one timestep t_f per frame.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
@@ -16,37 +17,42 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ardiffusion.diffusion.plans import Plan
-from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.diffusion.solver import DDIM, Solver
+from ardiffusion.diffusion.solver import Solver
 from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.diffusion.timesteps import FoPP, Timesteps
-from ardiffusion.generator import generate
+from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_unit
-from ardiffusion.training.checkpoint import check_fits, pack
+from ardiffusion.training.checkpoint import check_fits, describe_into
 from ardiffusion.training.clipping import clip_gradients
-from ardiffusion.training.match import check_classes, check_latents, check_resolution
+from ardiffusion.training.compatibility import check_classes, check_latents, check_resolution
 from ardiffusion.training.randomness import step_generator
-from ardiffusion.weights.description import build
+from ardiffusion.weights.description import build, describe
 
 
 class DiffusionModule(LightningModule):
     """Trains a generator on the latents of a frozen AR-VAE.
 
+    Checkpoints hold the generator, AR-VAE included, so that they need nothing else to generate.
+
     Args:
         dit: The network.
-        arvae: Where the AR-VAE's weights are: a file, a folder or hf://user/repo. Checkpoints
-            hold the AR-VAE too, so that they need nothing else to generate.
+        arvae: Where the AR-VAE's weights are: a file, a folder or hf://user/repo.
         schedule: The noise schedule.
         timesteps: How training timesteps are drawn.
         target: What the network predicts.
         class_dropout: Probability of training a clip without its class.
+        solver: How one step of sampling is taken, unless one asks for another; DDIM by default.
+        steps: Denoising steps per frame, unless one asks for others.
+        difference: Steps between neighbouring frames, unless one asks for others.
+        guidance: Classifier-free guidance scale, unless one asks for another; 1 is off.
         optimizer: The optimiser.
         lr_scheduler: Learning rate schedule, stepped every optimiser step; constant if not given.
         compile: Whether to compile the network with torch.compile.
     """
+
+    generator: Generator
 
     def __init__(
         self,
@@ -56,6 +62,10 @@ class DiffusionModule(LightningModule):
         timesteps: Timesteps | None = None,
         target: Target | None = None,
         class_dropout: float = 0.1,
+        solver: Solver | None = None,
+        steps: int = 50,
+        difference: int = 5,
+        guidance: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
@@ -66,30 +76,64 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"Stage 2 needs --model.{missing}; start from a config as dit.yaml.")
         if not 0 <= class_dropout <= 1:
             raise ValueError(f"class_dropout is a probability, got {class_dropout}.")
-        self.save_hyperparameters()
         self.dit, self.arvae_source = dit, arvae
-        self.arvae: Autoencoder | None = None
-        self.schedule = schedule or NoiseSchedule()
+        self.schedule, self.target = schedule or NoiseSchedule(), target or X0()
         self.timesteps = timesteps or FoPP(self.schedule.timesteps)
-        self.solver: Solver = DDIM()
-        self.class_dropout, self.target = class_dropout, target or X0()
+        self.sampling: dict[str, Any] = {"solver": solver, "steps": steps}
+        self.sampling |= {"difference": difference, "guidance": guidance}
+        self.class_dropout = class_dropout
         self.optimizer, self.lr_scheduler, self.compiled = optimizer, lr_scheduler, compile
-        self.classes: list[str] = []
+
+    @property
+    def arvae(self) -> Autoencoder:
+        """The frozen AR-VAE."""
+        return self.generator.arvae
+
+    def set_autoencoder(self, arvae: Autoencoder) -> None:
+        """Complete the generator by its AR-VAE, which is not trained."""
+        self.generator = Generator(
+            self.dit, arvae, schedule=self.schedule, target=self.target, **self.sampling
+        )
 
     def setup(self, stage: str) -> None:
         """Load the frozen AR-VAE, unless a checkpoint that the trainer knows of brings it."""
-        if self.arvae is None and not self.trainer.ckpt_path:
-            self.adopt(load_arvae(self.arvae_source))
+        if not hasattr(self, "generator") and not self.trainer.ckpt_path:
+            self.set_autoencoder(load_arvae(self.arvae_source))
         if stage == "fit" and self.compiled:
             self.dit.compile()
 
-    def adopt(self, arvae: Autoencoder) -> None:
-        """Adopt an AR-VAE that is not trained."""
-        self.arvae = arvae.requires_grad_(False).eval()
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 torch's own
+        """Return the generator's weights, under the names that they have there."""
+        whole = self.generator if hasattr(self, "generator") else super()
+        return whole.state_dict(*args, **kwargs)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:  # noqa: ANN401 torch's own
+        """Load the generator's weights, those of the network alone while there is no AR-VAE."""
+        if hasattr(self, "generator"):
+            return self.generator.load_state_dict(state_dict, strict=strict, assign=assign)
+        own = {name: value for name, value in state_dict.items() if name.startswith("dit.")}
+        return super().load_state_dict(own, strict=strict, assign=assign)
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] needs less
+        cls,
+        checkpoint_path: str | Path,
+        **options: Any,  # noqa: ANN401
+    ) -> Self:
+        """Load a module with its generator from a checkpoint; `options` are other arguments."""
+        generator = Generator.from_pretrained(checkpoint_path)
+        given = {"schedule": generator.schedule, "target": generator.target}
+        given |= {"dit": generator.dit, "arvae": str(checkpoint_path)} | options
+        module = cls(**given)
+        module.generator = generator
+        return module
 
     def on_fit_start(self) -> None:
         """Check that data and networks match, and learn the names of the classes."""
-        self.classes = self.check_data()
+        classes = self.check_data()
+        self.generator.classes = classes if self.generator.conditional else []
 
     def on_validation_start(self) -> None:
         """Check the data of `validate`; `fit` has done so."""
@@ -102,18 +146,15 @@ class DiffusionModule(LightningModule):
 
     def check_data(self) -> list[str]:
         """Raise if data, AR-VAE and network do not match; return the names of the classes."""
-        assert self.arvae is not None
         data = getattr(self.trainer, "datamodule", None)
-        numbers = [str(label) for label in range(int(self.dit.classes))]  # pyright: ignore[reportArgumentType]
-        classes = list(getattr(data, "classes", numbers))
+        classes = list(getattr(data, "classes", self.generator.classes))
         check_resolution(data, arvae=self.arvae)
-        check_latents(data, arvae=self.arvae, dit=self.dit)
+        check_latents(data, arvae=self.arvae)
         check_classes(classes, dit=self.dit)
         return classes
 
     def latents(self, batch: dict[str, Any]) -> Tensor:
         """Return the normalised tokens (B, F, L, C) of a batch, from its cache or its video."""
-        assert self.arvae is not None
         if "latents" in batch:
             return self.arvae.normalise(batch["latents"])
         with torch.no_grad():
@@ -167,51 +208,6 @@ class DiffusionModule(LightningModule):
         """Do as in validation."""
         self.validation_step(batch, batch_idx)
 
-    def sampler(
-        self,
-        steps: int = 50,
-        difference: int = 5,
-        guidance: float = 1.0,
-        solver: Solver | None = None,
-        plan: Plan | None = None,
-    ) -> Sampler:
-        """Return a sampler for this module's schedule and target."""
-        return Sampler(
-            self.schedule,
-            target=self.target,
-            solver=solver or self.solver,
-            steps=steps,
-            difference=difference,
-            guidance=guidance,
-            plan=plan,
-        )
-
-    def stream(
-        self,
-        sampler: Sampler,
-        seeds: Sequence[int],
-        frames: int,
-        label: Tensor | None = None,
-        progress: Callable[[], None] = lambda: None,
-    ) -> Iterator[Tensor]:
-        """Yield the frames of new videos, uint8 (B, 3, H, W), as they are finished."""
-        assert self.arvae is not None
-        yield from generate(
-            self.dit,  # pyright: ignore[reportArgumentType] any network that is a Denoiser
-            self.arvae,
-            sampler,
-            seeds=seeds,
-            frames=frames,
-            label=label if self.dit.classes else None,
-            progress=progress,
-        )
-
-    def generate(
-        self, sampler: Sampler, seeds: Sequence[int], frames: int, label: Tensor | None = None
-    ) -> Tensor:
-        """Return new videos, uint8 (B, F, 3, H, W), one per seed."""
-        return torch.stack(list(self.stream(sampler, seeds, frames, label)), dim=1)
-
     def configure_optimizers(self) -> Any:  # noqa: ANN401 whatever Lightning takes
         """Build the optimiser of the network; the AR-VAE has none."""
         optimizer = self.optimizer(self.dit.parameters())
@@ -230,21 +226,16 @@ class DiffusionModule(LightningModule):
         clip_gradients(self, optimizer, value=gradient_clip_val, algorithm=gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the networks, so that they can be rebuilt without their configuration."""
-        assert self.arvae is not None
-        pack(checkpoint, stage="dit", dit=self.dit, arvae=self.arvae)
-        checkpoint["diffusion"] = {
-            "beta_start": self.schedule.beta_start,
-            "beta_end": self.schedule.beta_end,
-            "timesteps": self.schedule.timesteps,
-            "target": type(self.target).__name__,
-            "classes": self.classes,
-        }
+        """Describe the generator, so that it can be rebuilt without its configuration."""
+        parts = self.generator.describe() | {"timesteps": describe(self.timesteps)}
+        describe_into(checkpoint, stage="dit", parts=parts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuild the AR-VAE that the checkpoint brings."""
-        check_fits(checkpoint, stage="dit", dit=self.dit)
-        arvae = build(checkpoint["networks"]["arvae"])
+        parts = check_fits(
+            checkpoint, stage="dit", dit=self.dit, schedule=self.schedule, target=self.target
+        )
+        arvae = build(parts["arvae"], source="The checkpoint")
         assert isinstance(arvae, Autoencoder)
-        self.adopt(arvae)
-        self.classes = checkpoint["diffusion"]["classes"]
+        self.set_autoencoder(arvae.to_empty(device=self.device))
+        self.generator.classes = list(parts.get("classes", []))

@@ -1,8 +1,10 @@
 """Trainers whose `predict` takes the options of each stage, so that the CLI offers them.
 
-Sampling settings are options of predict and nothing else: they are never part of a checkpoint.
+Sampling settings are options of predict; what is not given is the generator's own.
 """
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -10,24 +12,23 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from ardiffusion.diffusion.noise import LAST_SEED
+from ardiffusion.data.prefixes import Prefix, read_prefixes
+from ardiffusion.data.samples import SampleFolder, read_samples
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.solver import Solver
-from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.files import only_writer
+from ardiffusion.generator import Generator
+from ardiffusion.published.presets import preset
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.data import VideoDataModule
-from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.generation import (
-    Generation,
-    SampleFolder,
+from ardiffusion.training.options import FPS, NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
+from ardiffusion.training.predict import (
+    PredictModule,
     make_requests,
-    plan_settings,
+    read_labels,
+    sampling_settings,
 )
-from ardiffusion.training.load import load_generator, load_preset
-
-PUBLISHED_FRAMES = 16  # beyond them the published scripts sample without guidance
 
 
 class EncodingTrainer(Trainer):
@@ -68,28 +69,30 @@ class SamplingTrainer(Trainer):
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride] its own options
         self,
-        model: DiffusionModule | None = None,
+        model: Generator | None = None,
         ckpt_path: str | None = None,
         arvae: str | None = None,
         dataset: Literal["sky", "taichi", "ucf101", "ffs"] = "sky",
-        samples: int = 4,
-        frames: int = 128,
-        steps: int = 50,
-        difference: int = 5,
-        guidance: float | None = None,
+        samples: PositiveInt = 4,
+        frames: PositiveInt = 128,
+        steps: PositiveInt | None = None,
+        difference: NonNegativeInt | None = None,
+        guidance: NonNegativeFloat | None = None,
         solver: Solver | None = None,
         plan: Plan | None = None,
-        labels: list[str] | str | None = None,
-        seed: int = 0,
-        batch_size: int = 4,
-        fps: float = 25,
+        labels: str | list[str | int] = "",
+        prefix: str | None = None,
+        prefix_frames: PositiveInt | None = None,
+        seed: Seed = 0,
+        batch_size: PositiveInt = 4,
+        fps: FPS = 25,
         compile: bool = False,
         output: str = "samples",
     ) -> None:
         """Generate videos.
 
         Args:
-            model: A trained model, instead of `ckpt_path`.
+            model: A generator, instead of `ckpt_path`.
             ckpt_path: Checkpoint of stage 2, or a file, folder or hf://user/repo of weights.
                 Without one, the published weights of `dataset` are taken from the Hub.
             arvae: File, folder or hf://user/repo of the AR-VAE, where there is none in `ckpt_path`
@@ -97,76 +100,101 @@ class SamplingTrainer(Trainer):
             dataset: Whose published weights to use where there is no `ckpt_path`. If published
                 weights are given there, ucf101 gives them the names of its classes.
             samples: Number of videos.
-            frames: Frames per video.
-            steps: Denoising steps per frame.
+            frames: Frames per video, those of a prefix included.
+            steps: Denoising steps per frame; the generator's own number if not given, mostly 50.
             difference: Steps between neighbouring frames: 0 denoises all frames together,
-                `steps` one after the other. Not used with --plan.
-            guidance: Classifier-free guidance scale; 1 is off. By default 2 for published weights
-                and up to 16 frames, as they were published, else 1.
-            solver: How one step is taken: by default DDIM, for published weights PublishedDDIM.
+                `steps` one after the other; mostly 5 if not given. Not used with --plan.
+            guidance: Classifier-free guidance scale; 1 is off. By default the generator's, mostly
+                1; for published weights 2 up to 16 frames, as they were published.
+            solver: How one step is taken: by default mostly DDIM, for published weights
+                PublishedDDIM.
             plan: Which frame takes which step when: by default the AD schedule with `difference`;
                 FIFO for long videos from a network that sees all frames of its window.
             labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
+            prefix: What the videos begin with: a picture, a video, of which they are a
+                continuation, or a folder of either, taken in turn.
+            prefix_frames: How many of the prefix's last frames to begin with; by default as many
+                as the network looks back to.
             seed: Seed, 0 to 4293; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result beyond rounding.
             fps: Frames per second of the files.
             compile: Compile the network with torch.compile, which takes minutes and pays on GPUs
-                when many videos follow.
+                when many videos follow; CPUs get slower by it.
             output: Folder for the videos; a run that was cut short goes on where it was.
         """
-        check_sizes(samples=samples, frames=frames, batch_size=batch_size, fps=fps)
-        if not 0 <= seed <= LAST_SEED:
-            raise ValueError(f"--seed is {seed} and must lie between 0 and {LAST_SEED}.")
+        if not output:
+            raise ValueError("--output is empty; name a folder for the videos.")
         if model is None:
-            model = load_model(ckpt_path, arvae=arvae, dataset=dataset)
-        if guidance is None:
-            guidance = usual_guidance(model, frames=frames)
+            model = load_generator(ckpt_path, arvae=arvae, dataset=dataset)
         sampler = model.sampler(
-            steps=steps, difference=difference, guidance=guidance, solver=solver, plan=plan
+            steps=steps,
+            difference=difference,
+            guidance=guidance,
+            solver=solver,
+            plan=plan,
+            frames=frames,
         )
+        names = model.classes if model.conditional else []
+        names = read_labels(labels, classes=names) if labels != "" else names
+        given = read_given(model, prefix, count=prefix_frames, frames=frames)
         if compile:
             model.dit.compile(dynamic=False)
             sampler.static = True  # one or two shapes per batch size
-        settings = {
-            "frames": frames,
-            "steps": steps,
-            **plan_settings(sampler),
-            "guidance": guidance,
-            "solver": type(sampler.solver).__name__,
-            "fps": fps,
-            "precision": self.precision,
-            "model": fingerprint(model),
-        }
+        settings = sampling_settings(model, sampler, frames=frames)
+        settings |= {"fps": fps, "precision": self.precision}
+        requests = make_requests(samples, seed=seed, labels=names)
+        for request in requests:
+            chosen = given[request["index"] % len(given)].description if given else None
+            request["prefix"] = chosen
         folder = SampleFolder(output, settings=settings)
-        names = [labels] if isinstance(labels, str) else labels
-        requests = make_requests(samples, seed=seed, labels=names, classes=model.classes)
-        missing = folder.missing(requests)
+        with only_writer(output) if self.is_global_zero else nullcontext():
+            module = PredictModule(
+                model,
+                sampler=sampler,
+                frames=frames,
+                folder=folder,
+                fps=fps,
+                prefixes=[one.video for one in given],
+            )
+            self.write(module, requests, batch_size=batch_size)
+
+    def write(
+        self, module: PredictModule, requests: list[dict[str, Any]], batch_size: int
+    ) -> None:
+        """Generate the requested videos that are not there yet."""
+        folder, missing = module.folder, module.folder.missing(requests)
         if not missing:
-            rank_zero_info(f"All {samples} videos are in {output} already.")
+            rank_zero_info(f"All {len(requests)} videos are in {folder.path} already.")
             return
         batches: Any = DataLoader(missing, batch_size=batch_size, collate_fn=list)  # pyright: ignore[reportArgumentType] a list is a dataset
         if self.progress_bar_callback is not None:
             self.progress_bar_callback.disable()  # the iterations have one of their own
-        generation = Generation(model, sampler=sampler, frames=frames, folder=folder, fps=fps)
-        super().predict(generation, dataloaders=batches, return_predictions=False)
-        rank_zero_info(f"{folder.log} lists all finished videos: {len(folder.lines())}.")
+        super().predict(module, dataloaders=batches, return_predictions=False)
+        done = len(read_samples(folder.path))
+        rank_zero_info(f"{folder.log} lists all finished videos: {done}.")
 
 
-def check_sizes(**sizes: float) -> None:
-    """Raise unless every option is more than 0."""
-    for name, size in sizes.items():
-        if size <= 0:
-            raise ValueError(f"--{name} is {size} and must be more than 0.")
-
-
-def load_model(ckpt_path: str | None, arvae: str | None, dataset: str) -> DiffusionModule:
+def load_generator(ckpt_path: str | None, arvae: str | None, dataset: str) -> Generator:
     """Load what `predict` generates with: what is named, or the published weights."""
     if ckpt_path:
-        return load_generator(ckpt_path, arvae=arvae, dataset=dataset)
-    return load_preset(dataset, arvae=arvae)
+        return Generator.from_pretrained(ckpt_path, arvae=arvae, classes=preset(dataset).classes)
+    return Generator.published(dataset, arvae=arvae)
 
 
-def usual_guidance(model: DiffusionModule, frames: int) -> float:
-    """Return the guidance scale of the published scripts for published weights, else 1."""
-    published = isinstance(model.dit, PublishedDiT)
-    return 2.0 if published and frames <= PUBLISHED_FRAMES else 1.0
+def read_given(
+    model: Generator, prefix: str | None, count: int | None, frames: int
+) -> Sequence[Prefix]:
+    """Read the frames that videos begin with, which must leave something to generate."""
+    if prefix is None:
+        if count is not None:
+            raise ValueError("--prefix_frames needs a --prefix that they are taken of.")
+        return []
+    window = int(model.dit.window)
+    found = read_prefixes(prefix, resolution=model.arvae.resolution, frames=count or window)
+    longest = max(len(one.video) for one in found)
+    if longest >= frames:
+        raise ValueError(
+            f"The prefix has {longest} frames, and --frames {frames} counts them too: ask for "
+            "more --frames or fewer --prefix_frames."
+        )
+    return found

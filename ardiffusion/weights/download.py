@@ -1,42 +1,25 @@
-"""Files of Hugging Face Hub repositories: into the Hub's own cache, resumable, hash-checked.
+"""Files of Hugging Face Hub repositories, fetched by huggingface_hub and checked by their hash.
 
-The cache is laid out as huggingface_hub's, which then serves the file; the transfer is ours
-because huggingface_hub neither resumes an interrupted run's download nor checks the hash.
+The real Hub serves Xet, chunk by chunk, where a download that was cut short goes on in the next
+run. One over plain HTTP begins anew in a new process, and within one goes on where the connection
+broke. huggingface_hub checks the size of what arrives; that its content is what the Hub names is
+checked here, once, after the transfer.
 """
 
 import hashlib
 import os
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-)
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from rich import filesize
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from safetensors import safe_open
 
-from ardiffusion.weights.hub_errors import TRANSPORT_ERRORS, readable_hub_errors
-
-ATTEMPTS = 5  # in a row without a byte received
-PAUSE = 1.0  # seconds between them
+from ardiffusion.files import atomic_write
+from ardiffusion.weights.hub_errors import readable_hub_errors
 
 
 @dataclass(frozen=True)
@@ -68,8 +51,9 @@ class HubPath:
 
 def parse_hub_path(source: str) -> HubPath:
     """Read hf://user/repo[/path][@revision]."""
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)((?:/[^@/]+)*)/?(?:@(.+))?", source)
-    if match is None:
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)((?:/[^@/]+)*)/?(?:@([^@]+))?", source)
+    parts = re.split("[/@]", source)
+    if match is None or ".." in parts:
         raise ValueError(f"{source} is not of the form hf://user/repo[/path][@revision].")
     repo, path, revision = match.groups()
     return HubPath(repo=repo, path=path.strip("/"), revision=revision or "main")
@@ -90,19 +74,34 @@ def fetch(file: HubPath) -> tuple[Path, str]:
         info = hf_hub_download(file.repo, file.path, revision=file.revision, dry_run=True)
         if os.path.exists(info.local_path):
             return Path(info.local_path), info.commit_hash
-        url = hf_hub_url(file.repo, file.path, revision=info.commit_hash)
-        metadata = get_hf_file_metadata(url)
-        assert metadata.etag is not None
-        folder = repo_folder_name(repo_id=file.repo, repo_type="model")
-        blob = Path(constants.HF_HUB_CACHE, folder, "blobs", metadata.etag)
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        lock = Path(constants.HF_HUB_CACHE, ".locks", folder, f"{blob.name}.download.lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # of many processes one downloads, the others wait
-            if not blob.exists():
-                download(file, url=url, blob=blob, size=metadata.size)
-        path = hf_hub_download(file.repo, file.path, revision=file.revision)
-        return Path(path), info.commit_hash
+        size = filesize.decimal(info.file_size or 0)
+        said = f"Downloading {file} ({size}) to {constants.HF_HUB_CACHE}"
+        Console(stderr=True).print(said, soft_wrap=True)
+        path = Path(hf_hub_download(file.repo, file.path, revision=info.commit_hash))
+        note_revision(file, commit=info.commit_hash)
+    check_content(file, path)
+    return path, info.commit_hash
+
+
+def check_content(file: HubPath, path: Path) -> None:
+    """Discard a file whose hash, SHA-256 or git's SHA-1, is not its name in the cache."""
+    blob = path.resolve()
+    with open(blob, "rb") as content:
+        if len(blob.name) == 64:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        elif len(blob.name) == 40:
+            sha1 = hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
+            sha1.update(content.read())
+            digest = sha1.hexdigest()
+        else:
+            return
+    if digest != blob.name:
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise ValueError(
+            f"{file} arrived with hash {digest} instead of {blob.name}; it was discarded: run "
+            "again."
+        )
 
 
 def list_files(folder: HubPath) -> tuple[str, list[str]]:
@@ -124,6 +123,8 @@ def list_files(folder: HubPath) -> tuple[str, list[str]]:
             raise
         paths = [path for path in snapshot.rglob("*") if path.is_file()]
         commit, names = snapshot.name, [p.relative_to(snapshot).as_posix() for p in paths]
+    # A name that leads out of the repository would lead out of the cache.
+    names = [name for name in names if ".." not in PurePosixPath(name).parts]
     return commit, sorted(name for name in names if name.startswith(inside))
 
 
@@ -132,11 +133,8 @@ def note_revision(folder: HubPath, commit: str) -> None:
     if folder.revision == commit:
         return
     root = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=folder.repo, repo_type="model"))
-    ref = root / "refs" / folder.revision
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    partial = ref.with_name(f".{ref.name}.{os.getpid()}")
-    partial.write_text(commit)
-    os.replace(partial, ref)
+    with atomic_write(root / "refs" / folder.revision) as partial:
+        partial.write_text(commit)
 
 
 def cached_snapshot(folder: HubPath) -> Path | None:
@@ -147,81 +145,14 @@ def cached_snapshot(folder: HubPath) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
-def download(file: HubPath, url: str, blob: Path, size: int | None) -> None:
-    """Download to a partial file beside the blob, whose name is its hash, and move it there."""
-    partial = blob.with_name(f"{blob.name}.partial")
-    console = Console(stderr=True)
-    amount = "" if size is None else f" ({filesize.decimal(size)})"
-    console.print(f"Downloading {file}{amount} to {blob.parent.parent}", soft_wrap=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=size)
-        for done in persist(file, url=url, partial=partial, size=size):
-            progress.update(task, completed=done)
-    check(file, partial=partial, etag=blob.name, size=size)
-    os.replace(partial, blob)
-
-
-def persist(file: HubPath, url: str, partial: Path, size: int | None) -> Iterator[int]:
-    """Receive until the file is whole, taking up again where the connection broke."""
-    failures = 0
-    while True:
-        before = size_of(partial)
-        try:
-            yield from receive(url, partial=partial, size=size)
-            return
-        except TRANSPORT_ERRORS as error:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-                raise
-            done = size_of(partial)
-            failures = 1 if done > before else failures + 1
-            if failures > ATTEMPTS:
-                raise ConnectionError(
-                    f"The download of {file} broke off after {done} of {size} bytes "
-                    f"({type(error).__name__}); run again to resume it."
-                ) from error
-            time.sleep(PAUSE)
-
-
-def receive(url: str, partial: Path, size: int | None) -> Iterator[int]:
-    """Append what is missing of a partial file, yielding its size as it grows."""
-    done = size_of(partial)
-    if size is not None and done >= size:
-        return
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if done > 0:
-        headers["Range"] = f"bytes={done}-"
-    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
-        hf_raise_for_status(response)
-        resumed = response.status_code == 206
-        done = done if resumed else 0
-        with open(partial, "ab" if resumed else "wb") as out:
-            for chunk in response.iter_raw():
-                out.write(chunk)
-                done += len(chunk)
-                yield done
-
-
-def size_of(path: Path) -> int:
-    """Return a file's size, 0 if there is none."""
-    return path.stat().st_size if path.exists() else 0
-
-
-def check(file: HubPath, partial: Path, etag: str, size: int | None) -> None:
-    """Discard a file that has not the promised size and hash, SHA-256 or git's SHA-1."""
-    found = partial.stat().st_size
-    with open(partial, "rb") as content:
-        if len(etag) == 64:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        elif len(etag) == 40:
-            sha1 = hashlib.sha1(b"blob %d\0" % found, usedforsecurity=False)
-            sha1.update(content.read())
-            digest = sha1.hexdigest()
-        else:
-            digest = etag
-    if digest != etag or (size is not None and found != size):
-        partial.unlink()
-        raise ValueError(
-            f"{file} arrived with {found} bytes and hash {digest} instead of {size} bytes and "
-            f"hash {etag}; it was discarded: run again."
+def entry_names(file: HubPath) -> list[str]:
+    """Return the names of the tensors in a safetensors file, reading no more than its header."""
+    cached = try_to_load_from_cache(file.repo, file.path, revision=file.revision)
+    if isinstance(cached, str):
+        with safe_open(cached, framework="pt") as tensors:
+            return list(tensors.keys())
+    with readable_hub_errors(file):
+        header = HfApi().parse_safetensors_file_metadata(
+            file.repo, file.path, revision=file.revision
         )
+    return list(header.tensors)

@@ -4,84 +4,117 @@ The weights file carries the configuration too, so that it can also be loaded by
 """
 
 import json
-import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 
+from ardiffusion.files import atomic_write, write_tensors
 from ardiffusion.weights.card import Card, render_card
-from ardiffusion.weights.description import build, describe
-from ardiffusion.weights.strict import assign_weights
-from ardiffusion.weights.tensor_files import read_safetensors
+from ardiffusion.weights.description import describe
+from ardiffusion.weights.download import parse_hub_path
+from ardiffusion.weights.hub_errors import readable_hub_errors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-NOTE = "ardiffusion"  # the configuration's name among the notes of a weights file
+METADATA_KEY = "ardiffusion"  # the configuration's name among the notes of a weights file
+
+
+def write_model(
+    folder: str | Path,
+    description: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    card: Card | None = None,
+) -> None:
+    """Write a model; what stands in the folder is replaced file by file.
+
+    Args:
+        folder: Where to.
+        description: What the model is, to be built again from.
+        weights: Its tensors by name.
+        card: What its model card says beside its sizes.
+    """
+    config = json.dumps(description, indent=2)
+    parameters = sum(value.numel() for value in weights.values())
+    text = render_card(description, parameters=parameters, card=card or Card())
+    write_tensors(Path(folder, WEIGHTS), weights, notes={METADATA_KEY: config})
+    for name, content in ((CONFIG, f"{config}\n"), (CARD, text)):
+        with atomic_write(Path(folder, name)) as partial:
+            partial.write_text(content, encoding="utf-8")
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, card: Card | None = None) -> None:
-    """Write a model; what stands in the folder is replaced file by file.
+    """Write a network; what stands in the folder is replaced file by file.
 
     Args:
         model: One of our networks.
         folder: Where to.
         card: What its model card says beside its sizes.
     """
-    config = json.dumps(describe(model), indent=2)
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    text = render_card(model, card or Card())
-    replace(Path(folder, WEIGHTS), lambda path: save_file(weights, path, metadata={NOTE: config}))
-    replace(Path(folder, CONFIG), lambda path: path.write_text(f"{config}\n"))
-    replace(Path(folder, CARD), lambda path: path.write_text(text))
+    write_model(folder, describe(model), weights=model.state_dict(), card=card)
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes files that nobody else may read
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def push_to_hub(
+    model: nn.Module, repository: str, card: Card | None = None, private: bool = False
+) -> str:
+    """Upload a network as `save_pretrained` writes it, creating the repository if need be.
+
+    Args:
+        model: One of our networks.
+        repository: Where to, user/repo[/folder], with or without hf://.
+        card: What its model card says beside its sizes.
+        private: Whether a new repository is private.
+
+    Returns:
+        Its source for `load_arvae` or `load_dit`.
+    """
+    return upload(
+        lambda folder: save_pretrained(model, folder, card=card),
+        repository=repository,
+        message=f"Upload {type(model).__name__}",
+        private=private,
+    )
 
 
-def load_pretrained(folder: Path) -> nn.Module:
-    """Load what `save_pretrained` wrote, around the file's own memory."""
-    path = folder / CONFIG
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} holds {CONFIG} but no {WEIGHTS}.")
-    tensors, _ = read_safetensors(folder / WEIGHTS)
-    return assemble(path.read_text(), tensors=tensors, source=str(path))
+def upload(
+    write: Callable[[str], None], repository: str, message: str, private: bool = False
+) -> str:
+    """Upload what a function writes into a folder; see `push_to_hub`."""
+    target = parse_hub_path(f"hf://{repository.removeprefix('hf://')}")
+    with tempfile.TemporaryDirectory() as folder, readable_hub_errors(target):
+        write(folder)
+        api = HfApi()
+        api.create_repo(target.repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=target.repo,
+            folder_path=folder,
+            path_in_repo=target.path or None,
+            revision=target.revision,
+            commit_message=message,
+        )
+    return str(target)
 
 
-def assemble(config: str, tensors: dict[str, Tensor], source: str) -> nn.Module:
-    """Build the network that a configuration describes around given tensors.
+def parse_config(config: str, source: str) -> dict[str, Any]:
+    """Read the text of a configuration.
 
     Raises:
-        ValueError: If the configuration does not describe one of our networks, or another one.
+        ValueError: If it is no JSON object.
     """
     try:
         description = json.loads(config)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is no JSON ({error}).") from error
-    network = build_empty(description, source=source)
-    names = {name: name for name in network.state_dict()}
-    return assign_weights(network, tensors, names=names, source=f"The weights of {source}")
-
-
-def build_empty(description: Any, source: str) -> nn.Module:  # noqa: ANN401 read from a file
-    """Build a described network without memory for its weights."""
-    if not isinstance(description, dict) or not {"class", "arguments"} <= description.keys():
+    if not isinstance(description, dict):
         raise ValueError(f"{source} does not describe a network: it lacks class or arguments.")
+    return description
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config.json."""
     try:
-        with torch.device("meta"):
-            return build(description)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{source} cannot be built: {error}") from error
+        return parse_config(path.read_text(encoding="utf-8"), source=str(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from error

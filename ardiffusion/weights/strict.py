@@ -9,32 +9,40 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def assign_weights(
-    network: Network, weights: Mapping[str, Tensor], names: Mapping[str, str], source: str
+    network: Network,
+    weights: Mapping[str, Tensor],
+    source: str,
+    names: Mapping[str, str] | None = None,
 ) -> Network:
     """Make `weights` the network's own; the network may have been built on the meta device.
 
     Args:
         network: The network.
         weights: Tensors by their names in the file.
-        names: The name in the file of each of the network's entries.
         source: Where the weights come from, for error messages.
+        names: The name in the file of each of the network's entries, where it is another one.
 
     Raises:
-        ValueError: If entries are missing, surplus or of another shape; it names each of them.
+        ValueError: If entries are missing, surplus or of another kind; it names each of them.
     """
     own = network.state_dict()
-    missing = [names[n] for n in own if names[n] not in weights]
-    surplus = sorted(set(weights) - set(names.values()))
+    names = names or {name: name for name in own}
+    found = {n: weights[names[n]] for n in own if names[n] in weights}
     wrong = [
-        f"{names[n]} of shape {list(weights[names[n]].shape)} instead of {list(value.shape)}"
-        for n, value in own.items()
-        if names[n] in weights and weights[names[n]].shape != value.shape
+        f"{names[n]} of shape {list(value.shape)} instead of {list(own[n].shape)} ({value.dtype})"
+        for n, value in found.items()
+        if not isinstance(value, Tensor)
+        or value.shape != own[n].shape
+        or value.is_floating_point() != own[n].is_floating_point()
     ]
-    faults = {"it lacks": missing, "it has in surplus": surplus, "it holds": wrong}
-    listed = [f"{fault} {', '.join(found)}" for fault, found in faults.items() if found]
+    faults = {
+        "it lacks": [names[n] for n in own if n not in found],
+        "it has in surplus": sorted(set(weights) - set(names.values())),
+        "it holds": wrong,
+    }
+    listed = [f"{fault} {', '.join(entries)}" for fault, entries in faults.items() if entries]
     if listed:
         raise ValueError(f"{source} does not fit {type(network).__name__}: {'; '.join(listed)}.")
-    state = {n: weights[names[n]] for n in own}
-    floats = {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
-    network.load_state_dict(floats, strict=True, assign=True)
+    state = {n: v.float() if v.is_floating_point() else v for n, v in found.items()}
+    network.load_state_dict(state, strict=True, assign=True)
     return network

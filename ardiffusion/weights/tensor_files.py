@@ -1,6 +1,7 @@
 """Files of tensors, mapped into memory; nothing that a file may contain is ever run."""
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-SUFFIXES = (".safetensors", *PICKLES)
+SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")  # what files of weights are called
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a file of weights holds, and the notes of a safetensors file.
+
+    Its content says which kind it is, whatever it is called.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is neither of both kinds, not whole, or holds more than weights.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return read_pickle(path), {}
+    length = struct.unpack("<Q", start[:8])[0] if len(start) == 16 else 0
+    if (start[8:9] == b"{" and length < 1 << 40) or path.suffix == ".safetensors":
+        return read_safetensors(path)
+    raise ValueError(
+        f"{path} holds no weights: give a file of safetensors or torch.save, such as model"
+        f"{', model'.join(SUFFIXES)}."
+    )
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -33,12 +57,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_pickle(path: Path) -> dict[str, Any]:
     """Return what a file of torch.save holds: tensors, numbers and texts, nothing else.
 
+    It is mapped into memory where it has the format since torch 1.6.
+
     Raises:
         ValueError: If it holds anything else, or is not whole.
     """
     try:
-        found = load_weights_only(path)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"PK"
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except PermissionError:
+        raise
+    except (EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.PickleError) as error:
         raise ValueError(
             f"{path} is refused: it is not whole, or holds more than weights and could run code; "
             "get its weights as safetensors."
@@ -46,10 +76,3 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, not a table of weights.")
     return found
-
-
-def load_weights_only(path: Path) -> object:
-    """Map a file of torch.save into memory, or read it where it has the format before 1.6."""
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

@@ -2,12 +2,10 @@
 
 import time
 
-import torch
-
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.files import write_json
+from ardiffusion.generator import Generator
 from ardiffusion.tools.options import device_of
-from ardiffusion.training.load import load_generator
 from experiments.benchmarks.measure import Result, name_of, show, wait
 
 WARM_UP = 2  # frames
@@ -34,13 +32,12 @@ def generate(
         output: File for the seconds, as JSON.
     """
     place = device_of(device)
-    module = load_generator(checkpoint).to(place)
-    sampler = module.sampler(steps=steps, difference=difference, plan=plan)
+    generator = Generator.from_pretrained(checkpoint).to(place)
+    sampler = generator.sampler(steps=steps, difference=difference, plan=plan)
 
     def seconds(length: int) -> float:
         start = time.perf_counter()
-        label = torch.zeros(1, dtype=torch.int64, device=place)
-        for _ in module.stream(sampler, seeds=[0], frames=length, label=label):
+        for _ in generator.stream([0], frames=length, labels=[0], sampler=sampler):
             pass
         wait(place)
         return time.perf_counter() - start

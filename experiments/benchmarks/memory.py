@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.data.writer import VideoWriter
-from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.generator import generate
+from ardiffusion.generator import Generator
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.tools.options import device_of
@@ -94,8 +92,8 @@ def peak_of_stream(frames: int, sizes: Sizes, device: str) -> float:
         embedding=16,
     ).to(device)
     dit = ARDiT(width=sizes.width, depth=sizes.depth, heads=4, tokens=arvae.tokens).to(device)
-    sampler = Sampler(NoiseSchedule(), steps=sizes.steps, difference=sizes.difference)
-    video = generate(dit, arvae, sampler, seeds=range(sizes.batch), frames=frames)
+    generator = Generator(dit, arvae, steps=sizes.steps, difference=sizes.difference)
+    video = generator.stream(range(sizes.batch), frames=frames)
     with tempfile.TemporaryDirectory() as folder:
         write(video, folder=Path(folder), batch=sizes.batch)
     return peak_memory(torch.device(device))

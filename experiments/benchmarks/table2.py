@@ -9,9 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.diffusion.ad import ad_iterations
-from ardiffusion.diffusion.sampler import Sampler
-from ardiffusion.diffusion.schedule import NoiseSchedule
-from ardiffusion.generator import generate
+from ardiffusion.generator import Generator
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import name_of, peak_memory, wait
@@ -63,12 +61,12 @@ def table2(
     torch.manual_seed(0)
     arvae = ARVAE(resolution=resolution, width=arvae_width, depth=arvae_depth, temporal=True)
     arvae = arvae.to(place, dtype).eval().requires_grad_(False)
-    sampler = Sampler(NoiseSchedule(), steps=steps, difference=difference)
+    generator = Generator(dit, arvae, steps=steps, difference=difference)
 
     def run(count: int) -> float:
         """Return the seconds for a video of `count` frames."""
         stop, marks = min(part or count, count), [time.perf_counter()]
-        for frame in generate(dit, arvae, sampler, seeds=[0], frames=count):
+        for frame in generator.stream([0], frames=count):
             wait(frame.device)
             marks.append(time.perf_counter())
             if len(marks) > stop:

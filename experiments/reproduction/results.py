@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ardiffusion.metrics.score import Score
-from ardiffusion.training.checkpoint import read_checkpoint
+from ardiffusion.weights.checkpoint import read_checkpoint
 from experiments.reproduction.models import SAMPLES
 from experiments.reproduction.runs import WINDOW, Recipe
 

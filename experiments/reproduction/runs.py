@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.command import ARDIFF, DIT, PYTHON, VAE, command_line
-from experiments.reproduction.models import MODELS, SAMPLES, TOKENIZERS
+from experiments.reproduction.models import MODELS, SAMPLES, TOKENIZERS, USUAL
 from experiments.stages import Stage
 
 WINDOW = 16  # frames of a training clip
@@ -129,9 +129,9 @@ class Recipe:
         if SAMPLES[name].long:
             count, frames = self.long_samples, self.long_frames
         command = command_line(
-            *(DIT, "predict --ckpt_path", self.last(model), sampling(name)),
-            f"--samples {count} --frames {frames} --batch_size 16 --steps {self.steps}",
-            *("--output", self.made(name)),
+            *(DIT, "predict --ckpt_path", self.last(model), f"--solver DDIM --difference {USUAL}"),
+            f"{sampling(name)} --samples {count} --frames {frames} --batch_size 16",
+            *(f"--steps {self.steps} --output", self.made(name)),
         )
         return [Stage(f"videos of {name}", command), self.distance(name, real=self.train)]
 

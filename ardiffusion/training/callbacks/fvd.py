@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from ardiffusion.generator import Generator
 from ardiffusion.metrics.checks import warnings_about
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import VideoFeatures
@@ -20,9 +21,9 @@ from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.callbacks.report import report
-from ardiffusion.training.callbacks.sampling import VideoGenerator
 from ardiffusion.training.callbacks.sides import Samples, feature_cache, real_videos
 from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.predict import sampling_settings
 
 
 class FVDRec(Callback):
@@ -124,17 +125,15 @@ class FVDGen(Callback):
     Logs `fvd_gen`, or `frechet_<name>_gen` for feature networks other than the two I3Ds,
     and writes a record into `scores` in the folder of the run. The protocol says how many videos
     are generated, which real clips they are compared with, and by which network. Sample i depends
-    on `seed` and i alone, whatever the batch size and the number of processes. Of a module with
-    classes it takes them in turn. Features of real clips are kept beside the index of
-    `data.cache`.
+    on `seed` and i alone, whatever the batch size and the number of processes. Classes are taken
+    in turn, steps and guidance are those of the generator. Features of real clips are kept beside
+    the index of `data.cache`.
 
     Args:
         protocol: How to measure; StyleGANV is what papers do, EveryClip with Random3D needs no
             download.
-        steps: Denoising steps per frame.
-        difference: Steps between neighbouring frames.
-        guidance: Classifier-free guidance scale; 1 is off.
-        batch_size: Videos that a process generates at once.
+        batch_size: Videos that a process generates at once; by default as many as have 512 tokens
+            per frame together.
         every_n_epochs: While training, measure after every so many epochs only.
         seed: Seed of the samples.
         splits: Where the real clips come from; papers take train (UCF-101: train and test).
@@ -143,17 +142,13 @@ class FVDGen(Callback):
     def __init__(
         self,
         protocol: Protocol,
-        steps: int = 50,
-        difference: int = 5,
-        guidance: float = 1.0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         every_n_epochs: int = 1,
         seed: int = 0,
         splits: tuple[Literal["train", "val", "test"], ...] = ("val",),
     ) -> None:
         protocol.check_frames()
         self.protocol = protocol
-        self.steps, self.difference, self.guidance = steps, difference, guidance
         self.batch_size = batch_size
         self.every_n_epochs = every_n_epochs
         self.seed = seed
@@ -189,17 +184,15 @@ class FVDGen(Callback):
 
     def measure(self, trainer: Trainer, module: LightningModule) -> Score | None:
         """Generate and compare; None where there are too few videos."""
-        data, generator = trainer.datamodule, cast(VideoGenerator, module)  # pyright: ignore[reportAttributeAccessIssue]
-        sampler = generator.sampler(
-            steps=self.steps, difference=self.difference, guidance=self.guidance
-        )
+        data, generator = trainer.datamodule, cast(Generator, module.generator)  # pyright: ignore[reportAttributeAccessIssue]
+        sampler = generator.sampler(frames=self.protocol.span)
         real = real_videos(data, self.splits, protocol=self.protocol)
         samples = Samples(
             generator,
             sampler=sampler,
             protocol=self.protocol,
             seed=self.seed,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size or generator.batch_size,
         )
         counts = len(self.protocol.real(real.lengths)), self.protocol.videos
         if min(counts) < 2:
@@ -217,9 +210,8 @@ class FVDGen(Callback):
             score,
             stride=score.stride * data.stride,
             seeds={"protocol": self.protocol.seed, "samples": self.seed},
-            weights=fingerprint(module),
-            data=score.data
-            | {"steps": self.steps, "difference": self.difference, "guidance": self.guidance},
+            weights=generator.fingerprint(),
+            data=score.data | sampling_settings(generator, sampler, frames=self.protocol.span),
         )
 
 

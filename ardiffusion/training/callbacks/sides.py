@@ -9,11 +9,12 @@ from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.index import cache_file
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import VideoReader
+from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.diffusion.sampler import Sampler
+from ardiffusion.generator import Generator
 from ardiffusion.metrics.clip_features import CHUNK, Videos
 from ardiffusion.metrics.processes import rank_and_world
 from ardiffusion.metrics.protocol import Clip, Protocol
-from ardiffusion.training.callbacks.sampling import VideoGenerator, sample_labels, sample_seeds
 from ardiffusion.training.data import VideoDataModule
 
 
@@ -57,7 +58,7 @@ class Samples:
     Sample i depends on `seed` and i alone, whatever the batch size and the number of processes.
 
     Args:
-        module: What generates.
+        generator: What generates.
         sampler: Its sampler.
         protocol: How many samples are asked for, and of how many frames.
         seed: Seed of the samples.
@@ -66,13 +67,13 @@ class Samples:
 
     def __init__(
         self,
-        module: VideoGenerator,
+        generator: Generator,
         sampler: Sampler,
         protocol: Protocol,
         seed: int,
         batch_size: int,
     ) -> None:
-        self.module, self.sampler, self.protocol = module, sampler, protocol
+        self.generator, self.sampler, self.protocol = generator, sampler, protocol
         self.seed, self.batch_size = seed, batch_size
         self.lengths = [protocol.span] * protocol.videos
         clips, (rank, world) = protocol.fake(self.lengths), rank_and_world()
@@ -95,10 +96,10 @@ class Samples:
 
     def make(self, indices: list[int]) -> None:
         """Make samples in the place of the last ones."""
-        made = self.module.generate(
-            self.sampler,
-            seeds=sample_seeds(self.seed, indices),
+        made = self.generator.generate(
+            sample_seeds(self.seed, indices),
             frames=self.protocol.span,
-            label=sample_labels(self.module, indices),
+            labels=self.generator.labels_in_turn(indices),
+            sampler=self.sampler,
         )
         self.batch = dict(zip(indices, made.cpu(), strict=True))

@@ -5,7 +5,6 @@ TensorBoard's own `add_video` needs moviepy below 2 and logs nothing without it.
 
 import io
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from einops import rearrange
@@ -16,16 +15,17 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from ardiffusion.diffusion.noise import sample_seeds
+from ardiffusion.generator import Generator
 from ardiffusion.training.callbacks.fvd import is_due
-from ardiffusion.training.callbacks.sampling import VideoGenerator, sample_labels, sample_seeds
 
 
 class VideoLogger(Callback):
     """Shows videos under TensorBoard's images at every validation; without TensorBoard it rests.
 
     Where the validation step returns {"real", "fake"}, as the AR-VAE's does, `reconstructions` has
-    real clips of the first batch on the left and their reconstructions on the right. Of a module
-    that generates, as stage 2 does, `samples` has videos from the same noise every time.
+    real clips of the first batch on the left and their reconstructions on the right. In
+    stage 2 `samples` has videos from the same noise every time.
 
     Args:
         clips: How many clips are shown, below each other.
@@ -33,9 +33,6 @@ class VideoLogger(Callback):
         fps: Frames per second.
         every_n_epochs: Show videos after every so many epochs only.
         seed: Seed of the samples.
-        steps: Denoising steps per generated frame.
-        difference: Steps between neighbouring generated frames.
-        guidance: Classifier-free guidance scale; 1 is off.
     """
 
     def __init__(
@@ -45,11 +42,7 @@ class VideoLogger(Callback):
         fps: int = 8,
         every_n_epochs: int = 1,
         seed: int = 0,
-        steps: int = 50,
-        difference: int = 5,
-        guidance: float = 1.0,
     ) -> None:
-        self.steps, self.difference, self.guidance = steps, difference, guidance
         self.clips = clips
         self.frames = frames
         self.fps = fps
@@ -65,18 +58,20 @@ class VideoLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if hasattr(pl_module, "generate") and self._has_turn(trainer, batch_idx, dataloader_idx):
-            module, indices = cast(VideoGenerator, pl_module), range(self.clips)
+        indices = range(self.clips)
+        generator: Generator | None = getattr(pl_module, "generator", None)
+        if generator is not None and self._has_turn(trainer, batch_idx, dataloader_idx):
+            size = generator.batch_size
             # By every process, in case the network is spread over them.
-            video = module.generate(
-                module.sampler(
-                    steps=self.steps, difference=self.difference, guidance=self.guidance
-                ),
-                seeds=sample_seeds(self.seed, indices),
-                frames=self.frames,
-                label=sample_labels(module, indices),
-            )
-            self._show(trainer, "samples", video)
+            parts = [
+                generator.generate(
+                    sample_seeds(self.seed, part),
+                    frames=self.frames,
+                    labels=generator.labels_in_turn(part),
+                )
+                for part in (indices[i : i + size] for i in range(0, len(indices), size))
+            ]
+            self._show(trainer, "samples", torch.cat(parts))
 
     def on_validation_batch_end(
         self,

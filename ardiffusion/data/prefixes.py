@@ -1,0 +1,56 @@
+"""What generated videos begin with: a picture, the end of a video, or a folder of either."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ardiffusion.data.clips import resize_crop
+from ardiffusion.data.layouts import VIDEOS
+from ardiffusion.data.video import PICTURES, count_frames, read_frames, read_picture
+
+
+class Prefix(NamedTuple):
+    """Frames to begin with, uint8 (P, 3, H, W), and what `samples.jsonl` says of them."""
+
+    video: Tensor
+    description: dict[str, Any]
+
+
+def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
+    """Read what videos begin with, scaled and cropped as training data.
+
+    Args:
+        source: A picture, a video, or a folder of either, which are taken in the order of their
+            names.
+        resolution: Height and width of the frames.
+        frames: Frames of each video at most, its last ones.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If it holds neither pictures nor videos, or a broken one.
+    """
+    path = Path(source)
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES | VIDEOS)
+        if not paths:
+            raise ValueError(f"--prefix {source} holds neither pictures nor videos.")
+    elif path.is_file():
+        paths = [path]
+    else:
+        raise FileNotFoundError(f"There is no picture, video or folder {source}; check --prefix.")
+    return [read_prefix(one, resolution=resolution, frames=frames) for one in paths]
+
+
+def read_prefix(path: Path, resolution: int, frames: int) -> Prefix:
+    """Read a picture, or the last frames of a video."""
+    if path.suffix.lower() in PICTURES:
+        video, start = read_picture(path)[None], 0
+    else:
+        start = max(count_frames(path) - frames, 0)
+        video = read_frames(path, start=start)
+    with open(path, "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    said = {"file": path.name, "start": start, "frames": len(video), "sha256": content}
+    return Prefix(resize_crop(video, resolution), said)

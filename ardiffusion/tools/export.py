@@ -1,0 +1,122 @@
+"""A shareable model of any source: weights, configuration and a model card, in a folder or hub."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ardiffusion.convert import from_published
+from ardiffusion.generator import Generator
+from ardiffusion.hub import put_together
+from ardiffusion.metrics.score import Score
+from ardiffusion.published.schedule import published_schedule
+from ardiffusion.sources import BUILT, Found, load_source
+from ardiffusion.weights.card import Card
+from ardiffusion.weights.checkpoint import read_checkpoint
+from ardiffusion.weights.description import describe
+from ardiffusion.weights.folders import upload, write_model
+from ardiffusion.weights.tensor_files import read_tensors
+
+# What the shapes of a published file cannot tell, as it usually is.
+TOLD = {"heads": None, "tokens": 32, "frames": 16, "causal": True, "open_context": True}
+
+
+def export(
+    source: str,
+    target: str,
+    arvae: str | None = None,
+    summary: str = Card.summary,
+    data: str | None = None,
+    license: str = Card.license,
+    scores: list[str] | None = None,
+    private: bool = False,
+    heads: int | None = None,
+    tokens: int = 32,
+    frames: int = 16,
+    causal: bool = True,
+    open_context: bool = True,
+) -> dict[str, Any]:
+    """Write a model to share: config.json, model.safetensors and README.md, its model card.
+
+    A source of both stages, or of stage 2 with --arvae, becomes a whole generator, which
+    `ardiff-dit predict --ckpt_path` takes; one of a single network becomes that network.
+
+    Args:
+        source: A checkpoint, folder, file of weights, published ones too, or hf://user/repo.
+        target: A folder, or hf://user/repo to upload to.
+        arvae: Where to take the auto-encoder from, where the source has none or another is wanted.
+        summary: A sentence or more on the model, for its card.
+        data: What it was trained on, for its card; by default the data folder's name in the
+            config.yaml of the run.
+        license: Its licence by the Hub's name, such as apache-2.0.
+        scores: Files of score records for its card; by default those of the run.
+        private: Whether a new repository on the Hub is private.
+        heads: Number of attention heads of a published file that does not tell.
+        tokens: Tokens per frame of a published file.
+        frames: Frames of the window of a published file.
+        causal: Whether a frame of a published transformer sees no later frame.
+        open_context: Whether a published transformer's context tokens see the frames.
+    """
+    if not target:
+        raise ValueError("The target is empty; name a folder or hf://user/repo.")
+    told = {"heads": heads, "tokens": tokens, "frames": frames}
+    told |= {"causal": causal, "open_context": open_context}
+    found = load_source(source) if told == TOLD else load_told(Path(source), told)
+    card = make_card(source, summary=summary, data=data, license=license, scores=scores)
+    if "dit" in found.networks and (arvae or "arvae" in found.networks):
+        model: Any = Generator(**put_together(found, source, arvae=arvae, classes=()))
+        description = model.describe()
+    else:
+        model = next(iter(found.networks.values()))
+        said = {name: describe(found.settings[name]) for name in BUILT if name in found.settings}
+        description = describe(model) | said
+    weights = model.state_dict()
+
+    def write(folder: str) -> None:
+        write_model(folder, description, weights=weights, card=card)
+
+    if target.startswith("hf://"):
+        message = f"Upload {description['class']}"
+        target = upload(write, repository=target, message=message, private=private)
+    else:
+        write(target)
+    size = sum(value.numel() for value in weights.values())
+    return {"target": target, "class": description["class"], "parameters": size}
+
+
+def load_told(path: Path, told: dict[str, Any]) -> Found:
+    """Load a published file of which the user says what its shapes cannot tell."""
+    tensors, _ = read_tensors(path)
+    schedule = published_schedule(tensors)
+    settings = {"schedule": schedule} if schedule else {}
+    return Found(from_published(tensors, **told), settings)
+
+
+def make_card(
+    source: str, summary: str, data: str | None, license: str, scores: list[str] | None
+) -> Card:
+    """Say on a card what the run of a checkpoint left beside it, and what the user adds."""
+    path = Path(source)
+    run = path.parent.parent  # of runs/dit/checkpoints/last.ckpt
+    steps = None
+    if path.suffix == ".ckpt" and path.is_file():
+        steps = read_checkpoint(path).get("global_step")
+        scores = list(map(str, sorted(run.glob("scores/*.json")))) if scores is None else scores
+        data = data or data_of(run / "config.yaml")
+    records = [Score.load(score) for score in scores or ()]
+    return Card(
+        summary=summary,
+        data=data or Card.data,
+        license=license,
+        steps=steps if isinstance(steps, int) else None,
+        scores=[(r.metric, f"{r.value:.4g}", r.line().split(", ", 1)[1]) for r in records],
+    )
+
+
+def data_of(config: Path) -> str | None:
+    """Return the name of the folder that a run was trained on, if its configuration says so."""
+    try:
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return Path(found["data"]["root"]).name
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return None

@@ -1,0 +1,165 @@
+"""Writing generated videos: what `ardiff-dit predict` runs, one MP4 and one JSON line a sample."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import yaml
+from lightning import LightningModule
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ardiffusion.data.samples import SampleFolder
+from ardiffusion.data.writer import VideoWriter
+from ardiffusion.diffusion.noise import sample_seed
+from ardiffusion.diffusion.plans import AD
+from ardiffusion.diffusion.sampler import Sampler
+from ardiffusion.generator import Generator
+from ardiffusion.weights.description import describe
+
+
+class PredictModule(LightningModule):
+    """Writes videos that a generator makes; its batches are lists of requests.
+
+    Args:
+        generator: What generates.
+        sampler: How to sample.
+        frames: Frames per video.
+        folder: Where the videos go.
+        fps: Frames per second of the files.
+        prefixes: Frames that videos begin with, uint8 (P, 3, H, W), in turn; none if empty.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        sampler: Sampler,
+        frames: int,
+        folder: SampleFolder,
+        fps: float = 25,
+        prefixes: Sequence[Tensor] = (),
+    ) -> None:
+        super().__init__()
+        self.generator, self.sampler, self.frames = generator, sampler, frames
+        self.folder, self.fps, self.prefixes = folder, fps, prefixes
+
+    def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> None:
+        """Write the requested videos, those that begin with equally many frames together."""
+        lengths = [len(self.prefix_of(request)) for request in batch]
+        for length in sorted(set(lengths)):
+            chosen = [r for r, own in zip(batch, lengths, strict=True) if own == length]
+            self.write_videos(chosen, given=length)
+
+    def write_videos(self, batch: list[dict[str, Any]], given: int) -> None:
+        """Write videos, each frame as soon as it is there."""
+        files = [f"{request['index']:06d}.mp4" for request in batch]
+        prefix = torch.stack([self.prefix_of(request) for request in batch]) if given else None
+        steps = self.sampler.iterations(self.generator.dit, frames=self.frames, ready=given)
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            bar = stack.enter_context(progress_bar(enabled=self.trainer.is_global_zero))
+            task = bar.add_task(f"samples {batch[0]['index']}-{batch[-1]['index']}", total=steps)
+            writers = [
+                stack.enter_context(VideoWriter(self.folder.path / file, fps=self.fps))
+                for file in files
+            ]
+            for frame in self.generator.stream(
+                [sample_seed(request["seed"], request["index"]) for request in batch],
+                frames=self.frames,
+                labels=[request["label"] for request in batch],
+                prefix=prefix,
+                sampler=self.sampler,
+                progress=lambda: bar.advance(task),
+            ):
+                for writer, picture in zip(writers, frame.cpu(), strict=True):
+                    writer.write(picture)
+        for request, file in zip(batch, files, strict=True):
+            self.folder.add(request, file=file)
+
+    def prefix_of(self, request: dict[str, Any]) -> Tensor:
+        """Return the frames that a video begins with, (P, 3, H, W); none where none is given."""
+        if not self.prefixes:
+            return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+        return self.prefixes[request["index"] % len(self.prefixes)]
+
+
+def progress_bar(enabled: bool) -> Progress:
+    """Return a progress bar over iterations."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("iterations"),
+        TimeRemainingColumn(),
+        disable=not enabled,
+    )
+
+
+def sampling_settings(generator: Generator, sampler: Sampler, frames: int) -> dict[str, Any]:
+    """Return what `samples.jsonl` says of how a run samples; the AD schedule is the usual plan."""
+    plan = sampler.plan
+    usual = isinstance(plan, AD)
+    return {
+        "frames": frames,
+        "steps": sampler.steps,
+        "difference": plan.difference if isinstance(plan, AD) else None,
+        "plan": None if usual else plan.describe(),
+        "guidance": sampler.guidance,
+        "solver": type(sampler.solver).__name__,
+        "target": type(sampler.target).__name__,
+        "schedule": describe(sampler.schedule)["arguments"],
+        "model": generator.fingerprint(),
+    }
+
+
+def read_labels(given: str | Sequence[str | int], classes: Sequence[str]) -> list[str]:
+    """Return the class names that `--labels` names: one, or several as [dawn,night].
+
+    A name is taken as it is written: YAML would read classes called 1, yes, null or 1e3 as
+    something else.
+
+    Raises:
+        ValueError: If a name is not among the classes, or there is none.
+    """
+    if isinstance(given, str):
+        listed = given.strip()
+        inner = listed[1:-1] if listed.startswith("[") and listed.endswith("]") else listed
+        names = [given] if given in classes else [unquote(part) for part in split_list(inner)]
+    else:
+        names = [str(name) for name in given]
+    if not names:
+        raise ValueError("--labels names no class: name one or more, or leave it out for all.")
+    for name in names:
+        if name not in classes:
+            known = f"knows {', '.join(classes)}" if classes else "has no classes"
+            raise ValueError(f"The model has no class {name!r}: it {known}; correct --labels.")
+    return names
+
+
+def split_list(text: str) -> list[str]:
+    """Split a list at the commas that stand in no quotes."""
+    parts, quote = [""], ""
+    for letter in text:
+        quote = "" if letter == quote else quote or (letter if letter in "'\"" else "")
+        parts = [*parts, ""] if letter == "," and not quote else [*parts[:-1], parts[-1] + letter]
+    return [part for part in parts if part.strip()]
+
+
+def unquote(text: str) -> str:
+    """Strip blanks and, around them, quotes as YAML has them."""
+    text = text.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return str(yaml.safe_load(text)) if quoted else text
+
+
+def make_requests(samples: int, seed: int, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """List what to generate: index, seed and class name of each sample.
+
+    Args:
+        samples: Number of videos.
+        seed: Seed of the run.
+        labels: Class names, taken in turn; empty for a model without classes.
+    """
+    turns = list(labels) or [None]
+    return [{"index": i, "seed": seed, "label": turns[i % len(turns)]} for i in range(samples)]

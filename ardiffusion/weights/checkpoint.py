@@ -1,0 +1,91 @@
+"""Our Lightning checkpoints as data: which stage made them, of which parts, with which weights."""
+
+from pathlib import Path
+from typing import Any
+
+from ardiffusion.weights.description import build
+from ardiffusion.weights.strict import assign_weights
+from ardiffusion.weights.tensor_files import read_pickle
+
+COMMANDS = {"arvae": "ardiff-vae", "dit": "ardiff-dit"}
+NETWORKS = ("arvae", "dit")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Map a checkpoint into memory, running nothing that it may contain.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint, with a sentence that names the file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}; check --ckpt_path.")
+    try:
+        checkpoint = read_pickle(Path(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a whole checkpoint of weights and numbers; check --ckpt_path."
+        ) from error
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        raise ValueError(f"{path} holds no Lightning checkpoint; check --ckpt_path.")
+    return checkpoint
+
+
+def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The checkpoint") -> None:
+    """Refuse a checkpoint of the other stage, or of another project.
+
+    Args:
+        checkpoint: What the checkpoint holds.
+        stage: The stage it must be of.
+        source: Its name in the sentence.
+    """
+    found = checkpoint.get("stage")
+    if found != stage:
+        made_by = f"was made by {COMMANDS[found]}" if found in COMMANDS else "is not ours"
+        raise ValueError(
+            f"{source} {made_by}, but {COMMANDS[stage]} needs one of its own; check --ckpt_path."
+        )
+
+
+def read_parts(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the descriptions of a checkpoint's parts, and the sampling defaults, by name.
+
+    Raises:
+        ValueError: If it does not describe its networks.
+    """
+    parts = checkpoint.get("parts")
+    if parts is None and isinstance(checkpoint.get("networks"), dict):
+        parts = checkpoint["networks"] | older_settings(checkpoint, source=source)
+    if not isinstance(parts, dict):
+        raise ValueError(f"{source} is no checkpoint of ours: it does not describe its networks.")
+    return parts
+
+
+def older_settings(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """Describe schedule and target of a checkpoint from before generators described themselves."""
+    found = checkpoint.get("diffusion")
+    if found is None:
+        return {}
+    known = ("beta_start", "beta_end", "timesteps", "target", "classes")
+    if not isinstance(found, dict) or not found.keys() >= set(known):
+        raise ValueError(
+            f"{source} does not say what its network predicts and on which noise schedule; take "
+            "a checkpoint that `ardiff-dit fit` wrote."
+        )
+    return {
+        "schedule": {"class": "NoiseSchedule", "arguments": {k: found[k] for k in known[:3]}},
+        "target": {"class": found["target"], "arguments": {}},
+        "classes": found["classes"],
+    }
+
+
+def build_networks(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """Build the networks of a checkpoint around its own tensors."""
+    state, parts = checkpoint["state_dict"], read_parts(checkpoint, source=source)
+    networks = {}
+    for kind in (kind for kind in NETWORKS if kind in parts):
+        network = build(parts[kind], source=source)
+        weights = {n: v for n, v in state.items() if n.startswith(f"{kind}.")}
+        names = {name: f"{kind}.{name}" for name in network.state_dict()}
+        networks[kind] = assign_weights(network, weights, names=names, source=source)
+    return networks
