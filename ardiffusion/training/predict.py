@@ -55,7 +55,7 @@ class PredictModule(LightningModule):
         """Write videos, each frame as soon as it is there."""
         files = [f"{request['index']:06d}.mp4" for request in batch]
         prefix = torch.stack([self.prefix_of(request) for request in batch]) if given else None
-        steps = self.sampler.iterations(self.generator.dit, frames=self.frames, ready=given)
+        steps = self.sampler.iterations(self.generator.dit, frames=self.frames, given_frames=given)
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             bar = stack.enter_context(progress_bar(enabled=self.trainer.is_global_zero))
