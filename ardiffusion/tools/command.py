@@ -28,6 +28,7 @@ TOOLS = {
     "reconstruct": "encode and decode videos",
     "gallery": "show videos, scores and figures on one HTML page",
     "stability": "compare how steadily runs train",
+    "export": "write a model to share, in a folder or on the Hub",
     "videos": "write procedural videos into class folders",
 }
 
