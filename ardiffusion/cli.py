@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -209,7 +210,7 @@ def run(
 ) -> None:
     """Run a command, turning bad input into one sentence and exit code 2."""
     given = sys.argv[1:] if args is None else args
-    with nullcontext() if "--debug" in given else user_errors():
+    with nullcontext() if "--debug" in given else user_errors(MisconfigurationException):
         cli(
             model_class=model_class,
             datamodule_class=VideoDataModule,

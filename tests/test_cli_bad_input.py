@@ -80,6 +80,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "label": ("dit", "predict", {"labels": "[noon]"}, "no class 'noon': it knows dawn, day, dusk"),
     "no test split": ("vae", "test", {"data__test_fraction": 0.0}, "test split holds no video"),
     "clipping": ("vae", "fit", {"trainer__gradient_clip_val": 1}, "takes --model.grad_clip inste"),
+    "trainer": ("vae", "fit", {"trainer__max_epochs": -5}, "must be a non-negative integer or -1"),
     "option": ("vae", "fit", {"model__nope": 1}, r"--model.nope=1 \(--help lists all options\)"),
     "type": ("dit", "fit", {"data__frames": "many"}, r'"data.frames": Expected a .*int.*: many'),
     "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
