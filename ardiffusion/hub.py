@@ -1,5 +1,6 @@
 """Networks and generators from wherever their weights are; `sources.py` says where that may be."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "save_pretrained",
 ]
 
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w-]*/[\w-]+")  # user/repo, which is no path of a file
 # What is taken where a source does not say it itself.
 ASSUMED = {
     "target": "what its network predicts (x_0 is assumed)",
@@ -67,7 +69,7 @@ def load_parts(
 ) -> dict[str, Any]:
     """Load the arguments of a `Generator`; see `Generator.from_pretrained`."""
     name = str(source)
-    if not Path(name).exists() and name.count("/") == 1 and name.replace("/", "").isidentifier():
+    if REPOSITORY.fullmatch(name) and not Path(name).exists():
         name = f"hf://{name}"
     return put_together(load_source(name), name, arvae=arvae, classes=classes)
 

@@ -37,6 +37,10 @@ def find_configs(args: list[str]) -> list[str]:
 
 def config_file(name: str) -> str:
     """Return the path of a config: the file itself if it exists, else the shipped one."""
+    if os.path.isfile(name):
+        with open(name, "rb") as file:
+            if file.read(2) == b"PK":
+                raise ValueError(f"{name} is a checkpoint and no configuration: use --ckpt_path.")
     if os.path.exists(name):
         return name
     shipped = [folder / name for folder in SHIPPED if os.path.isfile(folder / name)]

@@ -5,6 +5,7 @@ Sampling settings are options of predict; what is not given is the generator's o
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -177,6 +178,11 @@ class SamplingTrainer(Trainer):
 def load_generator(ckpt_path: str | None, arvae: str | None, dataset: str) -> Generator:
     """Load what `predict` generates with: what is named, or the published weights."""
     if ckpt_path:
+        if not ckpt_path.startswith("hf://") and not Path(ckpt_path).exists():
+            raise FileNotFoundError(
+                f"There is no file or folder {ckpt_path}; check --ckpt_path. Sources on the Hub "
+                "begin with hf://."
+            )
         return Generator.from_pretrained(ckpt_path, arvae=arvae, classes=preset(dataset).classes)
     return Generator.published(dataset, arvae=arvae)
 
