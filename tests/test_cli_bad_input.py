@@ -83,6 +83,8 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "trainer": ("vae", "fit", {"trainer__max_epochs": -5}, "must be a non-negative integer or -1"),
     "option": ("vae", "fit", {"model__nope": 1}, r"--model.nope=1 \(--help lists all options\)"),
     "type": ("dit", "fit", {"data__frames": "many"}, r'"data.frames": Expected a .*int.*: many'),
+    "range": ("dit", "predict", {"guidance": -1}, "guidance is -1, expected: >=0 .--help lists"),
+    "part": ("dit", "predict", {"plan": "Foo"}, "plan is Foo, expected: dot import path"),
     "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
     "no model": ("dit", "fit", {"config": None}, "key|class|--model"),
     "perceptual": (

@@ -76,9 +76,7 @@ def test_parts_of_a_checkpoint_are_those_of_a_closed_table(
         lambda checkpoint: checkpoint["parts"].update({name: call}),
     )
     with pytest.raises(SystemExit, match="2"):
-        runs.run(
-            stage, verb, ckpt_path=bad, output=tmp_path / "out" if verb == "predict" else None
-        )
+        runs.run(stage, verb, ckpt_path=bad, **output)
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")
     assert not bait.exists()
 

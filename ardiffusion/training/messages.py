@@ -6,6 +6,7 @@ be as they are.
 
 import logging
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -47,12 +48,23 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
 def user_message(error: Exception) -> str:
     """Say what went wrong; the parser's and the system's errors do not say what to do."""
     if isinstance(error, ArgumentError):
-        return f"{' '.join(str(error).split()).rstrip('.')} (--help lists all options)."
+        return f"{parser_message(str(error)).rstrip('.')} (--help lists all options)."
     if isinstance(error, OSError) and str(error).startswith("[Errno"):
         place = error.filename or "a file"
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         return f"Cannot use {place} ({reason}): check the path, its permissions and the disk."
     return str(error)
+
+
+def parser_message(text: str) -> str:
+    """Say which option has which value and why not, where the parser lists all that it tried."""
+    option = re.search(r'key "([^"]+)"', text)
+    value = re.search(r"Given value: (.*)", text)
+    reasons = [line for line in re.findall(r"^ *- (.*)", text, re.M) if "NoneType" not in line]
+    if not (option and value and reasons):
+        return " ".join(text.split())
+    expected = " or ".join(re.sub(r".*restriction v|^Expected a ", "", line) for line in reasons)
+    return f"{option[1]} is {value[1]}, expected: {expected.replace('typing.', '')}"
 
 
 @contextmanager
