@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import INDEX, Index
 from ardiffusion.data.encoding import ShardWriter, finish_cache
-from ardiffusion.data.latents import LatentCache, cut, join_clips
+from ardiffusion.data.latents import LatentCache, Place, find_rows, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
 from ardiffusion.files import write_json
 
@@ -99,17 +99,29 @@ def test_cache_with_a_stride_joins_on_its_grid(tmp_path: Path) -> None:
         every(folder, frames=2, stride=3)
 
 
-def test_gap_splits_a_video_into_runs() -> None:
+def test_gap_splits_a_video_into_spans() -> None:
     clips = [(8, "s", 2), (0, "s", 0), (4, "s", 1), (20, "t", 0), (22, "t", 1), (20, "u", 5)]
-    (start, first), (later, second) = join_clips(clips, frames=4, stride=1)
-    assert (start, sum(segment.rows for segment in first)) == (0, 12)
-    assert (later, sum(segment.rows for segment in second)) == (20, 6)
-    assert [tuple(piece[:4]) for piece in cut(first, 3, 6)] == [
+    first, second = join_clips([Place(*clip) for clip in clips], frames=4, stride=1)
+    assert [clip.start for clip in first] == [0, 4, 8]
+    assert [clip.start for clip in second] == [20, 20, 22]
+    assert [*find_rows(first, 3, 6, frames=4, stride=1)] == [
         ("s", 0, 3, 1),
         ("s", 1, 0, 4),
         ("s", 2, 0, 1),
     ]
-    assert [tuple(piece[:4]) for piece in cut(second, 3, 3)] == [("t", 0, 3, 1), ("t", 1, 2, 2)]
+    assert [*find_rows(second, 3, 3, frames=4, stride=1)] == [("t", 1, 1, 3)]
+    assert [*find_rows(second, 1, 5, frames=4, stride=1)] == [("u", 5, 1, 3), ("t", 1, 2, 2)]
+
+
+def test_clips_on_other_grids_are_spans_of_their_own() -> None:
+    clips = [Place(start, "s", start) for start in (0, 6, 7, 12)]
+    spans = join_clips(clips, frames=3, stride=2)
+    assert [[clip.start for clip in span] for span in spans] == [[0, 6, 12], [7]]
+    assert [*find_rows(spans[0], 2, 5, frames=3, stride=2)] == [
+        ("s", 0, 2, 1),
+        ("s", 6, 0, 3),
+        ("s", 12, 0, 1),
+    ]
 
 
 def test_splits_labels_and_workers(tmp_path: Path) -> None:

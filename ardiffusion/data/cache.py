@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypedDict, TypeGuard, cast
@@ -97,20 +98,22 @@ def is_index(found: object) -> TypeGuard[Index]:
 
 
 def read_index(path: str | Path) -> Index:
-    """Read what a cache says of itself, which is checked before anything else trusts it."""
-    file, index = Path(path) / INDEX, None
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} holds no latent cache ({INDEX} is missing): write one with "
-            "`ardiff-vae predict`."
-        ) from None
-    except (ValueError, RecursionError):
-        pass
-    if not is_index(index):
-        raise ValueError(f"{file} is broken: delete it and resume `ardiff-vae predict`.")
-    return index
+    """Read what a cache says of itself, which is checked before anything trusts it."""
+    file, found = Path(path) / INDEX, None
+    with suppress(ValueError, RecursionError):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path} holds no latent cache ({INDEX} is missing): write one with "
+                "`ardiff-vae predict`."
+            ) from None
+    if not is_index(found):
+        raise ValueError(
+            f"{file} is broken: delete it and resume `ardiff-vae predict`; a cache of an older "
+            "version is to be written anew."
+        )
+    return found
 
 
 def _hash(header: str, latents: Tensor) -> str:
@@ -132,11 +135,12 @@ def read_shard(file: Path) -> Shard:
         with safe_open(file, framework="pt") as stored:
             notes, latents = stored.metadata() or {}, stored.get_tensor("latents")
         header = json.loads(notes["header"])
-        whole = _hash(notes["header"], latents) == notes["hash"] and has_type(header, Header)
+        if not has_type(header, Header) or not are_clips(header["keys"]):
+            raise ValueError("its header is not what was written")
         sizes = (len(header["keys"]), header["origin"]["frames"])
-        if not whole or latents.shape[:2] != sizes or not are_clips(header["keys"]):
+        if latents.shape[:2] != sizes or _hash(notes["header"], latents) != notes["hash"]:
             raise ValueError("its content is not what was written")
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"Shard {file} of the latent cache is missing or broken ({error}): delete it and "
             "resume `ardiff-vae predict`."

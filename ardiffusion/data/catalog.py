@@ -22,17 +22,10 @@ class Catalog(TypedDict):
 
 
 class SplitRule(NamedTuple):
-    """How videos are split.
-
-    Attributes:
-        root: Folder of the data set.
-        lists: Text file or folder of `root` for each split that has one.
-        fractions: Fraction of the videos for each split that has no list.
-        seed: Seed of the draw.
-    """
+    """How videos are split: by lists, and by fractions where there is none."""
 
     root: Path
-    lists: dict[str, str]
+    lists: dict[str, str]  # text file or folder of the root, by name of the split
     fractions: dict[str, float] = FRACTIONS
     seed: int = 0
 
@@ -59,14 +52,7 @@ class SplitRule(NamedTuple):
 def read_catalog(
     rule: SplitRule, frames: int, max_broken: float = 0.05, cache: str | None = None
 ) -> Catalog:
-    """Look at every video of a data set.
-
-    Args:
-        rule: How to split them.
-        frames: Frames that a video must have.
-        max_broken: Largest fraction of broken, empty or too short videos that is skipped.
-        cache: Folder for the index of frame counts.
-    """
+    """Look at every video; those of at least so many frames can be used."""
     entries = find_clips(rule.root)
     names, paths = class_names(entries), [entry.path for entry in entries]
     counts = index_clips(rule.root, paths, cache=cache)

@@ -99,14 +99,7 @@ def finish_cache(path: str | Path, index: Index, expected: Iterable[str]) -> Ind
 
 
 class ShardWriter:
-    """Collect the clips of one process and write them shard by shard.
-
-    Args:
-        path: Folder of the cache.
-        index: What the cache will say of itself.
-        rank: Number of the process, part of the shards' names.
-        clips: Clips per shard.
-    """
+    """Collect the clips of one process and write them in shards of so many."""
 
     def __init__(self, path: str | Path, index: Index, rank: int = 0, clips: int = 1024) -> None:
         self.path, self.index, self.rank, self.clips = Path(path), index, rank, clips

@@ -81,13 +81,7 @@ def _count(path: Path) -> Count:
 def index_clips(
     root: str | Path, clips: Sequence[str], cache: str | Path | None = None
 ) -> dict[str, Count]:
-    """Count the frames of clips, from the cache where nothing changed.
-
-    Args:
-        root: Folder of the data set.
-        clips: Paths below it.
-        cache: Folder for the index, the user's cache folder by default.
-    """
+    """Count the frames of clips below a folder, from the cache where nothing changed."""
     root, saved = Path(root), time.monotonic()
     file, stamps = cache_file(root, cache), {clip: _stamp(root / clip) for clip in clips}
     counts = _load(file, stamps)
@@ -112,13 +106,7 @@ def index_clips(
 def usable_clips(
     root: str | Path, counts: dict[str, Count], frames: int, max_broken: float = 0.05
 ) -> dict[str, int]:
-    """Keep the clips that are long enough, list the others, and stop when these are too many.
-
-    Args:
-        root: Folder of the data set, for the messages.
-        counts: What `index_clips` returned.
-        frames: Frames a clip must have.
-        max_broken: Largest fraction of clips that may be broken, empty or too short.
+    """Keep the clips of enough frames, list the others, and stop when these are too many.
 
     Returns:
         The number of frames of each usable clip.

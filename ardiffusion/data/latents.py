@@ -6,6 +6,7 @@ one span of frames, and a clip may start at any frame of it, whatever the clips 
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,56 +15,39 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ardiffusion.data.cache import open_cache
-from ardiffusion.data.windows import BrokenData, FrameSpan
+from ardiffusion.data.windows import BrokenData, FrameSpan, extent
 
 
-class Segment(NamedTuple):
-    """Consecutive rows of one cached clip, and how many rows of its span come before."""
+class Place(NamedTuple):
+    """Where a clip is: its first frame in the video, its shard, and its number there."""
 
+    start: int
     shard: str
-    clip: int
-    first: int
-    rows: int
-    before: int
+    number: int
 
 
-def join_clips(
-    clips: list[tuple[int, str, int]], frames: int, stride: int
-) -> list[tuple[int, list[Segment]]]:
-    """Join cached clips `(start, shard, number in the shard)` of a video.
-
-    Returns:
-        Where each span of frames starts in the video, and its segments.
-    """
-    spans: list[tuple[int, list[Segment]]] = []
-    after = 0  # the next frame that the last span lacks
-    for start, shard, clip in sorted(clips, key=lambda c: (c[0] % stride, c[0])):
-        known, rest = divmod(after - start, stride)  # rows that the span holds already
-        if not spans or rest or known < 0:
-            spans.append((start, []))
-            known, after = 0, start
-        if known < frames:
-            begun, segments = spans[-1]
-            segments.append(
-                Segment(shard, clip, known, frames - known, before=(after - begun) // stride)
-            )
-            after = start + frames * stride
+def join_clips(clips: list[Place], frames: int, stride: int) -> list[list[Place]]:
+    """Gather the clips of a video that leave no gap between them."""
+    spans: list[list[Place]] = []
+    for clip in sorted(clips, key=lambda clip: (clip.start % stride, clip.start)):
+        ahead, rest = divmod(clip.start - spans[-1][-1].start, stride) if spans else (0, 1)
+        if rest or ahead > frames:
+            spans.append([])
+        spans[-1].append(clip)
     return spans
 
 
-def cut(segments: list[Segment], first: int, rows: int) -> list[Segment]:
-    """Find rows of a span in its segments."""
-    found: list[Segment] = []
-    number = bisect_right(segments, first, key=lambda segment: segment.before) - 1
+def find_rows(
+    span: list[Place], first: int, rows: int, frames: int, stride: int
+) -> Iterator[tuple[str, int, int, int]]:
+    """Find the rows of a window: shards, numbers of clips in them, first rows, and how many."""
+    frame = span[0].start + first * stride  # of the video
     while rows > 0:
-        segment = segments[number]
-        skip = first - segment.before
-        take = min(rows, segment.rows - skip)
-        found.append(
-            Segment(segment.shard, segment.clip, segment.first + skip, take, before=first)
-        )
-        first, rows, number = first + take, rows - take, number + 1
-    return found
+        clip = span[bisect_right(span, frame, key=lambda clip: clip.start) - 1]
+        row = (frame - clip.start) // stride
+        take = min(rows, frames - row)
+        yield clip.shard, clip.number, row, take
+        frame, rows = frame + take * stride, rows - take
 
 
 class LatentCache:
@@ -80,9 +64,10 @@ class LatentCache:
     name = "latents"
 
     def __init__(self, path: str | Path) -> None:
-        self.place = Path(path)
-        self.index = open_cache(path)
-        self._segments: dict[FrameSpan, list[Segment]] = {}
+        self.place = Path(path).expanduser()
+        self.index = open_cache(self.place)
+        self.origin = self.index["origin"]
+        self._clips: dict[FrameSpan, list[Place]] = {}
         self._shards: dict[str, safe_open] = {}  # opened when first read, by each process
         found = self._join()
         self.spans = {
@@ -95,30 +80,31 @@ class LatentCache:
 
     def _join(self) -> dict[str, list[FrameSpan]]:
         """Find the frames of each video that follow each other, and where they are."""
-        clips: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
+        frames, stride = self.origin["frames"], self.origin["stride"]
+        clips: dict[str, list[Place]] = defaultdict(list)
         for shard, keys in self.index["shards"].items():
             for number, key in enumerate(keys):
                 path, start = key.rsplit(":", maxsplit=1)
-                clips[path].append((int(start), shard, number))
-        origin, found = self.index["origin"], defaultdict(list)
+                clips[path].append(Place(int(start), shard, number))
+        found: dict[str, list[FrameSpan]] = defaultdict(list)
         for path, label in self.index["labels"].items():
-            runs = join_clips(clips[path], frames=origin["frames"], stride=origin["stride"])
-            for start, segments in runs:
-                rows = segments[-1].before + segments[-1].rows
-                span = FrameSpan(path, rows, label, start=start, stride=origin["stride"])
-                self._segments[span] = segments
+            for places in join_clips(clips[path], frames=frames, stride=stride):
+                start, rows = places[0].start, (places[-1].start - places[0].start) // stride
+                span = FrameSpan(path, rows + frames, label, start=start, stride=stride)
+                self._clips[span] = places
                 found[path].append(span)
         return found
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
         """Read a clip of cached frames."""
         pieces: list[Tensor] = []
-        for shard, clip, row, rows, _ in cut(self._segments[span], first, (frames - 1) * step + 1):
+        rows, sizes = extent(frames, step), (self.origin["frames"], span.stride)
+        for shard, number, row, take in find_rows(self._clips[span], first, rows, *sizes):
             try:
                 if shard not in self._shards:
                     self._shards[shard] = safe_open(self.place / shard, framework="pt")
                 stored = self._shards[shard].get_slice("latents")
-                pieces.append(stored[clip, row : row + rows])  # (rows, L, C)
+                pieces.append(stored[number, row : row + take])  # (rows, L, C)
             except (OSError, SafetensorError) as error:
                 raise BrokenData(
                     f"Shard {shard} of latent cache {self.place} cannot be read any more "

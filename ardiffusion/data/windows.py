@@ -7,7 +7,6 @@ import hashlib
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable
-from functools import cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -101,6 +100,13 @@ class EveryWindow(Dataset[dict[str, Any]]):
         self.reader, self.frames, self.stride, self.may_break = reader, frames, stride, may_break
         long = [span for span in spans if self.starts(span) > 0]
         self.videos = [list(found) for _, found in groupby(long, key=lambda span: span.path)]
+        # a video's number, a span of it and where a clip begins there
+        self.windows = [
+            (number, span, first)
+            for number, spans in enumerate(self.videos)
+            for span in spans
+            for first in every_start(span.frames, frames, stride=self.step(span))
+        ]
         # one flag per video, shared by all workers
         self.broken = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
 
@@ -117,16 +123,6 @@ class EveryWindow(Dataset[dict[str, Any]]):
     def starts(self, span: FrameSpan) -> int:
         """Count the frames of a span at which a clip may start."""
         return span.frames - extent(self.frames, self.step(span)) + 1
-
-    @cached_property
-    def windows(self) -> list[tuple[int, FrameSpan, int]]:
-        """The number of its video, the span and the first frame of each clip."""
-        return [
-            (number, span, first)
-            for number, spans in enumerate(self.videos)
-            for span in spans
-            for first in every_start(span.frames, self.frames, stride=self.step(span))
-        ]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -187,8 +183,9 @@ class RandomWindows(Dataset[dict[str, Any]]):
         return len(self.every.videos) * self.clips_per_video
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        drawn = index if isinstance(index, tuple) else (int(torch.randint(2**62, ())), index)
-        epoch, index = drawn
+        if not isinstance(index, tuple):
+            index = (int(torch.randint(2**62, ())), index)
+        epoch, index = index
         if not 0 <= index < len(self):
             raise IndexError(f"Clip {index} of {len(self)}.")
         others = range(index, index + len(self.every.videos))

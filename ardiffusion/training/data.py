@@ -1,5 +1,6 @@
 """The data of both stages: clips of videos, or latents that an AR-VAE wrote of them."""
 
+import os
 from collections.abc import Callable, Collection
 from functools import cached_property
 from math import inf
@@ -63,9 +64,8 @@ class VideoDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_range(1, frames=frames, stride=stride, batch_size=batch_size)
-        check_range(1, clips_per_video=clips_per_video)
-        check_range(1, resolution=1 if resolution is None else resolution)
+        check_range(1, resolution=1 if resolution is None else resolution, frames=frames)
+        check_range(1, stride=stride, batch_size=batch_size, clips_per_video=clips_per_video)
         check_range(0, workers=workers)
         check_range(0, 1, val_fraction=val_fraction, test_fraction=test_fraction)
         check_range(0, 1, max_broken=max_broken)
@@ -77,7 +77,7 @@ class VideoDataModule(LightningDataModule):
         lists = {"train": train_list, "val": val_list, "test": test_list}
         self.rule = SplitRule(
             self.root,
-            lists={name: path for name, path in lists.items() if path is not None},
+            lists={name: os.path.expanduser(p) for name, p in lists.items() if p is not None},
             fractions={"val": val_fraction, "test": test_fraction},
             seed=seed,
         )
