@@ -1,3 +1,5 @@
+import gc
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,7 +32,34 @@ def test_written_video_keeps_frames_size_and_rate(size: tuple[int, int], tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_failed_writing_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fps", [0.1, 0.5, 7.5, 12.5, 23.976, 24, 29.97, 59.94, 119.88, 240, 1000])
+@pytest.mark.parametrize("frames", [1, 5])
+def test_accepted_rates_are_those_of_the_file(fps: float, frames: int, tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", frames=grey(frames, 16, 16), fps=fps)
+    with av.open(tmp_path / "clip.mp4") as file:
+        rate = file.streams.video[0].average_rate
+    assert rate is not None and float(rate) == pytest.approx(fps, rel=1e-5)
+
+
+@pytest.mark.parametrize("fps", [1e9, 0.0001, float("nan"), float("inf"), -25])
+def test_other_rates_are_refused(fps: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"clip\.mp4: fps={fps} must be from 0\.1 to 1000"):
+        VideoWriter(tmp_path / "clip.mp4", fps=fps)
+
+
+def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".clip.mp4.99999999.tmp", tmp_path / f".b.mp4.{os.getpid()}.tmp"
+    for leftover in (dead, alive):
+        leftover.touch()
+    with VideoWriter(tmp_path / "deeper" / "clip.mp4") as writer:
+        writer.write(grey(1, 16, 16)[0])
+    write_video(tmp_path / "clip.mp4", frames=grey(1, 16, 16))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [alive.name, "clip.mp4", "deeper"]
+
+
+def test_failed_writing_leaves_no_half_file_and_keeps_the_old_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     resource = pytest.importorskip("resource")
     noise = torch.randint(256, (40, 3, 64, 64), dtype=torch.uint8)
     path = tmp_path / "clip.mp4"
@@ -46,6 +75,8 @@ def test_failed_writing_leaves_no_half_file_and_keeps_the_old_one(tmp_path: Path
     with pytest.raises(KeyError), VideoWriter(path) as writer:
         writer.write(noise[0])
         raise KeyError
+    gc.collect()
+    assert capfd.readouterr().err == ""  # av has not printed the error as well
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
@@ -59,6 +90,6 @@ def test_writer_refuses_no_frames_and_a_change_of_size(tmp_path: Path) -> None:
     ):
         writer.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
         writer.write(torch.zeros(3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="fps=0 must be above 0, crf=18 from 0 to 51"):
+    with pytest.raises(ValueError, match=r"fps=0 must be from 0\.1 to 1000, crf=18 from 0 to 51"):
         VideoWriter(tmp_path / "clip.mp4", fps=0)
     assert list(tmp_path.iterdir()) == []

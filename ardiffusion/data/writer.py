@@ -1,7 +1,5 @@
 """Writing of videos as H.264 in MP4, frame by frame and all or nothing."""
 
-import errno
-import io
 import os
 from contextlib import suppress
 from fractions import Fraction
@@ -11,27 +9,19 @@ from typing import Self
 
 import av
 from av.container import OutputContainer
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 
+from ardiffusion.data.notices import shown
+from ardiffusion.files import partial_path, write_failure
+
+FPS = (0.1, 1000.0)  # players and containers know the rates between
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709
 _ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-
-
-class _Target(io.BufferedWriter):
-    """A file that remembers its first error, which FFmpeg's muxers may swallow."""
-
-    error: OSError | None = None
-
-    def write(self, data: bytes, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
 
 
 class VideoWriter:
@@ -42,20 +32,21 @@ class VideoWriter:
 
     Args:
         path: The MP4 file to write.
-        fps: Frames per second.
+        fps: Frames per second, from 0.1 to 1000.
         crf: Constant rate factor of x264: 0 is nearly lossless, 18 looks so, 51 is worst.
     """
 
     def __init__(self, path: str | Path, fps: float = 25, crf: int = 18) -> None:
-        if fps <= 0 or not 0 <= crf <= 51:
+        low, high = FPS
+        if not low <= fps <= high or not 0 <= crf <= 51:
             raise ValueError(
-                f"Cannot write {path}: fps={fps} must be above 0, crf={crf} from 0 to 51."
+                f"Cannot write {shown(path)}: fps={fps} must be from {low:g} to {high:g}, crf="
+                f"{crf} from 0 to 51."
             )
         self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self.partial: Path | None = None
         self.fps, self.crf = fps, crf
         self.frames = 0
-        self._file: _Target | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._convert = VideoReformatter()
@@ -75,8 +66,8 @@ class VideoWriter:
             self.discard()
 
     def _create(self, height: int, width: int) -> None:
-        self._file = _Target(io.FileIO(self.partial, "wb"))
-        self._container = av.open(self._file, mode="w", format="mp4")
+        self.partial = partial_path(self.path)
+        self._container = av.open(f"file:{self.partial}", mode="w", format="mp4")
         rate = Fraction(self.fps).limit_denominator(1001)
         stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(self.crf)})
         stream.width, stream.height = width, height
@@ -95,31 +86,30 @@ class VideoWriter:
             if self._container is None:
                 self._create(height=picture.height, width=picture.width)
             self._encode(picture)
-        except OSError as error:
-            raise self._failure(error) from error
+        except (OSError, FFmpegError) as error:
+            self.discard()
+            raise write_failure(self.path, error) from error
         self.frames += 1
 
     def close(self) -> None:
         """Finish the file and move it into place."""
-        if self._container is None or self._file is None:
-            raise ValueError(f"Cannot write {self.path}: it was given no frames.")
+        if self._container is None or self.partial is None:
+            raise ValueError(f"Cannot write {shown(self.path)}: it was given no frames.")
         try:
             self._encode(None)
             self._container.close()
-            self._file.close()
-            if self._file.error is not None:
-                raise self._file.error
             os.replace(self.partial, self.path)
-        except OSError as error:
-            raise self._failure(error) from error
+        except (OSError, FFmpegError) as error:
+            self.discard()
+            raise write_failure(self.path, error) from error
 
     def discard(self) -> None:
         """Drop what was written."""
-        for part in (self._container, self._file):
-            with suppress(OSError, ValueError):
-                if part is not None:
-                    part.close()
-        self.partial.unlink(missing_ok=True)
+        if self._container is not None:
+            with suppress(OSError, FFmpegError):
+                self._container.close()
+        if self.partial is not None:
+            self.partial.unlink(missing_ok=True)
 
     def _encode(self, picture: VideoFrame | None) -> None:
         container, stream = self._container, self._stream
@@ -127,8 +117,8 @@ class VideoWriter:
         if picture is not None:
             if (picture.width, picture.height) != (stream.width, stream.height):
                 raise ValueError(
-                    f"Cannot write {self.path}: a frame of {picture.width}x{picture.height} "
-                    f"follows one of {stream.width}x{stream.height}."
+                    f"Cannot write {shown(self.path)}: a frame of {picture.width}x"
+                    f"{picture.height} follows one of {stream.width}x{stream.height}."
                 )
             picture = self._convert.reformat(
                 picture,
@@ -139,15 +129,6 @@ class VideoWriter:
             )
         container.mux(stream.encode(picture))
 
-    def _failure(self, error: OSError) -> OSError:
-        self.discard()
-        first = (self._file.error if self._file else None) or error
-        reason = os.strerror(first.errno).lower() if first.errno else str(first)
-        hint = "free some space" if first.errno == errno.ENOSPC else "choose another place"
-        failure = OSError(f"Cannot write {self.path} ({reason}): {hint}.")
-        failure.errno = first.errno
-        return failure
-
 
 def write_video(path: str | Path, frames: Tensor, fps: float = 25, crf: int = 18) -> None:
     """Write a uint8 video (F, 3, H, W) as an H.264 MP4 file.
@@ -155,7 +136,7 @@ def write_video(path: str | Path, frames: Tensor, fps: float = 25, crf: int = 18
     Args:
         path: The MP4 file to write.
         frames: uint8 video (F, 3, H, W).
-        fps: Frames per second.
+        fps: Frames per second, from 0.1 to 1000.
         crf: Constant rate factor of x264: 0 is nearly lossless, 18 looks so, 51 is worst.
     """
     with VideoWriter(path, fps=fps, crf=crf) as writer:
