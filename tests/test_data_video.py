@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
+from ardiffusion.data import video as video_module
 from ardiffusion.data.video import VideoReader, count_frames, read_frames
 
 COUNT = 24
@@ -160,7 +162,7 @@ def test_frames_that_change_size_are_scaled_to_the_first(tmp_path: Path) -> None
     assert indices(video) == [*range(COUNT), *range(COUNT)]
 
 
-def test_pictures_are_ordered_by_the_last_integer(tmp_path: Path) -> None:
+def test_folder_of_pictures_is_a_video(tmp_path: Path) -> None:
     folder = tmp_path / "clip#000001#000012.mp4"  # TaiChi's folders look like files
     folder.mkdir()
     for index in range(12):
@@ -228,3 +230,39 @@ def test_asking_beyond_the_end_says_how_many_frames_there_are(tmp_path: Path) ->
         read_frames(path, start=20, frames=5)
     with pytest.raises(ValueError, match="stride=0"):
         read_frames(path, stride=0)
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.png"])
+def test_pipes_are_never_opened(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    for read in (count_frames, read_frames):
+        with pytest.raises(ValueError, match=rf"{name} is a pipe, a socket or a device: remove"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"new\nline", "\u2028".encode(), b"%d:\x1b[31m"])
+def test_any_name_is_read_and_told_in_one_line(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name + b".mkv")
+    encode(tmp_path / "a.mkv").rename(path)
+    assert indices(read_frames(path)) == list(range(COUNT))
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    Image.fromarray(barcode(3)).save(folder / os.fsdecode(name + b".png"))
+    assert indices(read_frames(folder)) == [3]
+    for bad in (path, folder / os.fsdecode(name + b".png")):
+        bad.write_bytes(b"bad")
+        with pytest.raises(ValueError, match="is broken or not a") as error:
+            read_frames(bad)
+        assert str(error.value).isprintable()
+
+
+def test_clip_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(tmp_path / "clip.mkv")
+    monkeypatch.setattr(video_module, "MAX_BYTES", 10 * 3 * 64 * 96)
+    assert len(read_frames(path, frames=10)) == 10
+    with pytest.raises(ValueError, match=r"11 frames of .*clip\.mkv are too large to be read"):
+        read_frames(path, frames=11)
+    with pytest.raises(ValueError, match=r"All frames of .*clip\.mkv are too large .* 96x64 pixe"):
+        read_frames(path)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS
-from ardiffusion.data.video import PICTURES, count_frames, read_frames, read_picture
+from ardiffusion.data.video import PICTURES, count_frames, read_frames
 
 
 class Prefix(NamedTuple):
@@ -45,11 +45,8 @@ def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
 
 def read_prefix(path: Path, resolution: int, frames: int) -> Prefix:
     """Read a picture, or the last frames of a video."""
-    if path.suffix.lower() in PICTURES:
-        video, start = read_picture(path)[None], 0
-    else:
-        start = max(count_frames(path) - frames, 0)
-        video = read_frames(path, start=start)
+    start = max(count_frames(path) - frames, 0)
+    video = read_frames(path, start=start)
     with open(path, "rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     said = {"file": path.name, "start": start, "frames": len(video), "sha256": content}

@@ -1,0 +1,157 @@
+"""Frames of video files, as FFmpeg decodes them: upright, of square pixels, over white."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+import torch
+from av.buffer import Buffer
+from av.codec.context import CodecContext
+from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from einops import rearrange
+from torch import Tensor
+
+from ardiffusion.data.notices import shown
+from ardiffusion.data.pictures import MAX_PIXELS, Size, check_size, over_white, square
+
+_LARGE = 1280 * 720  # pixels from which decoding a whole file on several threads pays
+# FFmpeg's default flags darken by 0.6 of 255 on average
+_ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails  # covers and previews
+_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # for sizes that only the decoder finds
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop it
+_SPARE = 0.1  # seconds by which a stream may end early
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video file and choose its stream.
+
+    Raises:
+        ValueError: If it is broken or holds no video, with a sentence that names it.
+    """
+    try:
+        # "file:" keeps FFmpeg from reading a protocol out of a name such as "a:b.mp4"
+        name = f"file:{path}"
+        with av.open(name, mode="r", metadata_errors="ignore", options=_OPTIONS) as container:
+            yield container, _choose(container, path)
+    except FFmpegError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        if isinstance(error, ArgumentError):
+            reason += f", or frames of more than {MAX_PIXELS} pixels"
+        raise ValueError(
+            f"{shown(path)} is broken or not a video ({reason}): replace it."
+        ) from error
+
+
+def _choose(container: InputContainer, path: Path) -> VideoStream:
+    """Return the first default stream, or the largest if there is none; covers are no video."""
+    streams = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
+    if not streams:
+        raise ValueError(f"{shown(path)} holds no video stream: remove it from the data folder.")
+    known = [s for s in streams if s.codec_context is not None]
+    if not known:
+        raise ValueError(
+            f"{shown(path)} holds video of a kind that cannot be decoded here: convert it."
+        )
+    default = [s for s in known if s.disposition & Disposition.default]
+    return default[0] if default else max(known, key=lambda s: s.width * s.height)
+
+
+def read_video(
+    path: Path, threads: bool, report: Callable[[str], None]
+) -> Iterator[Callable[[], Tensor]]:
+    """Yield functions that give the frames of a file, uint8 (H, W, 3), from first to last.
+
+    All are scaled to the size of the first.
+
+    Args:
+        path: The video file.
+        threads: Whether a large video is decoded on several threads.
+        report: Called with one sentence for each kind of damage that FFmpeg conceals.
+    """
+    with open_video(path) as (container, stream):
+        aspect, size = stream.sample_aspect_ratio, None
+        check_size(path, square((stream.width, stream.height), aspect))
+        decoder, convert = _decoder(stream, threads), VideoReformatter()
+        smeared, end = False, 0.0
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            for frame in decoder.decode(packet):
+                if (frame.is_corrupt or packet.is_corrupt) and not smeared:
+                    smeared = True
+                    report(
+                        f"{shown(path)} is damaged, which FFmpeg conceals by smeared or repeated "
+                        "frames: replace it."
+                    )
+                size = size or square((frame.width, frame.height), aspect)
+                yield partial(_picture, frame, size=size, convert=convert)
+        if end < (announced := _duration(stream)) - _SPARE:
+            report(
+                f"{shown(path)} ends after {end:.2f} of the {announced:.2f} seconds it announces: "
+                "replace it."
+            )
+
+
+def _decoder(stream: VideoStream, threads: bool) -> VideoCodecContext:
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in _WITH_ALPHA:
+        alpha = CodecContext.create(_WITH_ALPHA[decoder.name], mode="r")
+        decoder = cast(VideoCodecContext, alpha)
+    if threads and stream.width * stream.height >= _LARGE:
+        decoder.thread_type = "AUTO"
+    else:
+        decoder.thread_count = 1
+    decoder.options = _OPTIONS
+    return decoder
+
+
+def _duration(stream: VideoStream) -> float:
+    """Return the seconds that Matroska's tag announces, which most writers set, or 0."""
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _picture(frame: VideoFrame, size: Size, convert: VideoReformatter) -> Tensor:
+    form = frame.format
+    alpha = form.has_palette or any(part.is_alpha for part in form.components)
+    pixels = convert.reformat(
+        frame,
+        width=size[0],
+        height=size[1],
+        format="rgba" if alpha else "rgb24",
+        interpolation=_ACCURATE,
+        threads=1,
+    ).to_ndarray()
+    return _upright(torch.from_numpy(over_white(pixels) if alpha else pixels), frame)
+
+
+def _upright(picture: Tensor, frame: VideoFrame) -> Tensor:
+    """Turn a picture (H, W, 3) as the display matrix of its frame demands."""
+    sides = cast(Mapping[SideData, object], frame.side_data)  # av's own hints say str
+    matrix = sides.get(SideData.DISPLAYMATRIX)
+    if not isinstance(matrix, Buffer):
+        return picture
+    # x' = a x + c y and y' = b x + d y (16.16 fixed point), rows of three: (a b u)(c d v)(x y w)
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        picture = rearrange(picture, "h w c -> w h c")
+        a, d = c, b
+    flips = [axis for axis, sign in ((0, d), (1, a)) if sign < 0]
+    return picture.flip(flips) if flips else picture
