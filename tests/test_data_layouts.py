@@ -1,6 +1,9 @@
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ardiffusion.data.layouts import class_names, find_clips, without_suffix
 
@@ -86,7 +89,102 @@ def test_missing_and_empty_roots_are_named(tmp_path: Path) -> None:
         ("a.mp4/b.1", "a.mp4/b.1"),
         ("v1.5", "v1.5"),
         ("x.1.avi", "x.1"),
+        ("a/b.m2ts", "a/b"),
+        ("a/b.webp", "a/b"),
     ],
 )
-def test_only_suffixes_of_videos_are_dropped(path: str, stem: str) -> None:
+def test_only_suffixes_of_clips_are_dropped(path: str, stem: str) -> None:
     assert without_suffix(path) == stem
+
+
+@pytest.mark.parametrize("stray", ["preview.mp4", "b/sub/2.mp4", "thumbs/x.png"])
+def test_stray_clip_is_left_out_of_the_classes_and_named_once(
+    stray: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a/1.mp4", "b/1.mp4", stray)
+    for _ in range(2):
+        assert paths(tmp_path) == ["a/1.mp4", "b/1.mp4"]
+        assert labels(tmp_path) == ["a", "b"]
+    assert len(caplog.messages) == 1
+    assert "1 of the 3 clips under" in caplog.messages[0]
+    assert f"left out, such as {stray.removesuffix('/x.png')}." in caplog.messages[0]
+
+
+def test_few_videos_in_folders_make_no_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4", "3.mp4", "extra/1.mp4", "more/1.mp4")
+    assert labels(tmp_path) == [None] * 5
+    assert "3 of the 5 clips" in caplog.text and "such as 1.mp4: no classes." in caplog.text
+
+
+def animate(path: Path, frames: int = 3) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [Image.new("RGB", (8, 8), (i * 80, 0, 0)) for i in range(frames)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+
+
+def test_animations_are_clips_with_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("x/0.webp", "x/1.WEBP", "y/0.png", "y/1.tif"):
+        animate(tmp_path / path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "y" / "poster.jpg")
+    assert paths(tmp_path) == ["x/0.webp", "x/1.WEBP", "y/0.png", "y/1.tif"]
+    assert labels(tmp_path) == ["x", "x", "y", "y"]
+    assert "1 .jpg, such as y/poster.jpg" in caplog.text
+    for number in range(20):
+        Image.new("RGB", (8, 8)).save(tmp_path / "x" / f"still{number}.png")
+    assert len(paths(tmp_path)) == 4
+
+
+KNOWN = (
+    "MTS m2ts mts vob mxf m2v h264 mjpeg y4m asf f4v 3g2 mpe mpv ogg divx rmvb hevc ivf".split()
+)
+
+
+def test_known_suffixes_are_found_and_others_are_counted_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "ok.mp4", *(f"v.{suffix}" for suffix in KNOWN))
+    assert len(paths(tmp_path)) == 1 + len(KNOWN)
+    assert not caplog.messages
+    touch(tmp_path, "a.txt", "b.txt", "c.braw", "picture.png", "README", ".hidden", "empty/.keep")
+    for _ in range(2):
+        assert len(paths(tmp_path)) == 1 + len(KNOWN)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith(
+        ": 2 .txt, 1 without suffix, 1 .braw, 1 .png, such as README."
+    )
+
+
+def test_what_is_no_file_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "ok.mp4", "clip/1.png")
+    os.mkfifo(tmp_path / "a.mp4")
+    os.mkfifo(tmp_path / "clip" / "2.png")
+    (tmp_path / "b.mp4").symlink_to("a.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    (tmp_path / "dead.mp4").symlink_to("nowhere")  # a clip that went missing
+    (tmp_path / "self.mp4").symlink_to("self.mp4")
+    with socket.socket(socket.AF_UNIX) as open_socket:
+        monkeypatch.chdir(tmp_path)  # names of sockets must be short
+        open_socket.bind("s.mp4")
+    assert paths(tmp_path) == ["clip", "dead.mp4", "ok.mp4", "self.mp4"]
+    assert "5 pipe or device, such as clip/2.png." in caplog.text
+
+
+def test_names_that_are_not_utf8_are_found_and_printed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [os.fsdecode(name) for name in (b"caf\xe9/a.mp4", b"b\n/a.mp4", b"x.caf\xe9")]
+    touch(tmp_path, *names)
+    assert class_names(find_clips(tmp_path)) == ["b\n", "caf\udce9"]
+    assert caplog.messages[0].endswith("1 '.caf\\udce9', such as 'x.caf\\udce9'.")
+
+
+def test_classes_have_the_names_of_their_folders(tmp_path: Path) -> None:
+    names = ["1", "10", "2", "1e3", "null", "yes", "[x]", " "]
+    touch(tmp_path, *(f"{name}/a.mp4" for name in names))
+    assert class_names(find_clips(tmp_path)) == sorted(names)

@@ -1,28 +1,38 @@
-"""Find the clips of a data set: video files and folders of frames below one root.
+"""Find the clips of a data set: videos, animations and folders of frames below one root.
 
-- A file with a video suffix is a clip, and so is a folder that holds pictures but neither videos
-  nor other clips: `sky_train/<video>/<part>/*.jpg` and TaiChi's folders named `*.mp4` are clips.
+- A file with a video suffix is a clip, and so is an animated picture. A folder that holds pictures
+  but neither videos nor other clips is one too: `sky_train/<video>/<part>/*.jpg` and TaiChi's
+  folders named `*.mp4` are clips.
 - Classes are the folders of the layout `root/<class>/<video>` (or `root/<split>/<class>/<video>`),
-  when every clip is a video in such a folder and there are at least two of them. Folders named
-  like a split (train, test, ...) are no classes, and folders of frames have none: the layouts
-  `<class>/<clip>/<frame>` and `<video>/<part>/<frame>` cannot be told apart.
-- Hidden files, `__MACOSX` and UCF-101's `ucfTrainTestlist` are passed over.
+  when there are at least two and most clips are videos in one; the other clips are left out.
+  Folders named like a split (train, test, ...) are no classes, and folders of frames have none:
+  the layouts `<class>/<clip>/<frame>` and `<video>/<part>/<frame>` cannot be told apart.
+- Hidden files, `__MACOSX` and UCF-101's `ucfTrainTestlist` are passed over without a word, and
+  everything else that is no clip is counted and named once.
 """
 
 import os
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ardiffusion.data.video import PICTURES
+from ardiffusion.data.notices import shown, warn_once
+from ardiffusion.data.pictures import ANIMATED, is_animation, is_file, is_folder, is_picture
 
 VIDEOS = frozenset(
-    ".mp4 .avi .mov .mkv .webm .gif .m4v .mpg .mpeg .wmv .flv .ts .3gp .ogv".split()
+    ".3g2 .3gp .3gp2 .3gpp .264 .265 .amv .asf .av1 .avc .avi .dav .dif .divx .drc .dv .dvr-ms "
+    ".evo .f4p .f4v .flc .fli .flv .gif .gxf .h261 .h263 .h264 .h265 .hevc .insv .ismv .ivf .lrv "
+    ".m1v .m2p .m2t .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mk3d .mkv .mod .mov .mp2v .mp4 .mp4v .mpe "
+    ".mpeg .mpg .mpg2 .mpv .mqv .mts .mxf .nut .obu .ogg .ogm .ogv .ogx .qt .rm .rmvb .roq .swf "
+    ".tod .tp .trp .ts .vc1 .vob .vro .webm .wm .wmv .wtv .xvid .y4m".split()
 )
+_SUFFIXES = VIDEOS | ANIMATED
 SPLITS = frozenset(
     "train training val valid validation test testing sky_train sky_test all".split()
 )
 _PASSED_OVER = frozenset({"__macosx", "ucftraintestlist"})
+_LOOKED_AT = 8  # pictures of a folder and suffix, to tell whether these are animations
+_NAMED = 8  # kinds of files that a warning counts
 
 
 class Entry(NamedTuple):
@@ -33,8 +43,8 @@ class Entry(NamedTuple):
 
 
 def without_suffix(path: str) -> str:
-    """Drop a path's suffix if it is that of a video; other dots are part of the name."""
-    return path[: -len(suffix)] if (suffix := _suffix(path)) in VIDEOS else path
+    """Drop a path's suffix if it is that of a clip; other dots are part of the name."""
+    return path[: -len(suffix)] if (suffix := _suffix(path)) in _SUFFIXES else path
 
 
 def _suffix(name: str) -> str:
@@ -45,9 +55,11 @@ class _Tree:
     """What one walk over the root finds."""
 
     def __init__(self) -> None:
-        self.videos: list[str] = []
+        self.videos: list[str] = []  # and animations
         self.folders: list[str] = []  # of frames
         self.empty: list[str] = []
+        self.others: Counter[str] = Counter()  # suffixes and kinds of what is passed over
+        self.example = ""
 
     def walk(self, folder: Path, below: str, seen: frozenset[str]) -> bool:
         """Note the clips under a folder; say whether there are any or it is a clip itself."""
@@ -58,22 +70,37 @@ class _Tree:
         entries = [
             e for e in entries if e.name[0] != "." and e.name.casefold() not in _PASSED_OVER
         ]
-        children = [e.name for e in entries if e.is_dir()]
-        files = [e.name for e in entries if not e.is_dir()]
+        children = [e.name for e in entries if is_folder(e)]
+        files = [e.name for e in entries if is_file(e)]
         videos = [name for name in files if _suffix(name) in VIDEOS]
-        self.videos += [below + name for name in videos]
+        videos += _animations(folder, files)
         inner = [
             self.walk(folder / name, below=f"{below}{name}/", seen=seen | {real})
             for name in children
         ]
-        if videos or any(inner):
-            return True
-        is_clip = bool(below) and any(_suffix(name) in PICTURES for name in files)
-        if is_clip:
-            self.folders.append(below.removesuffix("/"))
-        elif below and not entries:
-            self.empty.append(below.removesuffix("/"))
-        return is_clip
+        clips = bool(videos) or any(inner)
+        frames = [name for name in files if is_picture(name)] if below and not clips else []
+        self.videos += [below + name for name in videos]
+        self.folders += [below.removesuffix("/")] if frames else []
+        self.empty += [below.removesuffix("/")] if below and not entries else []
+        used = {*children, *videos, *frames}
+        for entry in entries:
+            if entry.name not in used:
+                kind = _suffix(entry.name) if is_file(entry) else "pipe or device"
+                self.others[shown(kind) or "without suffix"] += 1
+                self.example = self.example or below + entry.name
+        return clips or bool(frames)
+
+
+def _animations(folder: Path, files: list[str]) -> list[str]:
+    """List the pictures that are animations, found by a look into some of each suffix."""
+    found: list[str] = []
+    for suffix in sorted({_suffix(name) for name in files} & ANIMATED):
+        alike = [name for name in files if _suffix(name) == suffix]
+        some = alike[:: -(-len(alike) // _LOOKED_AT)]
+        if any(is_animation(folder / name) for name in some):
+            found += [name for name in alike if is_animation(folder / name)]
+    return found
 
 
 def _class_of(path: str) -> str | None:
@@ -84,11 +111,24 @@ def _class_of(path: str) -> str | None:
     return folders[0] if len(folders) == 1 else None
 
 
-def _labels(paths: list[str]) -> Iterator[str | None]:
-    found = [_class_of(path) if _suffix(path) in VIDEOS else None for path in paths]
-    distinct = set(found)
-    useful = None not in distinct and len(distinct) > 1
-    return iter(found if useful else [None] * len(paths))
+def _with_classes(root: Path, tree: _Tree, paths: list[str]) -> list[Entry]:
+    """Label clips, and leave out those without a class where most have one."""
+    videos = set(tree.videos)
+    entries = [
+        Entry(p, _class_of(p) if p in videos or _suffix(p) in VIDEOS else None) for p in paths
+    ]
+    strays = [entry.path for entry in entries if entry.label is None]
+    share = f"{len(strays)} of the {len(entries)} clips under {shown(root)}"
+    if len(class_names(entries)) < 2:
+        return [Entry(path, None) for path in paths]
+    if 2 * len(strays) > len(entries):
+        warn_once(f"{share} stand in no class folder, such as {shown(strays[0])}: no classes.")
+        return [Entry(path, None) for path in paths]
+    if strays:
+        warn_once(
+            f"{share} stand in no class folder and are left out, such as {shown(strays[0])}."
+        )
+    return [entry for entry in entries if entry.label is not None]
 
 
 def find_clips(root: str | Path) -> list[Entry]:
@@ -99,21 +139,29 @@ def find_clips(root: str | Path) -> list[Entry]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"Data folder {root} does not exist: set --data.root to yours.")
+        raise FileNotFoundError(
+            f"Data folder {shown(root)} does not exist: set --data.root to yours."
+        )
     tree = _Tree()
     tree.walk(root, below="", seen=frozenset())
     paths = tree.videos + tree.folders
     if not paths:
         raise ValueError(
-            f"Data folder {root} holds no videos and no folders of frames: set --data.root to "
-            "a folder of videos, of class folders of videos, or of folders of pictures."
+            f"Data folder {shown(root)} holds no videos and no folders of frames: set --data.root "
+            "to a folder of videos, of class folders of videos, or of folders of pictures."
+        )
+    if tree.others:
+        kinds = [f"{count} {kind}" for kind, count in tree.others.most_common(_NAMED)]
+        kinds += ["..."] if len(tree.others) > _NAMED else []
+        warn_once(
+            f"Passed over what is no clip under {shown(root)}: {', '.join(kinds)}, such as "
+            f"{shown(tree.example)}."
         )
     if tree.folders:  # where clips are folders, an empty one is a clip that went missing
         paths += tree.empty
-    paths = sorted(paths)
-    return [Entry(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+    return _with_classes(root, tree, sorted(paths))
 
 
 def class_names(entries: list[Entry]) -> list[str]:
-    """List the classes in the order of their labels: 0, 1, ..."""
+    """List the classes, named as their folders, in the order of their labels: 0, 1, ..."""
     return sorted({entry.label for entry in entries if entry.label is not None})
