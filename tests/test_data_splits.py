@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def test_zero_fractions_train_on_everything_and_a_whole_one_on_nothing() -> None
     assert split_fractions(CLIPS, fractions={"test": 1.0})["train"] == []
     with pytest.raises(ValueError, match="add up to more than 1"):
         split_fractions(CLIPS, fractions={"val": 0.6, "test": 0.6})
+    for wrong in (2, -0.1, float("nan")):  # even where a list makes them useless
+        with pytest.raises(ValueError, match=rf"Fractions {{'val': {wrong}}} must not be"):
+            split_clips(CLIPS, listed={"val": CLIPS[:3]}, fractions={"val": wrong})
 
 
 def test_list_names_clips_by_path_name_stem_case_label_and_folder(tmp_path: Path) -> None:
@@ -57,6 +61,75 @@ def test_list_is_found_in_the_root_and_may_be_a_folder_of_it(tmp_path: Path) -> 
     assert read_list("class2", root=tmp_path, clips=CLIPS) == CLIPS[40:]
     with pytest.raises(ValueError, match="lists holds no clip"):
         read_list("lists", root=tmp_path, clips=CLIPS)
+
+
+NAMES = ["a.mp4", "A.mp4", "b.mp4", "x.avi", "x.mp4", "y 2.mp4", "y.mp4", "é.mp4", "e\u0301/1.avi"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"\xef\xbb\xbfb.mp4\n\xef\xbb\xbfx.avi\n", ["b.mp4", "x.avi"]),  # two lists joined
+        ("b.mp4\r\né.mp4\r\n".encode("utf-16"), ["b.mp4", "é.mp4"]),
+        ("\ufeffé.mp4\n".encode("utf-16-be"), ["é.mp4"]),
+        ("e\u0301.mp4\né/1.avi".encode(), ["é.mp4", "e\u0301/1.avi"]),
+        (b"b.mp4,1\nx.avi;2\na.mp4\t3\n", ["a.mp4", "b.mp4", "x.avi"]),
+        (b"\"x.mp4\"\n'b.mp4' 7\n", ["b.mp4", "x.mp4"]),
+        (b"./b.mp4\n", ["b.mp4"]),
+        (b"x.mp4\n", ["x.mp4"]),
+        (b"a.mp4\n", ["a.mp4"]),
+        (b"B.AVI\n", ["b.mp4"]),
+        (b"y 2\n", ["y 2.mp4"]),
+        (b"y 3\n", ["y.mp4"]),
+    ],
+)
+def test_exact_names_win_and_text_is_read_as_it_was_written(
+    text: bytes, expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_bytes(text)
+    names = [name for name in NAMES if not text.startswith(b"y 3") or name != "y 2.mp4"]
+    found = read_list(tmp_path / "list.txt", root="data", clips=names)
+    assert found == sorted(expected)
+
+
+def test_names_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    clips = [f"a{mark}b.mp4" for mark in "\u2028\u2029\x85\x0b\x0c\x1c"]
+    clips += [os.fsdecode(b"caf\xe9.mp4"), " b .mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(clips), "utf-8", errors="surrogateescape")
+    assert read_list(tmp_path / "list.txt", root="data", clips=clips) == sorted(clips)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            b"a.mp4\nb.mp4\n\xe9.mp4\n",
+            r"names '\\udce9\.mp4', which is not there .* line 3, in UTF-8",
+        ),
+        ("b.mp4".encode("utf-16-le"), r"names 'b\\x00.*, which is not there .* line 1, in UTF-8"),
+        (b"\n\nx\n", r"names 'x', which 2 clips are called under data: correct line 3"),
+        (b"A.MP4\n", r"names 'A\.MP4', which 2 clips are called"),
+        ("b\u2028x.mp4".encode(), r"names 'b\\u2028x\.mp4', which is not there"),
+        (b"../b.mp4\n", r"names '\.\./b\.mp4', which is not there"),
+    ],
+)
+def test_line_that_names_no_clip_is_named(text: bytes, named: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(text)
+    with pytest.raises(ValueError, match=rf"list\.txt {named}") as error:
+        read_list(tmp_path / "list.txt", root="data", clips=NAMES)
+    assert str(error.value).isprintable()
+
+
+def test_list_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(FileNotFoundError, match=r"list\.txt is no file: check its path"):
+        read_list("list.txt", root=tmp_path, clips=CLIPS)
+
+
+def test_names_that_are_not_utf8_are_split() -> None:
+    clips = [os.fsdecode(b"caf\xe9%d.mp4" % i) for i in range(10)]
+    splits = split_fractions(clips, fractions={"val": 0.2})
+    assert sorted(splits["train"] + splits["val"]) == clips
 
 
 @pytest.mark.parametrize(

@@ -1,55 +1,87 @@
 """Split the clips of a data set into train, val and test: by lists of files or by fractions."""
 
+import codecs
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from ardiffusion.data.layouts import VIDEOS
+from ardiffusion.data.layouts import without_suffix
+from ardiffusion.data.notices import shown
 
 NAMES = ("train", "val", "test")
+_SHOWN = 200  # letters of a line that is no name
 
 
-def _normal(name: str) -> str:
-    """Spell a path as lists are compared: without suffix, in one case, with forward slashes.
+def _composed(name: str) -> str:
+    """Spell a path with forward slashes and composed letters, whatever system wrote it."""
+    parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _loose(name: str) -> str:
+    """Spell a path in one case and without suffix as well.
 
     UCF-101 writes `HandstandPushups/v_HandStandPushups_*`, and copies of it change the suffix.
     """
-    path = PurePosixPath(name.strip().replace("\\", "/").casefold())
-    path = path.with_suffix("") if path.suffix in VIDEOS else path
-    return path.as_posix().removeprefix("./").strip("/")
+    return without_suffix(_composed(name).casefold())
 
 
 class _Names:
-    """The ways to name a clip: its path, a folder above it, its bare name."""
+    """What clips are called by one spelling: by path, by a folder above, by bare name."""
 
-    def __init__(self, clips: Sequence[str]) -> None:
-        self.paths: dict[str, set[str]] = defaultdict(set)
-        self.bare: dict[str, set[str]] = defaultdict(set)
+    def __init__(self, clips: Sequence[str], spell: Callable[[str], str]) -> None:
+        self.spell = spell
+        # by spelled name: the paths or folders that have it, and the clips of each
+        self.paths: dict[str, dict[str, set[str]]] = {}
+        self.bare: dict[str, dict[str, set[str]]] = {}
         for clip in clips:
-            normal = PurePosixPath(_normal(clip))
-            self.bare[normal.name].add(clip)
-            for name in (normal, *normal.parents):
-                self.paths[str(name)].add(clip)
+            folder, _, name = clip.rpartition("/")
+            self.paths.setdefault(spell(clip), {})[clip] = {clip}
+            self.bare.setdefault(spell(name), {})[clip] = {clip}
+            while folder:
+                self.paths.setdefault(spell(folder), {}).setdefault(folder, set()).add(clip)
+                folder = folder.rpartition("/")[0]
 
-    def find(self, line: str) -> set[str]:
-        for name in (_normal(line), _normal(re.sub(r"\s+\d+$", "", line))):
-            if found := self.paths.get(name) or self.bare.get(name):
-                if name not in self.paths and len(found) > 1:
-                    raise ValueError(
-                        f"names {line.strip()!r}, which {len(found)} clips are called"
-                    )
-                return found
-        raise ValueError(f"names {line.strip()!r}, which is not there")
+    def find(self, name: str) -> list[set[str]]:
+        spelled = self.spell(name)
+        return list((self.paths.get(spelled) or self.bare.get(spelled, {})).values())
+
+
+def _readings(line: str) -> list[str]:
+    """List what a line may mean: itself, it without spaces, quotes, or a number at its end."""
+    text = line.strip()
+    quoted = re.fullmatch(r"""(["'])(.+)\1(?:[\s,;]+\d+)?""", text)
+    readings = [line, text, quoted[2] if quoted else "", re.sub(r"[\s,;]+\d+$", "", text)]
+    return list(dict.fromkeys(filter(None, readings)))
+
+
+def _find(line: str, spellings: Sequence[_Names]) -> set[str]:
+    for name in _readings(line):
+        for names in spellings:
+            if found := names.find(name):
+                if len(found) > 1:
+                    raise ValueError(f"names {name!r}, which {len(found)} clips are called")
+                return found[0]
+    raise ValueError(f"names {line.strip()[:_SHOWN]!r}, which is not there")
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Read one name a line; only line feeds end one, as names may hold other separators."""
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16", "replace") if wide else data.decode("utf-8", "surrogateescape")
+    return [line.removeprefix("\ufeff").removesuffix("\r") for line in text.split("\n")]
 
 
 def read_list(path: str | Path, root: str | Path, clips: Sequence[str]) -> list[str]:
     """Read which clips a split has: those below a folder, or those a text file names.
 
     A line of the file is a path below the root, a bare file name, or a folder, whose clips are
-    all meant; suffix and case do not matter, a number at the end (UCF-101's label) is passed
-    over, and so are empty lines and those that start with `# `.
+    all meant. Where none has exactly this name, suffix and case do not matter; quotes and a
+    number at the end (UCF-101's label) are passed over, and so are empty lines and those that
+    start with `# `. The text is UTF-8, or UTF-16 with a byte order mark.
 
     Args:
         path: Text file, from the working directory or from the root, or folder below the root.
@@ -61,25 +93,38 @@ def read_list(path: str | Path, root: str | Path, clips: Sequence[str]) -> list[
         folder = path.relative_to(root)
         if below := [clip for clip in clips if Path(clip).is_relative_to(folder)]:
             return below
-        raise ValueError(f"Folder {path} holds no clip: choose another list or --data.root.")
+        raise ValueError(
+            f"Folder {shown(path)} holds no clip: choose another list or --data.root."
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"List {path} does not exist: check its path.")
-    names, chosen = _Names(clips), set()
-    for line in path.read_text(encoding="utf-8").splitlines():
+        problem = "is no file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"List {shown(path)} {problem}: check its path.")
+    spellings = [_Names(clips, spell) for spell in (str, _composed, _loose)]
+    chosen: set[str] = set()
+    for number, line in enumerate(_read_lines(path), start=1):
         if line.strip() and not line.startswith("# "):
             try:
-                chosen |= names.find(line)
+                chosen |= _find(line, spellings)
             except ValueError as error:
                 raise ValueError(
-                    f"List {path} {error} under {root}: correct the list or --data.root."
+                    f"List {shown(path)} {error} under {shown(root)}: correct line {number}, in "
+                    "UTF-8, or --data.root."
                 ) from None
     if not chosen:
-        raise ValueError(f"List {path} names no clip: write one path per line.")
+        raise ValueError(f"List {shown(path)} names no clip: write one path per line.")
     return sorted(chosen)
 
 
 def _order(path: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{path}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}/{path}".encode(errors="surrogateescape")).hexdigest()
+
+
+def check_fractions(fractions: dict[str, float]) -> None:
+    if not (all(part >= 0 for part in fractions.values()) and sum(fractions.values()) <= 1):
+        raise ValueError(
+            f"Fractions {fractions} must not be negative or add up to more than 1: change "
+            "--data.val_fraction or --data.test_fraction."
+        )
 
 
 def split_fractions(
@@ -90,11 +135,7 @@ def split_fractions(
     A clip's place in the draw depends on its path and the seed alone, so that a data set that
     grows keeps most of its split. A fraction above 0 gets a clip as long as train keeps one.
     """
-    if min(fractions.values(), default=0) < 0 or sum(fractions.values()) > 1:
-        raise ValueError(
-            f"Fractions {fractions} must not be negative or add up to more than 1: change "
-            "--data.val_fraction or --data.test_fraction."
-        )
+    check_fractions(fractions)
     drawn = sorted(clips, key=lambda path: _order(path, seed))
     splits: dict[str, list[str]] = {}
     spare = len(clips) - (sum(fractions.values()) < 1)
@@ -123,11 +164,14 @@ def split_clips(
         fractions: Fraction of the clips by name of the split, for those that have no list.
         seed: Seed of the draw.
     """
+    for name, part in fractions.items():
+        check_fractions({name: part})  # also where a list makes it useless
     held_out = {clip for name in ("val", "test") for clip in listed.get(name, [])}
     both = sorted(held_out.intersection(listed.get("train", [])))
     if both:
         raise ValueError(
-            f"{both[0]} stands in the train list and in the val or test list: remove it from one."
+            f"{shown(both[0])} stands in the train list and in the val or test list: remove it "
+            "from one."
         )
     pool = listed.get("train", [clip for clip in clips if clip not in held_out])
     drawn = split_fractions(
