@@ -176,6 +176,9 @@ def test_previews_masks_and_default_pictures_are_no_frames(tmp_path: Path) -> No
     first.save(still, save_all=True, append_images=[small])
     assert not is_animation(still)
     assert count_frames(still) == 1
+    still.rename(tmp_path / "a.tif")
+    (tmp_path / "a.png").unlink()
+    assert read(tmp_path / "a.tif").shape == (3, 24, 32)
 
 
 def test_animation_among_single_pictures_is_named(tmp_path: Path) -> None:

@@ -90,30 +90,30 @@ def check_size(path: Path, size: Size) -> None:
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
     """Lay uint8 pixels (H, W, 4) on white, uint8 (H, W, 3)."""
-    if rgba[..., 3].min() == 255:
-        return rgba[..., :3]
-    picture = Image.fromarray(rgba)
-    return np.array(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture))[
-        ..., :3
-    ]
+    if rgba[..., 3].min() < 255:
+        picture = Image.fromarray(rgba)
+        white = Image.new("RGBA", picture.size, "white")
+        rgba = np.array(Image.alpha_composite(white, picture))
+    return rgba[..., :3]
 
 
 def is_animation(path: Path) -> bool:
     """Say whether a file holds more than one frame, by what stands in front of them."""
     try:
-        with _open(path) as file:
-            return len(_pages(file)) > 1
+        with _open(path) as (_, pages):
+            return len(pages) > 1
     except ValueError:  # whoever reads it will say so
         return False
 
 
 def read_picture(path: Path, size: Size | None = None) -> Tensor:
     """Read the only frame of a file as uint8 (H, W, 3), scaled to a size if one is given."""
-    with _open(path) as file:
-        if (frames := len(_pages(file))) > 1:
+    with _open(path) as (file, pages):
+        if len(pages) > 1:
             raise ValueError(
-                f"{shown(path)} holds {frames} frames among single pictures: move it elsewhere."
+                f"{shown(path)} holds {len(pages)} frames among single pictures: move it away."
             )
+        file.seek(pages[0])
         return _convert(path, file, size)
 
 
@@ -122,9 +122,9 @@ def read_animation(path: Path) -> Iterator[Callable[[], Tensor]]:
 
     All are scaled to the size of the first.
     """
-    with _open(path) as file:
+    with _open(path) as (file, pages):
         size: Size | None = None
-        for page in _pages(file):
+        for page in pages:
             with _broken(path):
                 file.seek(page)
             if size is None:
@@ -155,21 +155,26 @@ def _trust_our_limit() -> None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def _open(path: Path) -> Iterator[tuple[Image.Image, Sequence[int]]]:
+    """Open a file and list its frames."""
     _trust_our_limit()
     with _broken(path):
         file = Image.open(path)
     with file:
         check_size(path, file.size)
-        yield file
+        with _broken(path):
+            pages = _pages(file)
+        yield file, pages
 
 
 def _pages(file: Image.Image) -> Sequence[int]:
     """List the frames: no preview, mask or picture for programs that know no animation."""
     if file.format not in _ANIMATED_FORMATS:
-        return range(1)
+        return [0]
     pages = range(int(getattr(file, "default_image", False)), getattr(file, "n_frames", 1))
-    return [page for page in pages if _is_frame(file, page)] if file.format == "TIFF" else pages
+    if file.format == "TIFF":
+        return [page for page in pages if _is_frame(file, page)] or [0]
+    return pages
 
 
 def _is_frame(file: Image.Image, page: int) -> bool:
@@ -185,7 +190,8 @@ def _tag(file: Image.Image, number: int) -> int:
 
 def _convert(path: Path, file: Image.Image, size: Size | None) -> Tensor:
     """Convert the current page of a file."""
-    shape = square(file.size, _aspect(file.info))
+    with _broken(path):
+        shape = square(file.size, _aspect(file.info))
     check_size(path, shape)
     with _broken(path):
         file.load()
