@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from ardiffusion.files import atomic_write, write_failure
+from ardiffusion.weights.integrity import check_intact
+
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name next to its own and moves it into place."""
+    """Writes a checkpoint under a temporary name next to its own and moves it into place.
+
+    What is loaded is compared with the checksums in it first.
+    """
 
     def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | Path,
-        storage_options: Any | None = None,  # noqa: ANN401 Lightning's signature
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         """Write a checkpoint.
 
@@ -28,28 +31,25 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
+            with atomic_write(path) as partial, open(partial, "wb") as file:
                 torch.save(checkpoint, file)
+                file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, target)
         except (OSError, RuntimeError) as error:
+            code = write_failure(Path(path), error).errno
+            reason = os.strerror(code).lower() if code else error
             raise OSError(
-                f"Cannot write checkpoint {target} ({reason(error)}): free some space or choose "
-                "another place, and resume from the last one."
+                f"Cannot write checkpoint {path} ({reason}): free some space or "
+                "choose another place, and resume from the last one."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Read a checkpoint.
 
-def reason(error: BaseException) -> str:
-    """Find the system's reason, which torch.save covers with an error of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-        cause = cause.__context__
-    return str(error)
+        Raises:
+            ValueError: If it is not as it was written, with a sentence that names the file.
+        """
+        if Path(path).is_file():
+            check_intact(path)
+        return super().load_checkpoint(path, *args, **options)
