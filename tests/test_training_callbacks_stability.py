@@ -373,9 +373,9 @@ def test_first_stage_skips_bad_steps(tmp_path: Path, adversarial: float, gathere
         draw(video) * (torch.nan if module.global_step == 2 else 1.0)
     )
     module.arvae.register_buffer("followed", torch.zeros(4))
-    module.arvae.update_statistics = lambda latents: module.arvae.followed.add_(
+    module.arvae.update_statistics = lambda latents: module.arvae.followed.add_(  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         latents.mean((0, 1, 2))
-    )  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    )
     log, norms = module.log, list[int]()
 
     def listen(name: str, *args: Any, **options: Any) -> None:  # noqa: ANN401

@@ -1,33 +1,45 @@
 """Keeps the end of a run whose length is no multiple of the checkpoints' interval."""
 
 from pathlib import Path
+from signal import Signals
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from ardiffusion.training.signals import StopSignals
 
 
 class SaveLast(Callback):
     """Writes `last.ckpt` after the last batch, for each ModelCheckpoint with `save_last`.
 
     The last batch is that of `max_steps` or `max_epochs`, or the one after which something asks
-    the trainer to stop, as `max_time` does. Lightning saves only where nothing was saved before,
-    and so late that a longer run, resumed from there, would pass over the rest of the epoch.
+    the trainer to stop, as `max_time` and signals do. Lightning saves only where nothing was saved
+    before, and so late that a longer run, resumed from there, would pass over the rest of the
+    epoch.
 
     A stop between the batches of one optimiser step waits for that step, because checkpoints do
     not hold the gradients gathered so far. A resumed run's timer goes on counting, so `max_time`
     is the time of the whole run.
+
+    Args:
+        signals: What may tell the run to stop from outside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: StopSignals | None = None) -> None:
+        self.signals = signals or StopSignals()
         self.saved = -1  # the step
         self.deferred = False  # whether a stop waits for the optimiser
+        self.loops: dict[str, Any] | None = None  # where training was when validation began
 
     def setup(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Come after every callback that may stop the run, but before those that save."""
         others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
         order = sorted([*others, self], key=lambda callback: isinstance(callback, Checkpoint))
         trainer.callbacks = order  # pyright: ignore[reportAttributeAccessIssue]
-        self.saved, self.deferred = -1, False
+        self.saved, self.deferred, self.loops = -1, False, None
+        self.signals.watch(trainer)
 
     def on_train_start(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Count the epoch after a checkpoint of an epoch's last batch, which Lightning forgets.
@@ -37,6 +49,7 @@ class SaveLast(Callback):
         epochs = trainer.fit_loop.epoch_progress.current
         if trainer.fit_loop.restarted_mid_epoch and epochs.processed == epochs.ready:  # pyright: ignore[reportAttributeAccessIssue]
             trainer.fit_loop.reset_restart_stage()
+        self.signals.busy = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
@@ -49,9 +62,17 @@ class SaveLast(Callback):
         else:
             self.save_if_stopping(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a signal break off validation, unless gradients or other processes wait."""
+        waits = trainer.world_size > 1 or gathering(trainer, pl_module)
+        if self.signals.busy and not waits:
+            self.loops, self.signals.busy = trainer.fit_loop.state_dict(), False
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if validation ends the run, as early stopping does."""
-        if not trainer.sanity_checking:
+        self.signals.busy |= self.loops is not None
+        self.loops = None
+        if self.signals.busy:
             self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,10 +80,43 @@ class SaveLast(Callback):
         self.defer_stop(trainer, pl_module)
         self.save_if_stopping(trainer)
 
+    def on_train_end(self, trainer: Trainer, *_: object, **__: object) -> None:
+        """Say how to go on; from here on a signal ends the run at once."""
+        self.signals.busy = False
+        if self.signals.received:
+            name = Signals(self.signals.received).name
+            places = [getattr(c, "last_model_path", "") for c in trainer.checkpoint_callbacks]
+            more = "".join(f"; go on with --ckpt_path {place}" for place in places if place)
+            rank_zero_info(f"Stopped by {name} after step {trainer.global_step}{more}.")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Save what is whole if a signal broke off validation, or readers of the next batch."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        trains = self.signals.busy or self.loops is not None
+        if trains and self.signals.received and trainer.world_size == 1:
+            if batches.ready == batches.completed and not gathering(trainer, pl_module):
+                self.save(trainer)
+                self.on_train_end(trainer)
+        self.signals.busy = False
+        self.signals.explain(trainer, exception)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Forget the batches of a validation that was broken off; its numbers would be wrong."""
+        if trainer.interrupted and self.loops is not None:
+            checkpoint["loops"]["fit_loop"] = self.loops
+
     def defer_stop(self, trainer: Trainer, module: LightningModule) -> None:
         """Put off a stop while gradients are gathered, and let it happen after that."""
+        gathers = gathering(trainer, module)
         wanted = trainer.should_stop or self.deferred
-        self.deferred = wanted and gathering(trainer, module)
+        if not gathers and self.signals.asked(trainer):
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+            trainer.fit_loop.epoch_loop._skip_next_val = wanted = True
+        self.deferred = wanted and gathers
         trainer.should_stop = wanted and not self.deferred
 
     def save_if_stopping(self, trainer: Trainer) -> None:
