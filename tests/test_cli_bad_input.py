@@ -50,6 +50,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     ),
     "other size": ("dit", "fit", {"data__resolution": 8}, "resolution is 8, but latent cache"),
     "no list": ("dit", "fit", {"data__val_list": "gone.txt"}, r"List .*gone\.txt does not exist"),
+    "latents in 1": ("vae", "fit", {"data__latents": "LATENTS"}, "reads videos, no latents: lea"),
     "fraction": ("vae", "fit", {"data__val_fraction": 2}, "val_fraction is 2.0 and must lie betw"),
     "no AR-VAE": ("dit", "fit", {"model__arvae": "gone.ckpt"}, r"no file or folder gone\.ckpt"),
     "stage 2 in 1": (
@@ -99,7 +100,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
 def spelled(value: object, runs: Runs, bad: Path) -> object:
     if not isinstance(value, str):
         return value
-    named = {"VAE": str(runs.vae), "DIT": str(runs.dit)}
+    named = {"VAE": str(runs.vae), "DIT": str(runs.dit), "LATENTS": str(runs.latents)}
     return named.get(value, value.replace("BAD", str(bad)))
 
 

@@ -29,7 +29,7 @@ from ardiffusion.nn.adversarial import (
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, describe_into, init_from
-from ardiffusion.training.compatibility import check_resolution
+from ardiffusion.training.compatibility import check_videos
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.training.step_guard import inspect_step, step_skipped
 from ardiffusion.weights.description import describe
@@ -111,7 +111,7 @@ class ARVAEModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load and check what is needed, so that what is missing shows before the first batch."""
-        check_resolution(getattr(self.trainer, "datamodule", None), arvae=self.arvae)
+        check_videos(getattr(self.trainer, "datamodule", None), arvae=self.arvae)
         if self.start and not self.trainer.ckpt_path:
             init_from(self.arvae, self.start)
         if stage != "fit":

@@ -7,6 +7,13 @@ from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.data import VideoDataModule
 
 
+def check_videos(data: object, arvae: Autoencoder) -> None:
+    """Raise unless what trains or measures an AR-VAE are videos of its size."""
+    if isinstance(data, VideoDataModule) and data.latents is not None:
+        raise ValueError("An AR-VAE reads videos, no latents: leave --data.latents to ardiff-dit.")
+    check_resolution(data, arvae)
+
+
 def check_resolution(data: object, arvae: Autoencoder) -> None:
     """Raise if videos come in another size than the AR-VAE takes."""
     if not isinstance(data, VideoDataModule) or data.latents is not None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.prefixes import Prefix, read_prefixes
@@ -54,15 +53,9 @@ class EncodingTrainer(Trainer):
             raise ValueError("Nothing to encode with: give --ckpt_path or --model.start.")
         callbacks: list[Any] = self.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         callbacks.append(LatentWriter(output))
-        try:
-            super().predict(
-                model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False
-            )
-        except SafetensorError as error:
-            raise OSError(
-                f"Cannot write to {output} ({error}): free some space "
-                "or choose another --output; the same command goes on where this one stopped."
-            ) from error
+        super().predict(
+            model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False
+        )
 
 
 class SamplingTrainer(Trainer):
