@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ardiffusion.nn.attention import causal_mask
 from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
 from ardiffusion.nn.frame_cache import FrameCache, GrowingCache, RingCache
-from ardiffusion.nn.masks import causal_mask
 
 SIZES: dict[str, Any] = {
     "resolution": 8,

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ardiffusion.nn.attention import causal_mask
 from ardiffusion.nn.cache import KVCache
 from ardiffusion.nn.causal import DiTBlock
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.nn.masks import causal_mask
 from ardiffusion.nn.rotary import rotary_phases, rotate
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.nn.published_context import context_mask
+from ardiffusion.nn.published_layers import context_mask
 
 
 def tiny(
@@ -191,7 +191,7 @@ def test_a_new_network_predicts_zero_and_trains_every_parameter() -> None:
 def test_tabulated_modulations_change_nothing() -> None:
     net = tiny()
     x, t = inputs(frames=3)
-    cache = net.make_cache(1, frames=3, device=x.device, timesteps=t.unique())
+    cache = net.make_cache(batch=1, frames=3, device=x.device, timesteps=t.unique())
     with torch.no_grad():
         torch.testing.assert_close(net(x, t, cache=cache), net(x, t), rtol=1e-12, atol=1e-12)
 

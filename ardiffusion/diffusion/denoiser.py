@@ -36,6 +36,7 @@ class Denoiser(Protocol):
         self,
         x_t: Tensor,
         t: Tensor,
+        *,
         label: Tensor | None = None,
         null: Tensor | None = None,
         cache: Any = None,  # noqa: ANN401 what make_cache returned
@@ -45,6 +46,7 @@ class Denoiser(Protocol):
 
     def make_cache(
         self,
+        *,
         batch: int,
         frames: int,
         device: torch.device,

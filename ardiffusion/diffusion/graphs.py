@@ -6,23 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# The graph, where it reads its arguments, and its result.
+Captured = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]
+
 
 class Graphs:
-    """A function that is replayed as a CUDA graph, one per shape of its arguments.
+    """A function of tensors that is replayed as a CUDA graph, one per shape of its arguments.
 
-    Whatever else the function reads or writes must stay at its address. On a CPU it is called as
-    it is.
-
-    Args:
-        function: A function of tensors that returns one tensor.
+    Whatever else it reads or writes must stay at its address. On a CPU it is called as it is.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
         self.pool: Any = None  # memory of all shapes, which are used in turn
-        self.captured: dict[
-            tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]
-        ] = {}
+        self.captured: dict[tuple[torch.Size, ...], Captured] = {}
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return what the function returns; a later call overwrites it."""
@@ -38,10 +35,8 @@ class Graphs:
             graph.replay()
         return result
 
-    def capture(
-        self, inputs: tuple[Tensor, ...]
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        """Record one call; return the graph, where it reads its arguments and its result."""
+    def capture(self, inputs: tuple[Tensor, ...]) -> Captured:
+        """Record one call."""
         places = [x.clone() for x in inputs]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

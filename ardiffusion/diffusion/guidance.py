@@ -27,46 +27,20 @@ class Guided:
         self.denoiser, self.scale = denoiser, scale
         self.window, self.strictly_causal = denoiser.window, denoiser.strictly_causal
 
-    def __call__(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        label: Tensor | None = None,
-        null: Tensor | None = None,
-        cache: Any = None,  # noqa: ANN401 what make_cache returned
-    ) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, **given: Any) -> Tensor:  # noqa: ANN401
         """Predict from x_t (B, F, L, C) and t (B, F)."""
-        label, null = self.both(label, batch=len(x_t), device=x_t.device)
-        x_t, t = torch.cat([x_t, x_t]), torch.cat([t, t])  # (2 B, F, ...)
-        output = self.denoiser(x_t, t, label=label, null=null, cache=cache)
-        without, given = output.to(x_t.dtype).chunk(2)
-        return without + self.scale * (given - without)
+        given = both_halves(given, batch=len(x_t), device=x_t.device)
+        output = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), **given)
+        without, guiding = output.to(x_t.dtype).chunk(2)
+        return without + self.scale * (guiding - without)
 
-    def make_cache(
-        self,
-        batch: int,
-        frames: int,
-        device: torch.device,
-        timesteps: Tensor | None = None,
-        label: Tensor | None = None,
-        null: Tensor | None = None,
-        static: bool = False,
-    ) -> Cache:
+    def make_cache(self, *, batch: int, device: torch.device, **given: Any) -> Cache:  # noqa: ANN401
         """Return the network's cache for both halves."""
-        label, null = self.both(label, batch=batch, device=device)
-        return self.denoiser.make_cache(
-            batch=2 * batch,
-            frames=frames,
-            device=device,
-            timesteps=timesteps,
-            label=label,
-            null=null,
-            static=static,
-        )
+        given = both_halves(given, batch=batch, device=device)
+        return self.denoiser.make_cache(batch=2 * batch, device=device, **given)
 
-    def both(
-        self, label: Tensor | None, batch: int, device: torch.device
-    ) -> tuple[Tensor | None, Tensor]:
-        """Return the labels of both halves and which half goes without its condition."""
-        null = torch.arange(2 * batch, device=device) < batch
-        return None if label is None else torch.cat([label, label]), null
+
+def both_halves(given: dict[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
+    """Repeat a network's labels (B,), and let the first half go without its condition."""
+    label, null = given.get("label"), torch.arange(2 * batch, device=device) < batch
+    return {**given, "label": None if label is None else torch.cat([label, label]), "null": null}

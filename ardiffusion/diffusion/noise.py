@@ -14,10 +14,7 @@ LAST_SEED = 4293  # of a run; torch's CPU generators use 32 bits of a sample's s
 
 
 def sample_seed(seed: int, index: int) -> int:
-    """Return the seed of sample `index` of a run.
-
-    Runs of different seeds share no sample below a million.
-    """
+    """Return the seed of a run's sample; runs share no sample below a million."""
     return seed * 1_000_000 + index
 
 
@@ -32,13 +29,7 @@ def step_seed(seed: int) -> int:
 
 
 class FrameNoise:
-    """Draws each sample's noise from its own generator, when a frame's turn comes.
-
-    Args:
-        generators: One per sample.
-        tokens: Tokens per frame L.
-        channels: Channels per token C.
-    """
+    """Draws each sample's noise (L, C) from its own generator, when a frame's turn comes."""
 
     def __init__(self, generators: Sequence[torch.Generator], tokens: int, channels: int) -> None:
         self.generators = generators
@@ -49,14 +40,14 @@ class FrameNoise:
     def __call__(self, frame: int) -> Tensor:
         """Return the noise (B, L, C) of a frame, on the CPU; frames are asked in order."""
         while self.last is None or self.drawn <= frame:
-            self.last = torch.stack([self.draw(g) for g in self.generators])
+            # in float32 whatever the weights are in
+            drawn = [
+                torch.randn(self.size, generator=g, dtype=torch.float32) for g in self.generators
+            ]
+            self.last = torch.stack(drawn)
             self.drawn += 1
         assert frame == self.drawn - 1, "the noise of earlier frames is not kept"
         return self.last
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Draw one sample's noise (L, C), in float32 whatever the weights are in."""
-        return torch.randn(self.size, generator=generator, dtype=torch.float32)
 
 
 def latent_noise(

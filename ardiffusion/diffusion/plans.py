@@ -47,11 +47,10 @@ class Plan(ABC):
     def iterations(
         self, frames: int, steps: int, window: int | None = None, given_frames: int = 0
     ) -> int:
-        """Return how many rows there are; see `rows` for the arguments."""
+        """Count the rows."""
         return sum(1 for _ in self.rows(frames, steps, window=window, given_frames=given_frames))
 
     def describe(self) -> dict[str, Any]:
-        """Return the plan's name and arguments."""
         return {"class": type(self).__name__, **vars(self)}
 
 

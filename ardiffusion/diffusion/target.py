@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+X0Eps = tuple[Tensor, Tensor]
+
 
 class Target(ABC):
     """Turns clean latents and noise into a regression target, and a prediction back into both."""
@@ -16,9 +18,7 @@ class Target(ABC):
         """Return the regression target, shape of `x`."""
 
     @abstractmethod
-    def to_x0_eps(
-        self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def to_x0_eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> X0Eps:
         """Return the clean latents and the noise that the network's output stands for."""
 
 
@@ -28,9 +28,7 @@ class X0(Target):
     def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return x
 
-    def to_x0_eps(
-        self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def to_x0_eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> X0Eps:
         return output, (x_t - alpha * output) / sigma
 
 
@@ -40,9 +38,7 @@ class Epsilon(Target):
     def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return noise
 
-    def to_x0_eps(
-        self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def to_x0_eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> X0Eps:
         return (x_t - sigma * output) / alpha, output
 
 
@@ -52,7 +48,5 @@ class Velocity(Target):
     def from_clean(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * noise - sigma * x
 
-    def to_x0_eps(
-        self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def to_x0_eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> X0Eps:
         return alpha * x_t - sigma * output, alpha * output + sigma * x_t

@@ -41,15 +41,12 @@ class Dice(NamedTuple):
 
 
 def urn(values: Tensor | int, start: Tensor | int, uniform: Tensor) -> Tensor:
-    """Draw uniformly random multisets by Polya's urn, unsorted.
+    """Draw uniformly random multisets by Polya's urn: values in [0, m), shape (B, F), unsorted.
 
     Args:
         values: Number of values m that a frame chooses from, broadcastable to (B, F).
         start: First frame of the multiset that a frame belongs to, broadcastable to (B, F).
         uniform: Numbers in [0, 1), shape (B, F).
-
-    Returns:
-        Values in [0, m), shape (B, F), int64.
     """
     frames = uniform.shape[1]
     f = torch.arange(frames, device=uniform.device)  # (F,)
@@ -90,9 +87,6 @@ class FoPP(Timesteps):
 
     References:
         AR-Diffusion (Sun et al., CVPR 2025), section 3.3.
-
-    Args:
-        timesteps: Number of training timesteps T.
     """
 
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
@@ -113,9 +107,6 @@ class NonDecreasing(Timesteps):
     Of C(T + F - 1, F) sequences almost all climb evenly from 0 to T - 1: frame f follows a beta
     distribution around T (f + 1) / (F + 1), so that the longer the clip, the fewer timesteps a
     frame is trained at. FoPP's uniform pivot repairs that (paper, section 3.3).
-
-    Args:
-        timesteps: Number of training timesteps T.
     """
 
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
@@ -123,22 +114,14 @@ class NonDecreasing(Timesteps):
 
 
 class Independent(Timesteps):
-    """Every frame on its own, uniformly: Diffusion Forcing (Chen et al., 2024).
-
-    Args:
-        timesteps: Number of training timesteps T.
-    """
+    """Every frame on its own, uniformly: Diffusion Forcing (Chen et al., 2024)."""
 
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
         return dice.integers(self.timesteps, batch, frames)
 
 
 class Synchronous(Timesteps):
-    """One timestep for all frames of a clip: ordinary video diffusion.
-
-    Args:
-        timesteps: Number of training timesteps T.
-    """
+    """One timestep for all frames of a clip: ordinary video diffusion."""
 
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
         return dice.integers(self.timesteps, batch, 1).expand(batch, frames)

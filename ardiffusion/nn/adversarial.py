@@ -39,7 +39,7 @@ class Discriminator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as pix2pix does, by small normal weights."""
+        """Begin with small normal weights, as pix2pix does."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
@@ -50,14 +50,7 @@ class Discriminator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Judge images.
-
-        Args:
-            x: Images in [0, 1], (N, 3, H, W).
-
-        Returns:
-            Logits, positive for real, (N, 1, h, w) with one per patch.
-        """
+        """Judge images (N, 3, H, W) in [0, 1]: logits (N, 1, h, w), positive for real."""
         return self.blocks(2 * x - 1)
 
 
@@ -74,13 +67,7 @@ def generator_loss(fake: Tensor) -> Tensor:
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """Weight of the adversarial loss at which both losses pull equally hard on the last layer.
 
-    Args:
-        reconstruction: Reconstruction loss, a scalar whose graph is kept.
-        adversarial: Adversarial loss of the generator, a scalar whose graph is kept.
-        last_layer: Weight of the last layer of the decoder.
-
-    Returns:
-        The weight, a scalar without gradient, at most 1e4.
+    The graphs of both losses are kept; the weight has no gradient and is at most 1e4.
     """
     (pull,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (push,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

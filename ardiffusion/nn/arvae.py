@@ -81,14 +81,12 @@ class ARVAE(Autoencoder):
         )
 
     def posterior(self, video: Tensor) -> Posterior:
-        """Encode video (B, F, 3, H, W) in [0, 1] to the Gaussian of its tokens (B, F, L, C)."""
         moments = self.encoder(rearrange(video, "b f c h w -> (b f) c h w"))
         moments = rearrange(moments, "(b f) l c -> b f l c", f=video.shape[1])
         mean, logvar = moments.chunk(2, dim=-1)
         return Posterior(mean=mean, logvar=logvar.clamp(-30, 20))
 
     def normalise(self, latents: Tensor) -> Tensor:
-        """Scale tokens (B, F, L, C) to unit length."""
         return F.normalize(latents, dim=-1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -101,10 +99,6 @@ class ARVAE(Autoencoder):
 
     @torch.no_grad()
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end.
-
-        A frame is asked for when the one before it is out; memory does not grow.
-        """
         cache = self.decoder.make_cache()
         for frame in latents:
             yield self.decode_next(rearrange(frame, "b l c -> b 1 l c"), cache)[:, 0]
@@ -118,12 +112,10 @@ class ARVAE(Autoencoder):
         return rearrange(frames, "(b f) c h w -> b f c h w", f=latents.shape[1])
 
     def temporal_parameters(self) -> Iterator[nn.Parameter]:
-        """List what stage 1b trains."""
         return self.decoder.temporal.parameters()
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight whose gradients balance the adversarial loss."""
         return self.pixels.conv_out.weight
 
 

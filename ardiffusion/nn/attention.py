@@ -1,31 +1,24 @@
-"""Scaled dot-product attention, softmax(q k^T / sqrt(d)) v, and the multi-head module around it.
+"""Scaled dot-product attention, softmax(q k^T / sqrt(d)) v, its masks, and a multi-head module.
 
-The module takes queries, keys and values separately, so that it serves self- and cross-attention.
+In masks frames see themselves and at most `window - 1` earlier ones. The module takes queries, keys
+and values separately, so that it serves self- and cross-attention.
 """
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ardiffusion.nn.linear import linear
-from ardiffusion.nn.masks import additive
 
 SHARPNESS = 1.5  # of queries and keys at first; blander attention takes much longer to train
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend from each query to the keys that the mask allows.
+    """Attend from queries (B, h, N, d) to keys and values (B, h, M, d); return (B, h, N, d).
 
-    Args:
-        q: The queries (B, h, N, d).
-        k: The keys (B, h, M, d).
-        v: The values (B, h, M, d).
-        mask: Which query may see which key, bool, broadcastable to (B, h, N, M), or what
-            `additive` made of it; `None` is all. Every query must see at least one key.
-
-    Returns:
-        The attended values (B, h, N, d).
+    The mask says which query may see which key, bool, broadcastable to (B, h, N, M), or is what
+    `additive` made of that; `None` is all. Every query must see at least one key.
     """
     # Asked of v: under autocast q and k may come in float32. The fused kernel takes
     # 2-6 times as long as two products for bfloat16 on a CPU, most of all in the backward pass.
@@ -45,13 +38,38 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     return scores.unflatten(0, q.shape[:2]).softmax(dim=-1) @ v  # (B, h, N, d)
 
 
+def causal_mask(
+    queries: int, keys: int, tokens: int, window: int, device: torch.device
+) -> Tensor | None:
+    """Say which token sees which: its own frame and at most `window - 1` earlier ones.
+
+    The frames that ask, `queries`, are the last of the `keys` frames that are asked.
+
+    Returns:
+        True where attention is allowed, shape (queries L, keys L); `None` if everything is.
+    """
+    if queries == 1 and keys <= window:
+        return None
+    key = torch.arange(keys, device=device)
+    return frame_mask(key[keys - queries :], key, tokens=tokens, window=window)
+
+
+def frame_mask(query: Tensor, key: Tensor, tokens: int, window: int) -> Tensor:
+    """Do as `causal_mask` for frames of any indices, shapes (queries,) and (keys,)."""
+    distance = query[:, None] - key[None, :]  # (queries, keys)
+    mask = (distance >= 0) & (distance < window)
+    return repeat(mask, "q k -> (q l) (k m)", l=tokens, m=tokens)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into what is added to the scores: 0 where it is true, else -inf."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+
+
 class Attention(nn.Module):
     """Multi-head attention with biases and one packed projection for queries, keys and values.
 
-    Args:
-        width: The number of channels of inputs and outputs.
-        heads: The number of heads; must divide `width`.
-        gain: How large the outputs are at first.
+    The outputs are as large as `gain` says at first.
     """
 
     def __init__(self, width: int, heads: int, gain: float = 1.0) -> None:

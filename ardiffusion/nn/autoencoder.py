@@ -56,11 +56,7 @@ class Autoencoder(nn.Module, ABC):
     temporal: bool = False
 
     def forward(self, video: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode and decode.
-
-        Args:
-            video: The video (B, F, 3, H, W) in [0, 1].
-            noise: Standard normal numbers (B, F, L, C) to sample with; `None` decodes the mean.
+        """Encode video (B, F, 3, H, W) in [0, 1] and decode a sample, or the mean without noise.
 
         Returns:
             The reconstruction (B, F, 3, H, W), unclamped, and the posterior's mean and

@@ -8,10 +8,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ardiffusion.nn.attention import Attention, attend
+from ardiffusion.nn.attention import Attention, attend, causal_mask
 from ardiffusion.nn.frame_cache import FrameCache, GrowingCache, RingCache
 from ardiffusion.nn.linear import linear
-from ardiffusion.nn.masks import causal_mask
 
 PairCache = tuple[FrameCache, FrameCache]  # of fine and coarse attention
 
@@ -19,21 +18,17 @@ PairCache = tuple[FrameCache, FrameCache]  # of fine and coarse attention
 class Block(nn.Module):
     """Pre-norm transformer block: full self-attention, then an MLP with exact GELU.
 
-    Args:
-        width: The number of channels.
-        heads: The number of attention heads.
-        depth: The number of blocks in a row; the more, the less each adds at first.
-        ratio: How much wider than `width` the MLP is inside.
+    The more blocks stand in a row, its `depth`, the less each adds at first.
     """
 
-    def __init__(self, width: int, heads: int, depth: int, ratio: int = 4) -> None:
+    def __init__(self, width: int, heads: int, depth: int) -> None:
         super().__init__()
         gain = (2 * depth) ** -0.5
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width=width, heads=heads, gain=gain)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            linear(width, ratio * width), nn.GELU(), linear(ratio * width, width, gain=gain)
+            linear(width, 4 * width), nn.GELU(), linear(4 * width, width, gain=gain)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,12 +39,7 @@ class Block(nn.Module):
 
 
 class FineTemporal(nn.Module):
-    """Attention of each patch to the same patch of its own and earlier frames.
-
-    Args:
-        width: The number of channels.
-        heads: The number of attention heads.
-    """
+    """Attention of each patch to the same patch of its own and earlier frames."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -66,12 +56,7 @@ class FineTemporal(nn.Module):
 
 
 class CoarseTemporal(nn.Module):
-    """Attention of all tokens of a frame to the latent tokens of its own and earlier frames.
-
-    Args:
-        width: The number of channels.
-        heads: The number of attention heads.
-    """
+    """Attention of all tokens of a frame to the latent tokens of its own and earlier frames."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -122,9 +107,8 @@ class TemporalPair(nn.Module):
 
     def forward(self, x: Tensor, cache: PairCache) -> Tensor:
         """Mix [class, patches, latents] (B, F, 1 + P + L, D) over time, and update the cache."""
-        patches = x.shape[2] - 1 - self.tokens
-        head, patches, latents = x.split([1, patches, self.tokens], dim=2)
-        frames = x.shape[1]
+        sizes, frames = [1, x.shape[2] - 1 - self.tokens, self.tokens], x.shape[1]
+        head, patches, latents = x.split(sizes, dim=2)
         keys = cache[0].frames + frames
         mask = causal_mask(frames, keys, tokens=1, window=self.window, device=x.device)
         patches = self.fine(patches, mask=mask, cache=cache[0])

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ardiffusion.nn.attention import additive, causal_mask, frame_mask
 from ardiffusion.nn.conditions import ConditionTable
-from ardiffusion.nn.masks import additive, causal_mask, frame_mask
 
 
 class Part(NamedTuple):
@@ -54,15 +54,10 @@ class AttentionContext(ABC):
 
 
 class FullSequence(AttentionContext):
-    """Frames that are all computed together.
+    """Frames of L tokens that are all computed together.
 
     They attend `window` at a time, so that time and masks grow with the number of frames and not
     with its square.
-
-    Args:
-        tokens: Tokens per frame L.
-        window: Frames that a frame attends to, itself included.
-        device: Where the frames live.
     """
 
     def __init__(self, tokens: int, window: int, device: torch.device) -> None:
@@ -81,37 +76,28 @@ class KVCache(AttentionContext):
     """Sliding-window cache of keys and values.
 
     Args:
-        layers: Number of attention layers.
-        batch: Number of sequences B.
-        heads: Number of heads h.
-        width: Width of one head d.
+        size: Number of layers, of sequences B and of heads h, and the width of one head d.
         tokens: Tokens per frame L.
         window: Frames that a frame attends to, itself included.
         frames: Most frames written at once.
         dtype: Type of the keys and values.
         device: Where they live.
-        conditions: Modulations of the timesteps and labels that the run will meet; computed
-            anew for every call when not given.
     """
 
     def __init__(
         self,
-        layers: int,
-        batch: int,
-        heads: int,
-        width: int,
+        size: tuple[int, int, int, int],
         tokens: int,
         window: int,
         frames: int,
         dtype: torch.dtype,
         device: torch.device,
-        conditions: ConditionTable | None = None,
     ) -> None:
         self.tokens, self.window, self.frames, self.device = tokens, window, frames, device
-        self.conditions = conditions
         self.slots = self.count_slots()
-        size = (layers, 2, batch, heads, self.slots * tokens, width)
-        self.buffer = torch.zeros(size, dtype=dtype, device=device)
+        layers, batch, heads, width = size
+        shape = (layers, 2, batch, heads, self.slots * tokens, width)
+        self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self.reset()
 
     def reset(self) -> None:

@@ -16,12 +16,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class CausalAttention(nn.Module):
-    """Frame-causal multi-head attention with RMS-normalised and rotated queries and keys.
-
-    Args:
-        width: Number of channels D.
-        heads: Number of heads; must divide `width`.
-    """
+    """Frame-causal multi-head attention with RMS-normalised and rotated queries and keys."""
 
     eps = 1e-6
 
@@ -34,16 +29,13 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, phases: Phases, context: AttentionContext, layer: int) -> Tensor:
-        """Let tokens attend to those of their own frame and of earlier ones.
+        """Let tokens (B, F, L, D) attend to those of their own frame and of earlier ones.
 
         Args:
-            x: Tokens, shape (B, F, L, D).
+            x: The tokens.
             phases: Cosines and sines of the frames' angles, shape (F L, d) each.
             context: Where keys and values are, and who sees whom.
             layer: Index of this layer in it.
-
-        Returns:
-            Tokens, shape (B, F, L, D).
         """
         qkv = rearrange(
             self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
@@ -66,12 +58,7 @@ class CausalAttention(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Transformer block with adaLN-zero modulation, one per frame.
-
-    Args:
-        width: Number of channels D.
-        heads: Number of attention heads.
-    """
+    """Transformer block with adaLN-zero modulation, one per frame."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -77,13 +77,7 @@ class Decoder(nn.Module):
 
 
 class SoftCodebook(nn.Module):
-    """Turns every patch into a mixture of learned embeddings, weighted by a softmax.
-
-    Args:
-        width: The number of channels that come in.
-        codebook: The number of embeddings.
-        embedding: The number of channels of an embedding.
-    """
+    """Turns every patch into a mixture of `codebook` learned embeddings, weighted by a softmax."""
 
     def __init__(self, width: int, codebook: int, embedding: int) -> None:
         super().__init__()

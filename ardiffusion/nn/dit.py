@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.cache import AttentionContext, FullSequence, KVCache, StaticCache
 from ardiffusion.nn.causal import DiTBlock, modulate
-from ardiffusion.nn.conditions import ConditionTable
-from ardiffusion.nn.embedding import LabelEmbedding, TimestepEmbedding
+from ardiffusion.nn.conditions import ConditionTable, LabelEmbedding, TimestepEmbedding
 from ardiffusion.nn.linear import begin_as_dit
 from ardiffusion.nn.rotary import Phases, rotary_phases
 from ardiffusion.nn.sizes import check_sizes
@@ -133,13 +132,9 @@ class ARDiT(nn.Module):
         pattern = "f d -> (f l) d"
         return repeat(cos, pattern, l=self.tokens), repeat(sin, pattern, l=self.tokens)
 
-    def together(
-        self, device: torch.device, conditions: ConditionTable | None = None
-    ) -> AttentionContext:
+    def together(self, device: torch.device) -> AttentionContext:
         """Return the context of frames that are all computed together."""
-        context = FullSequence(tokens=self.tokens, window=self.window, device=device)
-        context.conditions = conditions
-        return context
+        return FullSequence(tokens=self.tokens, window=self.window, device=device)
 
     def make_cache(
         self,
@@ -163,25 +158,25 @@ class ARDiT(nn.Module):
             null: Rows to be evaluated without their class, bool, shape (B,).
             static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
         """
-        conditions, labels = None, 1
-        if label is not None:
-            labels = len(label.unique()) + (null is not None)
+        context = self.storage(batch, frames=frames, device=device, static=static)
+        labels = 1 if label is None else len(label.unique()) + (null is not None)
         if timesteps is not None and labels * len(timesteps) <= MAX_CONDITIONS:
-            conditions = ConditionTable(self.modulations, timesteps.to(device), label, null)
-        if not self.strictly_causal:  # keys and values change with later frames
-            return self.together(device, conditions=conditions)
+            timesteps = timesteps.to(device)
+            context.conditions = ConditionTable(self.modulations, timesteps, label, null)
+        return context
+
+    def storage(
+        self, batch: int, frames: int, device: torch.device, static: bool
+    ) -> AttentionContext:
+        """Make a cache without conditions."""
         kind, dtype = device.type, self.embed.weight.dtype
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         return (StaticCache if static else KVCache)(
-            layers=self.depth,
-            batch=batch,
-            heads=self.heads,
-            width=self.width // self.heads,
+            size=(self.depth, batch, self.heads, self.width // self.heads),
             tokens=self.tokens,
             window=self.window,
             frames=frames,
             dtype=dtype,
             device=device,
-            conditions=conditions,
         )

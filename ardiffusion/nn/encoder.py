@@ -23,12 +23,7 @@ def patch_positions(side: int, width: int) -> Tensor:
 
 
 class TokenHead(nn.Linear):
-    """Makes the moments of every latent token from that token alone.
-
-    Args:
-        width: The number of channels of a token.
-        channels: The number of latent channels.
-    """
+    """Makes the moments of every latent token from that token alone."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__(width, 2 * channels)

@@ -77,7 +77,6 @@ class GridVAE(Autoencoder):
         self.register_buffer("scale", torch.ones(channels))
 
     def posterior(self, video: Tensor) -> Posterior:
-        """Encode video (B, F, 3, H, W) in [0, 1] to the Gaussian of its tokens (B, F, L, C)."""
         frames = rearrange(video * 2 - 1, "b f c h w -> (b f) c h w")
         moments = in_parts(lambda part: self.network.encode(part).latent_dist.parameters, frames)
         moments = rearrange(moments, "(b f) c p q -> b f (p q) c", f=video.shape[1])
@@ -86,8 +85,7 @@ class GridVAE(Autoencoder):
         return Posterior(mean=(mean - self.shift) / self.scale, logvar=logvar)
 
     def normalise(self, latents: Tensor) -> Tensor:
-        """Return latents (B, F, L, C) as they are: they come normalised."""
-        return latents
+        return latents  # they come normalised
 
     @torch.no_grad()
     def update_statistics(self, latents: Tensor) -> None:
@@ -98,7 +96,6 @@ class GridVAE(Autoencoder):
         self.scale.copy_(scale.square().lerp(variance, MOMENTUM).sqrt())
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode tokens (B, F, L, C) of any length to video (B, F, 3, H, W), unclamped."""
         raw = latents.to(self.scale.dtype) * self.scale + self.shift
         grid = rearrange(raw, "b f (p q) c -> (b f) c p q", p=self.side)
         frames = in_parts(lambda part: self.network.decode(part).sample, grid)
@@ -106,13 +103,11 @@ class GridVAE(Autoencoder):
 
     @torch.no_grad()
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end."""
         for frame in latents:
             yield self.decode(rearrange(frame, "b l c -> b 1 l c"))[:, 0]
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight whose gradients balance the adversarial loss."""
         return self.network.decoder.conv_out.weight
 
 

@@ -8,23 +8,16 @@ baseline: the same weights, the same cost, nothing but who sees whom differs fro
 import torch
 
 from ardiffusion.nn.cache import AttentionContext, Part
-from ardiffusion.nn.conditions import ConditionTable
 from ardiffusion.nn.dit import ARDiT
 
 
 class Bidirectional(AttentionContext):
-    """Every frame attends to every other; a run keeps its modulations alone.
-
-    Args:
-        window: Most frames that are computed together.
-        conditions: Modulations of the timesteps and labels that a run will meet.
-    """
+    """Every frame attends to every other, of at most `window`; keys and values are not kept."""
 
     parts = [Part(queries=slice(None), keys=slice(None))]  # noqa: RUF012 never changed
 
-    def __init__(self, window: int, conditions: ConditionTable | None = None) -> None:
+    def __init__(self, window: int) -> None:
         self.window = window
-        self.conditions = conditions
 
     def prepare(self, frames: int) -> None:
         """Refuse more frames than the window holds."""
@@ -54,7 +47,10 @@ class JointDiT(ARDiT):
 
     strictly_causal = False
 
-    def together(
-        self, device: torch.device, conditions: ConditionTable | None = None
+    def together(self, device: torch.device) -> AttentionContext:
+        return Bidirectional(self.window)
+
+    def storage(
+        self, batch: int, frames: int, device: torch.device, static: bool
     ) -> AttentionContext:
-        return Bidirectional(self.window, conditions=conditions)
+        return Bidirectional(self.window)  # keys and values change with later frames

@@ -43,15 +43,7 @@ class LPIPS(Pretrained):
         return network
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Compare images pairwise.
-
-        Args:
-            x: Images in [0, 1], (N, 3, H, W) of 16 x 16 pixels or more.
-            y: Other images of the same shape.
-
-        Returns:
-            Distances, (N,).
-        """
+        """Compare images (N, 3, H, W) in [0, 1], of 16 x 16 pixels or more: distances (N,)."""
         return self.network(x.device)(x.float(), y.float())
 
 
@@ -84,7 +76,6 @@ class VGGDistance(nn.Module):
         return [self.get_buffer(f"head{stage}") for stage in range(len(VGG_STAGES))]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Compare images (N, 3, H, W) in [0, 1], giving distances (N,)."""
         distance = x.new_zeros(len(x))
         for f, g, head in zip(self.directions(x), self.directions(y), self.heads, strict=True):
             difference = reduce((f - g).square(), "n c h w -> n c", "mean")

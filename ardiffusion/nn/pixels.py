@@ -29,12 +29,7 @@ def conv(
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions beside an identity, or a 1x1 convolution where channels change.
-
-    Args:
-        inputs: The number of channels that come in.
-        outputs: The number of channels that go out.
-    """
+    """Two normalised convolutions beside an identity, or a 1x1 one where channels change."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -68,23 +63,13 @@ class DetachedResidualBlock(ResidualBlock):
         return conv(outputs, outputs, size=1, bias=False)
 
     def residual(self, x: Tensor, h: Tensor) -> Tensor:
-        """Choose what is added to the convolutions' result h, given the block's input x."""
         return x if self.shortcut is None else self.shortcut(h)
 
 
 class Level(nn.Module):
-    """Two residual blocks at one resolution, then a doubling of it unless it is the last.
+    """Two residual blocks at one resolution, then a doubling of it unless it is the last."""
 
-    Args:
-        inputs: The number of channels that come in.
-        outputs: The number of channels that go out.
-        last: Whether the resolution stays as it is.
-        block: The class of the residual blocks.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, last: bool, block: type[ResidualBlock] = ResidualBlock
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, last: bool, block: type[ResidualBlock]) -> None:
         super().__init__()
         self.blocks = nn.Sequential(block(inputs, outputs), block(outputs, outputs))
         self.upsample = None if last else conv(outputs, outputs)
@@ -108,12 +93,7 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        patch: int,
-        width: int,
-        embedding: int,
-        block: type[ResidualBlock] = ResidualBlock,
+        self, patch: int, width: int, embedding: int, block: type[ResidualBlock] = ResidualBlock
     ) -> None:
         super().__init__()
         levels = patch.bit_length() - 1

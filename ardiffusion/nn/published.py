@@ -1,6 +1,6 @@
 """PublishedDiT: the transformer of the published AR-Diffusion weights, quirks included.
 
-It differs from ARDiT (dit.py) in its blocks (published_block.py), in context tokens that stand
+It differs from ARDiT (dit.py) in its blocks (published_layers.py), in context tokens that stand
 before the frames, which by default see every frame and are seen by every frame, so that the
 network is not causal from end to end, and in positions that belong to places in the window.
 """
@@ -12,11 +12,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.conditions import ConditionTable
-from ardiffusion.nn.embedding import TimestepEmbedding
+from ardiffusion.nn.conditions import ConditionTable, TimestepEmbedding
 from ardiffusion.nn.linear import begin_as_dit
-from ardiffusion.nn.published_block import PublishedBlock, normalise
-from ardiffusion.nn.published_context import ClassContext, SharedContext, context_mask
+from ardiffusion.nn.published_layers import (
+    ClassContext,
+    PublishedBlock,
+    SharedContext,
+    context_mask,
+    normalise,
+)
 from ardiffusion.nn.rotary import Phases, float64_device, rotary_phases
 from ardiffusion.nn.sizes import check_sizes
 
@@ -176,16 +180,8 @@ class PublishedDiT(nn.Module):
         return rotary_phases(0, frames=size, width=width, device=device, dtype=dtype)
 
     def make_cache(
-        self,
-        batch: int,
-        frames: int,
-        device: torch.device,
-        timesteps: Tensor | None = None,
-        label: Tensor | None = None,
-        null: Tensor | None = None,
-        static: bool = False,
+        self, *, device: torch.device, timesteps: Tensor | None = None, **_: object
     ) -> ConditionCache:
         """Return what stays the same during a run that asks for these timesteps alone, (K,)."""
         assert timesteps is not None, "without timesteps there is nothing to keep"
-        table = ConditionTable(self.modulations, timesteps.to(device), label=None, null=None)
-        return ConditionCache(table)
+        return ConditionCache(ConditionTable(self.modulations, timesteps.to(device)))

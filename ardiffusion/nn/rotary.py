@@ -1,6 +1,6 @@
 """Rotary position embedding over the frame index (Su et al., RoFormer, 2021).
 
-The pair (2 i, 2 i + 1) of a head's channels of frame f is rotated by the angle f theta^(-2 i / d),
+The pair (2 i, 2 i + 1) of a head's channels of frame f is rotated by the angle f 10000^(-2 i / d),
 so that attention depends on the distance between frames alone and their number is free.
 """
 
@@ -22,7 +22,6 @@ def rotary_phases(
     width: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    theta: float = 1e4,
 ) -> Phases:
     """Return the cosines and sines of consecutive frames, shape (F, d) each.
 
@@ -34,13 +33,12 @@ def rotary_phases(
         width: Width of one head d, even.
         device: Where the tables shall live.
         dtype: Type of the tables.
-        theta: Base of the wavelengths.
     """
     exact = float64_device(device)
     first = position.to(exact) if isinstance(position, Tensor) else position
     index = first + torch.arange(frames, dtype=torch.float64, device=exact)
     exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact) / width
-    angles = repeat(index[:, None] * theta**-exponent, "f i -> f (i two)", two=2)  # (F, d)
+    angles = repeat(index[:, None] * 1e4**-exponent, "f i -> f (i two)", two=2)  # (F, d)
     cos, sin = angles.cos(), angles.sin()
     sin[:, ::2].neg_()
     return cos.to(device, dtype), sin.to(device, dtype)

@@ -1,4 +1,6 @@
-"""Block of the published transformer: the residual starts behind a norm without parameters.
+"""Layers of the published transformer: its blocks, and the context tokens before the frames.
+
+In a block the residual starts behind a norm without parameters,
 
     x <- LN(x);  x <- x + gate f(x (1 + scale) + shift),   f = attention, then MLP.
 
@@ -6,8 +8,9 @@ Shift, scale and gate come from each frame's timestep and act on its tokens; con
 neither modulated nor gated.
 """
 
+import torch
 import torch.nn.functional as F
-from einops import pack, rearrange, unpack
+from einops import pack, rearrange, repeat, unpack
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import attend
@@ -20,13 +23,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 class PublishedAttention(nn.Module):
-    """Attention over context and frames together.
-
-    Args:
-        width: Number of channels D.
-        heads: Number of heads; must divide `width`.
-        qk_norm: Whether queries and keys are normalised.
-    """
+    """Attention over context and frames together; `qk_norm` normalises queries and keys."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -49,13 +46,7 @@ class PublishedAttention(nn.Module):
 
 
 class PublishedBlock(nn.Module):
-    """Attention and MLP, modulated per frame.
-
-    Args:
-        width: Number of channels D.
-        heads: Number of attention heads.
-        qk_norm: Whether queries and keys are normalised.
-    """
+    """Attention and MLP, modulated per frame."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -92,3 +83,55 @@ class PublishedBlock(nn.Module):
         x, sizes = pack([context, video * (1 + scale_m) + shift_m], "b * d")  # (B, N + F L, D)
         c, v = unpack(self.mlp(x), sizes, "b * d")
         return context + c, video + gate_m * v
+
+
+class SharedContext(nn.Module):
+    """One context for all samples; "no condition" is a context of zeros."""
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(context, width))
+        nn.init.normal_(self.table, std=0.1)
+
+    def forward(self, batch: int, label: Tensor | None, null: Tensor | None) -> Tensor:
+        """Return context tokens (B, N, width), given samples without condition, bool (B,)."""
+        table = repeat(self.table, "n c -> b n c", b=batch)
+        return table if null is None else table.masked_fill(null[:, None, None], 0.0)
+
+
+class ClassContext(nn.Module):
+    """One context per class; "no condition" is the context of class 0.
+
+    The published table has a row more than there are classes, and its last row is never used:
+    the row meant for "no condition" is shared with the first class.
+    """
+
+    def __init__(self, classes: int, context: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(classes + 1, context, width))
+        nn.init.normal_(self.table, std=0.1)
+
+    def forward(self, batch: int, label: Tensor | None, null: Tensor | None) -> Tensor:
+        """Return context tokens (B, N, width) of labels (B,), negative for "no condition"."""
+        if label is None:
+            return repeat(self.table[0], "n c -> b n c", b=batch)
+        row = label.clamp(min=0)
+        return self.table[row if null is None else row.masked_fill(null, 0)]
+
+
+def context_mask(
+    context: int, frames: int, tokens: int, causal: bool, open_context: bool, device: torch.device
+) -> Tensor | None:
+    """Say which token sees which, context tokens first, then those of the frames.
+
+    A frame sees no later one if the network is `causal`, and context tokens see the frames if
+    they are open. True is where attention is allowed, shape (context + F L, context + F L);
+    `None` if it is everywhere.
+    """
+    if open_context and not causal:
+        return None
+    index = repeat(torch.arange(frames, device=device), "f -> (f l)", l=tokens)
+    index = F.pad(index, (context, 0), value=-1)  # the context counts as frame -1
+    query, key = index[:, None], index[None, :]
+    mask = (key <= query) | (not causal)
+    return torch.where(query < 0, (key < 0) | open_context, mask)
