@@ -189,6 +189,12 @@ def test_a_plan_for_another_length_is_refused() -> None:
         sampler.sample(tiny(), noise(2), plan=ad_plan(3, steps=4, difference=1))
 
 
+@pytest.mark.parametrize("guidance", [-1.0, float("nan"), float("inf")])
+def test_guidance_that_is_no_strength_is_refused(guidance: float) -> None:
+    with pytest.raises(ValueError, match=f"finite number of at least 0, got {guidance}"):
+        Sampler(SCHEDULE, steps=4, difference=1, guidance=guidance)
+
+
 def test_guidance_without_a_condition_is_refused() -> None:
     sampler = Sampler(SCHEDULE, steps=4, difference=1, guidance=2.0)
     with pytest.raises(ValueError, match="needs a network with a condition"):

@@ -16,11 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FLOAT64 = ("cpu", "cuda", "meta")  # devices that know it; Apple's GPUs do not
+
 
 @cache
 def on_device(values: tuple[float, ...], device: torch.device | str) -> Tensor:
     """Return numbers as a tensor, copied to the device once: copying makes the CPU wait."""
-    return torch.tensor(values, device=device)
+    return torch.tensor(values).to(device)
 
 
 class Dice(NamedTuple):
@@ -31,7 +33,7 @@ class Dice(NamedTuple):
 
     def uniform(self, *size: int) -> Tensor:
         """Draw numbers in [0, 1), in float64 where the device knows it."""
-        exact = torch.device(self.device).type in ("cpu", "cuda")
+        exact = torch.device(self.device).type in FLOAT64
         dtype = torch.float64 if exact else torch.float32
         return torch.rand(size, dtype=dtype, generator=self.generator, device=self.device)
 

@@ -8,12 +8,13 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+FLOAT64 = ("cpu", "cuda", "meta")  # devices that know it; Apple's GPUs do not
 Phases = tuple[Tensor, Tensor]  # cosines and sines, the latter negative on even channels
 
 
 def float64_device(device: torch.device) -> torch.device:
     """Return where to compute in float64 for a device: on the CPU if it has no such numbers."""
-    return device if device.type in ("cpu", "cuda", "meta") else torch.device("cpu")
+    return device if device.type in FLOAT64 else torch.device("cpu")
 
 
 def rotary_phases(
