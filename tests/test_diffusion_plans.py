@@ -144,9 +144,8 @@ def test_rows_move_every_frame_of_the_queue_once_an_iteration(
         check_plan(torch.tensor(table), steps=steps)
     whole = ad_plan(frames, steps=steps, difference=1, ready=ready).tolist()
     assert [row for row in table if row in whole] == whole
-    assert FIFO(block).iterations(frames, steps=steps, window=window, given_frames=ready) == len(
-        rows
-    )
+    sampler = Sampler(SCHEDULE, steps=steps, plan=FIFO(block))
+    assert sampler.iterations(tiny(window=window), frames, given_frames=ready) == len(rows)
 
 
 def test_a_queue_without_end_begins_like_one_with_an_end() -> None:

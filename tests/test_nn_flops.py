@@ -7,9 +7,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.nn.flops import TRAINING, flops, frame_flops
+from ardiffusion.nn.flops import TRAINING, flops
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.nn.published import PublishedDiT
+from experiments.benchmarks.sample import frame_flops
 
 NETWORKS = {
     "ARDiT": lambda: ARDiT(width=64, depth=3, heads=2, tokens=8, classes=3),

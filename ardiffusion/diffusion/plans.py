@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ardiffusion.diffusion.ad import Iteration, ad_iterations, ad_rows, plan_rows
+from ardiffusion.diffusion.ad import Iteration, ad_rows, plan_rows
 
 
 class Plan(ABC):
@@ -44,12 +44,6 @@ class Plan(ABC):
         """Return the length of the video where `frames` are asked for; None is without end."""
         return frames
 
-    def iterations(
-        self, frames: int, steps: int, window: int | None = None, given_frames: int = 0
-    ) -> int:
-        """Count the rows."""
-        return sum(1 for _ in self.rows(frames, steps, window=window, given_frames=given_frames))
-
     def describe(self) -> dict[str, Any]:
         return {"class": type(self).__name__, **vars(self)}
 
@@ -75,11 +69,6 @@ class AD(Plan):
 
     def in_flight(self, frames: int | None, steps: int) -> int:
         return -(-steps // self.difference) if self.difference > 0 else frames or 0
-
-    def iterations(
-        self, frames: int, steps: int, window: int | None = None, given_frames: int = 0
-    ) -> int:
-        return ad_iterations(frames - given_frames, steps=steps, difference=self.difference)
 
 
 class FIFO(Plan):

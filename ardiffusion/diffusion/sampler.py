@@ -139,4 +139,5 @@ class Sampler:
     def iterations(self, denoiser: Denoiser, frames: int, given_frames: int = 0) -> int:
         """Return how many iterations a video takes, whose leading `given_frames` are given."""
         window, steps = evaluated(denoiser), self.times.steps
-        return self.plan.iterations(frames, steps, window=window, given_frames=given_frames)
+        rows = self.plan.rows(frames, steps=steps, window=window, given_frames=given_frames)
+        return sum(1 for _ in rows)

@@ -41,7 +41,8 @@ class Solver(ABC):
     """Places S steps on the schedule and says how they are taken.
 
     Attributes:
-        freezes_finished: Whether a finished frame never changes again.
+        freezes_finished: Whether a finished frame never changes again; else it takes the last step
+            in every iteration, with itself in place of the network's output.
         multistep: Whether a step uses the x_0 of the frame's previous step.
     """
 
@@ -76,7 +77,10 @@ class Solver(ABC):
         """
         a, b, c, d = self.solve(before.clamp(max=times.steps - 1), after, k_prev, times=times)
         u, v = x0_coefficients(before, times=times, target=target)
-        return Coefficients(a + b * u, b * v, c, d).where(after > before)
+        moves = after > before
+        if not self.freezes_finished:
+            u, v, moves = torch.where(moves, u, u + v), torch.where(moves, v, 0.0), after > 0
+        return Coefficients(a + b * u, b * v, c, d).where(moves)
 
     @abstractmethod
     def solve(self, k: Tensor, k_next: Tensor, k_prev: Tensor, times: StepTimes) -> Coefficients:
@@ -188,16 +192,6 @@ class PublishedDDIM(Solver):
         leaving, clean = tau.flip(0), int(tau[0])
         levels = torch.cat([abar[leaving], abar[:1]])
         return StepTimes(leaving, schedule.timesteps - 1, clean=clean, alphas_cumprod=levels)
-
-    def coefficients(
-        self, before: Tensor, after: Tensor, k_prev: Tensor, times: StepTimes, target: Target
-    ) -> Coefficients:
-        """Let a finished frame take the last step again, with itself in place of the output."""
-        a, b, c, d = self.solve(before.clamp(max=times.steps - 1), after, k_prev, times=times)
-        u, v = x0_coefficients(before, times=times, target=target)
-        moves = after > before
-        u, v = torch.where(moves, u, u + v), torch.where(moves, v, 0.0)
-        return Coefficients(a + b * u, b * v, c, d).where(after > 0)
 
     def solve(self, k: Tensor, k_next: Tensor, k_prev: Tensor, times: StepTimes) -> Coefficients:
         alpha, sigma = times.alpha_sigma(k)

@@ -1,7 +1,7 @@
 """Scaled dot-product attention, softmax(q k^T / sqrt(d)) v, its masks, and a multi-head module.
 
-In masks frames see themselves and at most `window - 1` earlier ones. The module takes queries, keys
-and values separately, so that it serves self- and cross-attention.
+A mask lets frames see themselves and at most `window - 1` earlier ones. The module takes queries,
+keys and values separately, so that it serves self- and cross-attention.
 """
 
 import torch

@@ -86,11 +86,7 @@ class CoarseTemporal(nn.Module):
 class TemporalPair(nn.Module):
     """Fine, then coarse temporal attention; the class token passes by. It starts as the identity.
 
-    Args:
-        width: The number of channels.
-        heads: The number of attention heads.
-        tokens: The number of latent tokens per frame, which come last in the sequence.
-        window: How many frames a frame sees, itself included.
+    The latent tokens come last in the sequence; a frame sees `window` frames, itself included.
     """
 
     def __init__(self, width: int, heads: int, tokens: int, window: int) -> None:

@@ -29,14 +29,7 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, phases: Phases, context: AttentionContext, layer: int) -> Tensor:
-        """Let tokens (B, F, L, D) attend to those of their own frame and of earlier ones.
-
-        Args:
-            x: The tokens.
-            phases: Cosines and sines of the frames' angles, shape (F L, d) each.
-            context: Where keys and values are, and who sees whom.
-            layer: Index of this layer in it.
-        """
+        """Let tokens (B, F, L, D) attend, with phases (F L, d), as a layer of the context."""
         qkv = rearrange(
             self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
         )  # (3, B, h, F L, d)
@@ -71,10 +64,7 @@ class DiTBlock(nn.Module):
     def forward(
         self, x: Tensor, modulation: Tensor, phases: Phases, context: AttentionContext, layer: int
     ) -> Tensor:
-        """Update tokens (B, F, L, D) given what `self.modulation` made, shape (B, F, 6 D).
-
-        The other arguments are those of `CausalAttention`.
-        """
+        """Update tokens (B, F, L, D) given what `self.modulation` made, shape (B, F, 6 D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
             modulation, "b f (six d) -> six b f 1 d", six=6
         )  # (B, F, 1, D)

@@ -5,7 +5,6 @@ are left out. Attention counts as it is computed: pairs of tokens that a mask hi
 """
 
 import inspect
-import re
 from functools import cache
 from typing import Any
 
@@ -32,18 +31,7 @@ def flops(dit: nn.Module, frames: int) -> int | None:
 def clip_flops(kind: type[Network], sizes: tuple[tuple[str, Any], ...], frames: int) -> int:
     """Count once for all networks of a kind and some sizes."""
     with torch.device("meta"):
-        found = counted(kind(**dict(sizes)), frames=frames)
-    return found["Global"]
-
-
-def frame_flops(dit: ARDiT) -> int:
-    """Count the operations of all blocks for one frame behind a full window in the cache."""
-    with torch.device("meta"):
-        copy = type(dit)(**dict(sizes_of(dit)))
-        context = copy.make_cache(1, frames=1, device=copy.position.device)
-        context.advance(dit.window - 1)
-        found = counted(copy, frames=1, cache=context)
-    return sum(count for name, count in found.items() if re.search(r"\.blocks\.\d+$", name))
+        return counted(kind(**dict(sizes)), frames=frames)["Global"]
 
 
 def sizes_of(dit: Network) -> tuple[tuple[str, Any], ...]:

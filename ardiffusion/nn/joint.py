@@ -34,15 +34,6 @@ class JointDiT(ARDiT):
     References:
         Video diffusion models (Ho et al., NeurIPS 2022); Diffusion Forcing (Chen et al., NeurIPS
         2024), as the baseline of AR-Diffusion (Sun et al., CVPR 2025).
-
-    Args:
-        width: Number of channels D.
-        depth: Number of transformer blocks.
-        heads: Number of attention heads; width / heads must be even.
-        tokens: Tokens per frame L, as the AR-VAE makes them.
-        channels: Numbers per token C, as the AR-VAE makes them.
-        classes: Number of classes; 0 for a model without class condition.
-        window: Most frames of a clip, all of which see each other.
     """
 
     strictly_causal = False

@@ -83,14 +83,7 @@ class Level(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Convolutional decoder from one embedding per patch to pixels.
-
-    Args:
-        patch: The height and width of a patch in pixels, a power of two.
-        width: The number of channels at full resolution.
-        embedding: The number of channels that come in.
-        block: The class of the residual blocks.
-    """
+    """Convolutional decoder from one embedding per patch to pixels; `width` is that of the end."""
 
     def __init__(
         self, patch: int, width: int, embedding: int, block: type[ResidualBlock] = ResidualBlock

@@ -34,7 +34,7 @@ class PublishedAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, phases: Phases | None) -> Tensor:
-        """Let tokens (B, N, D) attend, given a mask (N, N) or None and phases (N, d) or None."""
+        """Let tokens (B, N, D) attend, with a mask (N, N) and phases (N, d) if there are any."""
         q, k, v = rearrange(
             self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
         )  # (B, h, N, d)
@@ -66,12 +66,7 @@ class PublishedBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Update the tokens of the context (B, N, D) and of the frames (B, F, L, D).
 
-        Args:
-            context: Context tokens.
-            video: Tokens of the frames.
-            modulation: What `self.modulation` made of the frames' timesteps, shape (B, F, 6 D).
-            mask: Who sees whom, shape (N + F L, N + F L), or None for everyone.
-            phases: Cosines and sines of the tokens' places, shape (N + F L, d) each.
+        `self.modulation` made the modulation (B, F, 6 D); mask and phases are those of attention.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(
             modulation, "b f (six d) -> six b f 1 d", six=6

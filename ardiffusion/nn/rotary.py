@@ -24,16 +24,9 @@ def rotary_phases(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Phases:
-    """Return the cosines and sines of consecutive frames, shape (F, d) each.
+    """Return the cosines and sines of consecutive frames from a position on, shape (F, d) each.
 
     The angles are computed in float64: in float32, frame 100 000 would be off by a hundredth.
-
-    Args:
-        position: Absolute index of the first frame; a tensor without dimensions if it varies.
-        frames: Number of frames F.
-        width: Width of one head d, even.
-        device: Where the tables shall live.
-        dtype: Type of the tables.
     """
     exact = float64_device(device)
     first = position.to(exact) if isinstance(position, Tensor) else position

@@ -1,6 +1,7 @@
 """How fast latents are sampled, against recomputing a 16-frame window in every iteration."""
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from ardiffusion.diffusion.ad import ad_iterations
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.nn.dit import ARDiT
-from ardiffusion.nn.flops import frame_flops
+from ardiffusion.nn.flops import counted, sizes_of
 from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import (
     Result,
@@ -160,6 +161,16 @@ def evaluation(net: ARDiT) -> Callable[[], Tensor]:
     net(x, t, cache=cache)
     cache.advance(net.window - 1)
     return lambda: net(x[:, :1], t[:, :1] + 500, cache=cache)
+
+
+def frame_flops(dit: ARDiT) -> int:
+    """Count the operations of all blocks for one frame behind a full window in the cache."""
+    with torch.device("meta"):
+        copy = type(dit)(**dict(sizes_of(dit)))
+        context = copy.make_cache(1, frames=1, device=copy.position.device)
+        context.advance(dit.window - 1)
+        found = counted(copy, frames=1, cache=context)
+    return sum(count for name, count in found.items() if re.search(r"\.blocks\.\d+$", name))
 
 
 def speeds(
