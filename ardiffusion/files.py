@@ -159,11 +159,12 @@ def only_writer(folder: str | Path, file: str | None = None) -> Iterator[None]:
         OSError: If another process is at work there, with a sentence that names the place.
     """
     folder = Path(folder)
+    lock = FileLock(folder / f".{file or 'writer'}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        Path(lock.lock_file).touch()  # FileLock takes a folder that admits none for a busy one
     except OSError as error:
         raise write_failure(folder, error) from error
-    lock = FileLock(folder / f".{file or 'writer'}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -336,6 +336,43 @@ ERRORS: dict[str, tuple[Make, str]] = {
         lambda p: [p / "a", p / "b", "--protocol.frames", "0"],
         "frames of a protocol must be at least 1, got 0",
     ),
+    "no such protocol": (
+        lambda p: [p / "a", p / "b", "--protocol", "Foo"],
+        "error: protocol is Foo, expected: dot import path string: Foo (--help lists all options).",
+    ),
+    "no protocol": (
+        lambda p: [p / "a", p / "b", "--protocol", "torch.nn.Linear"],
+        "error: protocol is torch.nn.Linear, expected: Import path does not correspond to a subclass",
+    ),
+    "no number": (
+        lambda p: [p / "a", p / "b", "--resolution", "x"],
+        "error: resolution is x, expected: <class 'int'> (--help lists all options).",
+    ),
+    "no number within": (
+        lambda p: [p / "a", p / "b", "--protocol.frames", "x"],
+        "error: protocol.frames is x, expected: <class 'int'> (--help lists all options).",
+    ),
+    "no option": (
+        lambda p: [p / "a", p / "b", "--protocol.nothing", "x"],
+        "error: protocol: Option 'nothing' is not accepted (--help lists all options).",
+    ),
+    "output in no folder": (
+        lambda p: [write(p / "a"), write(p / "b"), "--output", "/proc/score.json"],
+        "error: Cannot write /proc (no such file or directory): free some space or choose",
+    ),
+    "small frames": (
+        lambda p: [
+            write(p / "a"),
+            write(p / "b"),
+            "--resolution",
+            "8",
+            "--paired",
+            "true",
+            "--lpips",
+            "false",
+        ],
+        "error: SSIM needs frames of 11 x 11 pixels or more, but these have 8 x 8; use a higher",
+    ),
     "no output": (
         lambda p: [p / "a", p / "b", "--output", ""],
         "--output is '', which names no file: give one to write to.",
@@ -362,6 +399,7 @@ def test_mistakes_end_with_one_sentence(
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert told.format(p=tmp_path) in error and "Traceback" not in error
+    assert error[error.index("error: ") :].count("\n") == 1
     assert not Path("score.json").exists()
 
 

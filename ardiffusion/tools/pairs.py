@@ -37,7 +37,9 @@ class Pairs:
         self.real, self.fake = real, fake
         self.matched = pair_videos(real, fake)
         self.frames = [min(real.lengths[i], fake.lengths[j]) for i, j in self.matched]
-        self.size = next(self.parts(0))[0].shape[-2:]
+        real_part, fake_part = next(self.parts(0))
+        ssim(real_part[:1], fake_part[:1])  # which asks for a size
+        self.size = real_part.shape[-2:]
         self.similarities: dict[str, Similarity] = {"psnr": psnr, "ssim": ssim}
         if lpips:
             self.similarities["lpips"] = load_lpips()

@@ -13,6 +13,10 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+UNION = "Does not validate against any of the Union subtypes"
+# What stands around the reasons of a refusal.
+BETWEEN = (UNION, "Parser key", "Problem with", "Subtypes:", "Errors:", "Given value")
+BETWEEN += ("Expected a <class 'NoneType'>",)
 INFOS = ("💡 Tip", "TPU available: False")
 WARNINGS = (
     ".*LeafSpec",  # PyTorch to Lightning
@@ -53,18 +57,22 @@ def user_message(error: Exception) -> str:
         place = error.filename or "a file"
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         return f"Cannot use {place} ({reason}): check the path, its permissions and the disk."
-    return str(error)
+    return parser_message(str(error)) if UNION in str(error) else str(error)
 
 
 def parser_message(text: str) -> str:
     """Say which option has which value and why not, where the parser lists all that it tried."""
-    option = re.search(r'key "([^"]+)"', text)
-    value = re.search(r"Given value: (.*)", text)
-    reasons = [line for line in re.findall(r"^ *- (.*)", text, re.M) if "NoneType" not in line]
-    if not (option and value and reasons):
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
+    reasons = [line for line in lines if not line.startswith(BETWEEN)] if UNION in text else []
+    option = ".".join(re.findall(r'key "([^"]+)"', text))
+    value = re.search(r"(?:Given|Got) value: (?!Namespace|NestedArg)(.*)", text)
+    if not reasons:
         return " ".join(text.split())
-    expected = " or ".join(re.sub(r".*restriction v|^Expected a ", "", line) for line in reasons)
-    return f"{option[1]} is {value[1]}, expected: {expected.replace('typing.', '')}"
+    if not (option and value):
+        return f"{option}: {reasons[0]}" if option else reasons[0]
+    noise = r".*restriction v|^Expected a |\. Got value.*|typing\."
+    expected = " or ".join(re.sub(noise, "", reason) for reason in reasons)
+    return f"{option} is {value[1]}, expected: {expected}"
 
 
 @contextmanager
