@@ -338,11 +338,11 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "no such protocol": (
         lambda p: [p / "a", p / "b", "--protocol", "Foo"],
-        "error: protocol is Foo, expected: dot import path string: Foo (--help lists all options).",
+        "error: protocol is Foo, expected: dot import path string: Foo (--help lists all",
     ),
     "no protocol": (
         lambda p: [p / "a", p / "b", "--protocol", "torch.nn.Linear"],
-        "error: protocol is torch.nn.Linear, expected: Import path does not correspond to a subclass",
+        "error: protocol is torch.nn.Linear, expected: Import path does not correspond to a",
     ),
     "no number": (
         lambda p: [p / "a", p / "b", "--resolution", "x"],
@@ -354,7 +354,7 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "no option": (
         lambda p: [p / "a", p / "b", "--protocol.nothing", "x"],
-        "error: protocol: Option 'nothing' is not accepted (--help lists all options).",
+        "error: --protocol: Option 'nothing' is not accepted (--help lists all options).",
     ),
     "output in no folder": (
         lambda p: [write(p / "a"), write(p / "b"), "--output", "/proc/score.json"],

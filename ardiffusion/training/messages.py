@@ -69,7 +69,7 @@ def parser_message(text: str) -> str:
     if not reasons:
         return " ".join(text.split())
     if not (option and value):
-        return f"{option}: {reasons[0]}" if option else reasons[0]
+        return f"--{option}: {reasons[0]}" if option else reasons[0]
     noise = r".*restriction v|^Expected a |\. Got value.*|typing\."
     expected = " or ".join(re.sub(noise, "", reason) for reason in reasons)
     return f"{option} is {value[1]}, expected: {expected}"
