@@ -20,7 +20,7 @@ from ardiffusion.metrics.fvd import FrechetVideoDistance
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """The measurements of a solver at a number of steps.
 
     Attributes:
@@ -71,20 +71,22 @@ class Study:
         return int(self.share * steps + 0.5)
 
     def iterations(self, steps: int) -> int:
-        """Return how often `row` advances."""
+        """Return how often `measure` advances."""
         batches = -(-self.videos // self.batch_size)
         return batches * ad_iterations(self.frames, steps, self.difference(steps)) + steps
 
-    def rows(self, solvers: Sequence[Solver], steps: Sequence[int], reference: int) -> list[Row]:
+    def measure_all(
+        self, solvers: Sequence[Solver], steps: Sequence[int], reference: int
+    ) -> list[Measurement]:
         """Measure every solver at every number of steps, against DDIM at `reference` steps."""
         fine = self.latents(DDIM(), reference)
-        return [self.row(solver, count, reference=fine) for solver in solvers for count in steps]
+        return [self.measure(s, count, reference=fine) for s in solvers for count in steps]
 
-    def row(self, solver: Solver, steps: int, reference: Tensor) -> Row:
+    def measure(self, solver: Solver, steps: int, reference: Tensor) -> Measurement:
         """Measure one solver at one number of steps."""
         frechet = self.frechet(solver, steps)
         found = self.latents(solver, steps)
-        return Row(
+        return Measurement(
             solver=type(solver).__name__,
             steps=steps,
             difference=self.difference(steps),

@@ -13,11 +13,11 @@ from ardiffusion.files import write_json
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.tools.options import device_of
+from ardiffusion.tools.options import check_option, device_of
 from ardiffusion.tools.plot import caption, draw_curves, make_panels, save_figure
 from ardiffusion.training.data import VideoDataModule
 from experiments.command import run_script
-from experiments.solver_study import Row, Study
+from experiments.solver_study import Measurement, Study
 
 NEAR = 1.05
 
@@ -55,7 +55,7 @@ def compare_solvers(
         device: Where to compute.
     """
     counts = {"steps": min(steps, default=0), "compared": compared, "batch_size": batch_size}
-    check(counts | {"frames": frames}, videos=videos, difference=difference)
+    check_options(counts | {"frames": frames}, videos=videos, difference=difference)
     generator = Generator.from_pretrained(checkpoint).to(device_of(device))
     metric = distance_to_real(
         extractor or Random3D(),
@@ -74,8 +74,8 @@ def compare_solvers(
         batch_size=batch_size,
         seed=seed,
     )
-    rows = measure(study, steps=sorted(set(steps), reverse=True), reference=reference)
-    best = fewest(rows)
+    found = run_study(study, steps=sorted(set(steps), reverse=True), reference=reference)
+    best, base = fewest_steps(found), baseline_distance(found)
     result = {
         "checkpoint": checkpoint,
         "real": {"folder": real, "clips": metric.counts()[0]},
@@ -84,20 +84,20 @@ def compare_solvers(
         "seed": seed,
         "reference": reference,
         "distance": metric.name,
-        "rows": [asdict(row) | {"ratio": row.frechet / baseline(rows)} for row in rows],
+        "rows": [asdict(one) | {"ratio": one.frechet / base} for one in found],
         "fewest": best,
     }
     write_json(f"{out}.json", result)
-    draw(rows, reference=reference, path=f"{out}.png")
-    show(rows, best=best)
+    plot_measurements(found, reference=reference, path=f"{out}.png")
+    print_measurements(found, best=best)
     return result
 
 
-def check(counts: dict[str, int], videos: int, difference: float) -> None:
-    """Raise if an option cannot be served."""
+def check_options(counts: dict[str, int], videos: int, difference: float) -> None:
+    """Raise if an option cannot be served, or the plot not be drawn."""
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}.")
+        check_option(name, value, low=1)
+    make_panels(1, columns=1)
     if videos < 2:
         raise ValueError(f"A Fréchet distance needs two --videos or more, got {videos}.")
     if not 0 <= difference <= 1:
@@ -118,7 +118,7 @@ def distance_to_real(
     return metric
 
 
-def measure(study: Study, steps: Sequence[int], reference: int) -> list[Row]:
+def run_study(study: Study, steps: Sequence[int], reference: int) -> list[Measurement]:
     """Run a study with both solvers under a progress bar."""
     solvers = (DDIM(), DPMSolver2M())
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
@@ -126,56 +126,56 @@ def measure(study: Study, steps: Sequence[int], reference: int) -> list[Row]:
         each = sum(study.iterations(count) for count in steps)
         task = bar.add_task("Sampling", total=reference + len(solvers) * each)
         study.advance = lambda: bar.advance(task)
-        return study.rows(solvers, steps=steps, reference=reference)
+        return study.measure_all(solvers, steps=steps, reference=reference)
 
 
-def baseline(rows: Sequence[Row]) -> float:
+def baseline_distance(found: Sequence[Measurement]) -> float:
     """Return the distance of DDIM at the most steps."""
-    ddim = [row for row in rows if row.solver == DDIM.__name__]
-    return max(ddim, key=lambda row: row.steps).frechet
+    ddim = [one for one in found if one.solver == DDIM.__name__]
+    return max(ddim, key=lambda one: one.steps).frechet
 
 
-def fewest(rows: Sequence[Row]) -> dict[str, int]:
+def fewest_steps(found: Sequence[Measurement]) -> dict[str, int]:
     """Return each solver's fewest steps whose distance is at most 5 % above the baseline."""
-    near = [row for row in rows if row.frechet <= NEAR * baseline(rows)]
+    near = [one for one in found if one.frechet <= NEAR * baseline_distance(found)]
     return {
-        name: min(row.steps for row in near if row.solver == name)
-        for name in {row.solver: None for row in near}
+        name: min(one.steps for one in near if one.solver == name)
+        for name in {one.solver: None for one in near}
     }
 
 
-def show(rows: Sequence[Row], best: dict[str, int]) -> None:
+def print_measurements(found: Sequence[Measurement], best: dict[str, int]) -> None:
     """Print the table and the fewest steps."""
-    console, base = Console(), baseline(rows)
+    console, base = Console(), baseline_distance(found)
     names = ("solver", "steps", "difference", "evaluations", "Fréchet", "ratio", "deviation")
     table = Table(*names, title="Evaluations are per frame, ratios to DDIM at the most steps")
-    for row in rows:
+    for one in found:
         table.add_row(
-            row.solver,
-            str(row.steps),
-            str(row.difference),
-            f"{row.evaluations:.1f}",
-            f"{row.frechet:.2f}",
-            f"{row.frechet / base:.3f}",
-            f"{100 * row.deviation:.1f} %",
+            one.solver,
+            str(one.steps),
+            str(one.difference),
+            f"{one.evaluations:.1f}",
+            f"{one.frechet:.2f}",
+            f"{one.frechet / base:.3f}",
+            f"{100 * one.deviation:.1f} %",
         )
     console.print(table)
-    most = max(row.steps for row in rows)
-    found = ", ".join(f"{steps} of {name}" for name, steps in best.items())
-    console.print(f"Fewest steps within 5 % of DDIM at {most}: {found}.")
+    most = max(one.steps for one in found)
+    enough = ", ".join(f"{steps} of {name}" for name, steps in best.items())
+    console.print(f"Fewest steps within 5 % of DDIM at {most}: {enough}.")
 
 
-def draw(rows: Sequence[Row], reference: int, path: str) -> None:
+def plot_measurements(found: Sequence[Measurement], reference: int, path: str) -> None:
     """Plot both measurements against the steps."""
-    names = list(dict.fromkeys(row.solver for row in rows))
-    steps = sorted({row.steps for row in rows})
-    measures: dict[str, Callable[[Row], float]] = {
-        "Fréchet distance to real clips": lambda row: row.frechet,
-        f"Deviation from DDIM at {reference} steps, %": lambda row: 100 * row.deviation,
+    names = list(dict.fromkeys(one.solver for one in found))
+    steps = sorted({one.steps for one in found})
+    measures: dict[str, Callable[[Measurement], float]] = {
+        "Fréchet distance to real clips": lambda one: one.frechet,
+        f"Deviation from DDIM at {reference} steps, %": lambda one: 100 * one.deviation,
     }
     figure, panels = make_panels(len(measures), columns=2)
     for panel, (title, measure) in zip(panels, measures.items(), strict=True):
-        curves = {n: [(r.steps, measure(r)) for r in rows if r.solver == n] for n in names}
+        curves = {n: [(m.steps, measure(m)) for m in found if m.solver == n] for n in names}
         draw_curves(panel, curves, names)
         panel.set_ylim(bottom=0)
         panel.set_xscale("log")

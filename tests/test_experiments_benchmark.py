@@ -9,7 +9,7 @@ import torch
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from experiments.benchmark import main
-from experiments.benchmarks.sample import Counting
+from experiments.benchmarks.sample import FrameCounter
 
 SMALL = ["--width", "16", "--depth", "1", "--heads", "2", "--steps", "6"]
 
@@ -31,10 +31,10 @@ def test_sampling_is_compared_with_the_window(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("difference", [1, 5, 10])
 def test_frames_are_computed_once_a_step_and_once_more(difference: int) -> None:
-    counting = Counting()
+    counter = FrameCounter()
     sampler = Sampler(NoiseSchedule(), steps=10, difference=difference)
-    sampler.sample(counting, torch.zeros(1, 40, 2, 3))
-    assert counting.frames == 40 * 10 + 39
+    sampler.sample(counter, torch.zeros(1, 40, 2, 3))
+    assert counter.frames == 40 * 10 + 39
 
 
 def test_table_2_has_our_row_beside_the_printed_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.solver_study import Row
-from experiments.solvers import fewest, main
+from experiments.solver_study import Measurement
+from experiments.solvers import fewest_steps, main
 
 SMALL = ["--videos", "3", "--frames", "4", "--batch_size", "2", "--compared", "2"]
 
@@ -36,11 +36,13 @@ def test_command_measures_both_solvers(
 def test_fewest_steps_lie_within_a_twentieth_of_most_ddim_steps() -> None:
     measured = {"DDIM": {50: 2.0, 25: 2.09, 8: 2.2}, "DPMSolver2M": {50: 1.9, 25: 2.3, 8: 2.1}}
     rows = [
-        Row(solver=name, steps=k, difference=0, evaluations=k, frechet=value, deviation=0.0)
+        Measurement(
+            solver=name, steps=k, difference=0, evaluations=k, frechet=value, deviation=0.0
+        )
         for name, values in measured.items()
         for k, value in values.items()
     ]
-    assert fewest(rows) == {"DDIM": 25, "DPMSolver2M": 8}
+    assert fewest_steps(rows) == {"DDIM": 25, "DPMSolver2M": 8}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.tools.options import device_of
 from ardiffusion.training.data import VideoDataModule
-from experiments.benchmarks.measure import Result, seconds_of, show
+from experiments.benchmarks.measure import Result, print_results, seconds_of
 
 
 def data(device: str = "cpu") -> None:
@@ -23,7 +23,7 @@ def data(device: str = "cpu") -> None:
         device: Where timesteps are drawn; clips are read on the CPU.
     """
     place = device_of(device)
-    show([*timesteps(place), *clips()], device=place)
+    print_results([*timesteps(place), *clips()], device=place)
 
 
 def timesteps(device: torch.device) -> Iterator[Result]:

@@ -15,9 +15,9 @@ from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import (
     Result,
     peak_memory,
+    print_results,
     randomize_zero_weights,
     seconds_of,
-    show,
 )
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the video, relative
@@ -71,7 +71,7 @@ def decode(
     place, dtype = device_of(device), torch.bfloat16 if bf16 else torch.float32
     randomize_zero_weights(arvae).to(place, dtype)
     latents = torch.randn(batch, frames, arvae.tokens, arvae.channels).to(place, dtype)
-    show(measure(arvae, latents, repeats=repeats), device=place)
+    print_results(time_ways(arvae, latents, repeats=repeats), device=place)
 
 
 def streamed(arvae: ARVAE, latents: Tensor) -> Tensor:
@@ -97,12 +97,12 @@ WAYS: dict[str, Callable[[ARVAE, Tensor], Tensor]] = {
 
 
 @torch.no_grad()
-def measure(arvae: ARVAE, latents: Tensor, repeats: int) -> list[Result]:
+def time_ways(arvae: ARVAE, latents: Tensor, repeats: int) -> list[Result]:
     """Time every way, the one with the least memory first: a process's peak never falls."""
     found = [
         result
         for name, way in WAYS.items()
-        for result in measure_way(name, partial(way, arvae, latents), latents, repeats=repeats)
+        for result in time_way(name, partial(way, arvae, latents), latents, repeats=repeats)
     ]
     off = check_agreement(arvae, latents)
     rates = [result.value for result in found if result.unit == "frames/s"]
@@ -113,7 +113,7 @@ def measure(arvae: ARVAE, latents: Tensor, repeats: int) -> list[Result]:
     ]
 
 
-def measure_way(
+def time_way(
     name: str, call: Callable[[], Tensor], latents: Tensor, repeats: int
 ) -> Iterator[Result]:
     """Time one way of decoding latents (B, F, L, C)."""

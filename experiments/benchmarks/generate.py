@@ -6,7 +6,7 @@ from ardiffusion.diffusion.plans import Plan
 from ardiffusion.files import write_json
 from ardiffusion.generator import Generator
 from ardiffusion.tools.options import device_of
-from experiments.benchmarks.measure import Result, name_of, show, wait
+from experiments.benchmarks.measure import Result, name_device, print_results, wait_for
 
 WARM_UP = 2  # frames
 
@@ -39,11 +39,12 @@ def generate(
         start = time.perf_counter()
         for _ in generator.stream([0], frames=length, labels=[0], sampler=sampler):
             pass
-        wait(place)
+        wait_for(place)
         return time.perf_counter() - start
 
     seconds(WARM_UP)
     found = {length: seconds(length) for length in frames}
     if output is not None:
-        write_json(output, {"seconds": found, "device": name_of(place)})
-    show([Result(f"{length} frames", value, "s") for length, value in found.items()], place)
+        write_json(output, {"seconds": found, "device": name_device(place)})
+    results = [Result(f"{length} frames", value, "s") for length, value in found.items()]
+    print_results(results, device=place)

@@ -41,15 +41,15 @@ def seconds_of(
         call()
     seconds = []
     for _ in range(repeats):
-        wait(device)
+        wait_for(device)
         start = time.perf_counter()
         call()
-        wait(device)
+        wait_for(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
-def wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     """Wait until the device has done what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -74,7 +74,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds_of(lambda: a @ b, device, repeats=10)
 
 
-def name_of(device: torch.device) -> str:
+def name_device(device: torch.device) -> str:
     """Name the device and what runs on it."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
@@ -82,10 +82,10 @@ def name_of(device: torch.device) -> str:
     return f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def show(results: Iterable[Result], device: torch.device) -> None:
+def print_results(results: Iterable[Result], device: torch.device) -> None:
     """Print a table, and one JSON object as the last line."""
-    table = Table("what", "value", "unit", title=name_of(device))
-    numbers: dict[str, float | str] = {"device": name_of(device)}
+    table = Table("what", "value", "unit", title=name_device(device))
+    numbers: dict[str, float | str] = {"device": name_device(device)}
     for what, value, unit in results:
         table.add_row(what, f"{value:.4g}", unit)
         numbers[f"{what}, {unit}".removesuffix(", ")] = float(f"{value:.6g}")

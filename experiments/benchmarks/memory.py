@@ -19,7 +19,7 @@ from ardiffusion.generator import Generator
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.tools.options import device_of
-from experiments.benchmarks.measure import Result, peak_memory, show
+from experiments.benchmarks.measure import Result, peak_memory, print_results
 
 
 class Sizes(NamedTuple):
@@ -69,7 +69,7 @@ def memory(
         Result(f"{frames[-1]} over {frames[0]} frames", peaks[-1] / peaks[0], "x"),
         Result("growth per frame", growth, "kB"),
     ]
-    show(results, device=place)
+    print_results(results, device=place)
 
 
 def peak_of_process(frames: int, sizes: Sizes, device: str) -> float:

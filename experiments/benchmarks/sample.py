@@ -22,10 +22,10 @@ from experiments.benchmarks.measure import (
     Result,
     matrix_rate,
     peak_memory,
+    print_results,
     randomize_zero_weights,
     seconds_of,
-    show,
-    wait,
+    wait_for,
 )
 
 
@@ -60,13 +60,13 @@ def sample(
     net = random_network(width=width, depth=depth, heads=heads).to(place)
     half = deepcopy(net).to(torch.bfloat16)
     noise = torch.randn(batch, frames, 32, 4, device=place)
-    results = [*agreement(net, half, steps=steps), *one_frame(net, half)]
+    results = [*compare_latents(net, half, steps=steps), *time_one_frame(net, half)]
     if compile:
         net.compile(dynamic=False)
         half.compile(dynamic=False)
     static = True if compile else None
-    results += speeds(net, half, noise, steps, differences, part=part, static=static)
-    show([*results, Result("peak memory", peak_memory(place), "GB")], device=place)
+    results += time_differences(net, half, noise, steps, differences, part=part, static=static)
+    print_results([*results, Result("peak memory", peak_memory(place), "GB")], device=place)
 
 
 def random_network(**sizes: int) -> ARDiT:
@@ -75,7 +75,7 @@ def random_network(**sizes: int) -> ARDiT:
     return randomize_zero_weights(ARDiT(**sizes).eval().requires_grad_(False))
 
 
-class Window:
+class UncachedWindow:
     """The same network without its cache: the sampler then recomputes the sliding window."""
 
     strictly_causal = False
@@ -94,7 +94,7 @@ class Window:
         """Keep nothing."""
 
 
-class Counting(Window):
+class FrameCounter(UncachedWindow):
     """A network that does nothing but count the frames that it is asked for."""
 
     strictly_causal = True
@@ -107,12 +107,12 @@ class Counting(Window):
         return x_t
 
 
-def agreement(net: ARDiT, half: ARDiT, steps: int) -> Iterator[Result]:
+def compare_latents(net: ARDiT, half: ARDiT, steps: int) -> Iterator[Result]:
     """Compare the latents of 16 frames at a difference of 5."""
     device = net.embed.weight.device
     noise = torch.randn(1, 16, 32, 4, generator=torch.Generator().manual_seed(0)).to(device)
     sampler = Sampler(NoiseSchedule(), steps=steps, difference=min(5, steps))
-    fast, low, slow = (sampler.sample(d, noise) for d in (net, half, Window(net)))
+    fast, low, slow = (sampler.sample(d, noise) for d in (net, half, UncachedWindow(net)))
     error = float((fast - slow).abs().max() / slow.abs().max())
     if not error <= 1e-4:
         raise ValueError(
@@ -123,7 +123,7 @@ def agreement(net: ARDiT, half: ARDiT, steps: int) -> Iterator[Result]:
     yield Result("bfloat16 against float32, latents, rms deviation", deviation, "of the rms")
 
 
-def one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
+def time_one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
     """Say how near to its bounds an evaluation of one frame behind 15 finished ones is."""
     device = net.embed.weight.device
     for name, network in (("float32", net), ("bfloat16", half)):
@@ -140,7 +140,7 @@ def one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
                 layer(x)
 
         bound = seconds_of(products, device, repeats=20)
-        whole = seconds_of(evaluation(network), device, repeats=20)
+        whole = seconds_of(one_evaluation(network), device, repeats=20)
         weights = sum(m.weight.numel() for m in layers)
         title = f"one frame, {name}"
         yield Result(f"{title}: evaluation", 1e3 * whole, "ms")
@@ -152,7 +152,7 @@ def one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
         yield Result(f"one large matrix product, {dtype}", rate / 1e9, "GFLOP/s")
 
 
-def evaluation(net: ARDiT) -> Callable[[], Tensor]:
+def one_evaluation(net: ARDiT) -> Callable[[], Tensor]:
     """Return a function that evaluates one frame behind a full window."""
     device = net.embed.weight.device
     cache = net.make_cache(1, net.window, device, timesteps=torch.tensor([0, 500]))
@@ -173,7 +173,7 @@ def frame_flops(dit: ARDiT) -> int:
     return sum(count for name, count in found.items() if re.search(r"\.blocks\.\d+$", name))
 
 
-def speeds(
+def time_differences(
     net: ARDiT,
     half: ARDiT,
     noise: Tensor,
@@ -186,16 +186,16 @@ def speeds(
     frames = noise.shape[1]
     for s in differences:
         sampler = Sampler(NoiseSchedule(), steps=steps, difference=s, static=static)
-        counting = Counting()
+        counter = FrameCounter()
         Sampler(NoiseSchedule(), steps=steps, difference=s, static=False).sample(
-            counting, noise[:1].cpu()
+            counter, noise[:1].cpu()
         )
         title = f"F={frames} s={s}"
         yield Result(f"{title}: frame evaluations at least", frames * steps, "")
-        yield Result(f"{title}: frame evaluations", counting.frames, "")
+        yield Result(f"{title}: frame evaluations", counter.frames, "")
         for name, network in (("float32", net), ("bfloat16", half)):
             window, seconds = time_in_turns(network, net, sampler, noise, part=part)
-            done = len(noise) * counting.frames * frame_flops(net)
+            done = len(noise) * counter.frames * frame_flops(net)
             yield Result(f"{title}: window, float32", window, "s")
             yield Result(f"{title}: cached, {name}", seconds, "s")
             yield Result(f"{title}: cached, {name}, faster than window", window / seconds, "x")
@@ -227,13 +227,13 @@ def time_in_turns(
         nonlocal seen, begun
         seen += 1
         if seen > skip and ((seen - skip) % turn == 0 or seen == total):
-            wait(device)
+            wait_for(device)
             turns.append(time.perf_counter() - begun)
             windows.append(seconds_of(lambda: net(window, t), device, repeats=1, warm_up=0))
             if seen - skip >= max(part, 3 * turn):
                 raise Enough
         if seen >= skip and (seen - skip) % turn == 0:
-            wait(device)
+            wait_for(device)
             begun = time.perf_counter()
 
     with suppress(Enough):

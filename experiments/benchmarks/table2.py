@@ -12,7 +12,7 @@ from ardiffusion.diffusion.ad import ad_iterations
 from ardiffusion.generator import Generator
 from ardiffusion.nn.arvae import ARVAE
 from ardiffusion.tools.options import device_of
-from experiments.benchmarks.measure import name_of, peak_memory, wait
+from experiments.benchmarks.measure import name_device, peak_memory, wait_for
 from experiments.benchmarks.sample import random_network
 
 # Method, peak memory in GB, seconds for 16 and for 128 frames, as printed in Table 2 of the
@@ -67,7 +67,7 @@ def table2(
         """Return the seconds for a video of `count` frames."""
         stop, marks = min(part or count, count), [time.perf_counter()]
         for frame in generator.stream([0], frames=count):
-            wait(frame.device)
+            wait_for(frame.device)
             marks.append(time.perf_counter())
             if len(marks) > stop:
                 break
@@ -81,7 +81,7 @@ def table2(
     numbers = {f"F={c}, s": round(s, 3) for c, s in zip(frames, seconds, strict=True)}
     numbers |= {f"F={c}, iterations": n for c, n in zip(frames, iterations, strict=True)}
     numbers["peak memory, GB"] = round(peak_memory(place), 3)
-    print(json.dumps({"device": name_of(place), "precision": precision, **numbers}))
+    print(json.dumps({"device": name_device(place), "precision": precision, **numbers}))
 
 
 def show_rows(
@@ -93,7 +93,7 @@ def show_rows(
         known = dict(zip((16, 128), printed, strict=True))
         cells = [f"{known[count]} s" if count in known else "" for count in frames]
         table.add_row(name, f"{peak} GB", *cells, "as printed, A800")
-    source = f"measured, {name_of(device)}"
+    source = f"measured, {name_device(device)}"
     if scaled:
         source += f", scaled from the first {scaled} frames"
     cells = [f"{s:.3g} s" for s in seconds]

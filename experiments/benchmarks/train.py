@@ -23,9 +23,9 @@ from experiments.benchmarks.measure import (
     Result,
     matrix_rate,
     peak_memory,
+    print_results,
     randomize_zero_weights,
     seconds_of,
-    show,
 )
 
 TYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
@@ -84,16 +84,16 @@ def train(
     task = Task(network, frames=frames, device=place)
     fast = Way("fast", precision=precision, fused=True, compile=compile)
     naive = Way("naive", precision="32-true", fused=False, compile=False)
-    check_agreement(task, fast, naive)
+    check_losses(task, fast, naive)
     # The fast way first: the peak memory of a process never falls.
     sizes = {way: batch or largest_batch(task, way) for way in (fast, naive)}
-    found = [result for way in sizes for result in measure(task, way, sizes[way], steps=steps)]
+    found = [result for way in sizes for result in time_way(task, way, sizes[way], steps=steps)]
     rates = {result.what: result.value for result in found}
     gain = rates["fast: trained"] / rates["naive: trained"]
-    show([*found, Result("fast over naive, tokens per second", gain, "x")], device=place)
+    print_results([*found, Result("fast over naive, tokens per second", gain, "x")], device=place)
 
 
-def measure(task: Task, way: Way, batch: int, steps: int) -> Iterator[Result]:
+def time_way(task: Task, way: Way, batch: int, steps: int) -> Iterator[Result]:
     """Time a step of one way."""
     if task.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(task.device)
@@ -165,7 +165,7 @@ def train_step(
     return loss.detach()
 
 
-def check_agreement(task: Task, fast: Way, naive: Way) -> None:
+def check_losses(task: Task, fast: Way, naive: Way) -> None:
     """Raise unless both ways find the same losses in their first steps."""
     losses = []
     for way in (fast, naive):
