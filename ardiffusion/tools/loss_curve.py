@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,23 +35,6 @@ class LossCurve:
         """Return the curve relative to a loss."""
         losses, bins, frames = (x / loss for x in (self.losses, self.bins, self.frames))
         return replace(self, losses=losses, bins=bins, frames=frames)
-
-
-@dataclass(frozen=True)
-class Steadiness:
-    """How steady a run is; but for `final_loss` no number has the scale of its loss."""
-
-    name: str
-    source: str
-    steps: int  # the last one
-    losses: int  # that were read, which may be fewer
-    final_loss: float  # median of the last ones, as many as the window
-    fluctuation: float | None  # robust relative deviation from the running median, last half
-    spikes: int
-    spikes_per_1000: float  # losses
-    largest: float | None  # height of the highest loss above the running median, in MADs
-    skipped: int
-    norm_ratio: float | None  # 99th percentile of the gradient's norm over its median
 
 
 def read_curve(folder: Path, name: str) -> LossCurve:
@@ -114,8 +98,10 @@ def compare_with_past(losses: np.ndarray, rule: SpikeDetector) -> tuple[np.ndarr
     return np.array(heights), np.array(ratios)
 
 
-def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[Steadiness, np.ndarray]:
+def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[dict[str, Any], np.ndarray]:
     """Measure how steady a run is, and say of each of its losses if it is a spike.
+
+    But for the final loss no number has the scale of the losses.
 
     Raises:
         ValueError: If its losses lie around 0 or below, where nothing is relative to them.
@@ -131,17 +117,19 @@ def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[Steadiness, np.nd
     norms, late = finite(curve.norms), finite(ratios[count // 2 :])
     spread = NORMAL * np.median(np.abs(late - np.median(late))) if len(late) else 0.0
     tail = np.quantile(norms, 0.99, method="inverted_cdf") if len(norms) else 0.0
-    row = Steadiness(
-        name=curve.name,
-        source=curve.source,
-        steps=int(curve.steps[-1]),
-        losses=count,
-        final_loss=final,
-        fluctuation=float(spread / np.median(late)) if len(late) else None,
-        spikes=int(spikes.sum()),
-        spikes_per_1000=float(1000 * spikes.sum() / count),
-        largest=float(np.nanmax(heights)) if len(finite(heights)) else None,
-        skipped=curve.skipped,
-        norm_ratio=float(tail / np.median(norms)) if np.any(norms) else None,
-    )
+    row = {
+        "name": curve.name,
+        "source": curve.source,
+        "steps": int(curve.steps[-1]),
+        "losses": count,  # that were read, which may be fewer than steps
+        "final_loss": final,  # median of the last ones, as many as the window
+        # robust relative deviation from the running median over the last half, so that neither
+        # the trend nor single spikes count
+        "fluctuation": float(spread / np.median(late)) if len(late) else None,
+        "spikes": int(spikes.sum()),
+        "spikes_per_1000": float(1000 * spikes.sum() / count),
+        "largest": float(np.nanmax(heights)) if len(finite(heights)) else None,  # in MADs
+        "skipped": curve.skipped,
+        "norm_ratio": float(tail / np.median(norms)) if np.any(norms) else None,  # p99 / median
+    }
     return row, spikes

@@ -7,7 +7,6 @@ norm in medians. The final loss is the one number in the table that keeps its ow
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.files import write_json
-from ardiffusion.tools.loss_curve import Steadiness, read_curve, steadiness
+from ardiffusion.tools.loss_curve import read_curve, steadiness
 from ardiffusion.tools.plot import draw_runs, save_figure
 from ardiffusion.training.step_guard import HEIGHT, WINDOW, SpikeDetector
 
@@ -48,17 +47,12 @@ def stability(
         raise ValueError(f"Two runs are called the same, {names}: name them as NAME=FOLDER.")
     curves = [read_curve(folder, name=name) for name, folder in named]
     found = [steadiness(curve, SpikeDetector(window, height=height)) for curve in curves]
-    relative = [c.over(row.final_loss) for c, (row, _) in zip(curves, found, strict=True)]
+    relative = [c.over(row["final_loss"]) for c, (row, _) in zip(curves, found, strict=True)]
     figure = draw_runs(relative, [spikes for _, spikes in found], width=max(window // 4, 1))
     save_figure(figure, output)
     rows = [row for row, _ in found]
     print_table(rows)
-    result = {
-        "runs": [asdict(row) for row in rows],
-        "window": window,
-        "height": height,
-        "output": output,
-    }
+    result = {"runs": rows, "window": window, "height": height, "output": output}
     write_json(Path(output).with_suffix(".json"), result)
     return result
 
@@ -71,15 +65,15 @@ def name_of(run: str) -> tuple[str, Path]:
     return Path(run).resolve().name, Path(run)
 
 
-def print_table(rows: Sequence[Steadiness]) -> None:
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the figures, and warn of runs whose losses were read from different sources."""
-    kinds = sorted({row.source for row in rows})
+    kinds = sorted({row["source"] for row in rows})
     mixed = f"Read from {' and '.join(kinds)}: TensorBoard holds fewer losses per step."
     title = "All but the final loss is free of its scale"
     table = Table(title=title, caption=mixed if len(kinds) > 1 else None)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "run" else "right")
     for row in rows:
-        values = [(getattr(row, name), style) for name, style in COLUMNS.values()]
+        values = [(row[name], style) for name, style in COLUMNS.values()]
         table.add_row(*("-" if v is None else style.format(v) for v, style in values))
-    Console().print(table)
+    Console(markup=False).print(table)
