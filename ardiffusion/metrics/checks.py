@@ -8,7 +8,6 @@ ONE_VIDEO = "One side has a single video, which says nothing of how videos scatt
 
 
 def check_clip(video: Tensor, name: str, frames: int) -> None:
-    """Raise unless a clip is uint8 (F, 3, H, W)."""
     if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[:2] != (frames, 3):
         raise ValueError(
             f"{name} gives clips of {video.dtype} and shape {tuple(video.shape)}, but the "
@@ -18,7 +17,6 @@ def check_clip(video: Tensor, name: str, frames: int) -> None:
 
 
 def check_size(one: str, size: tuple[int, int], other: str, others: tuple[int, int]) -> None:
-    """Raise unless the frames of two folders, or of one, have the same height and width."""
     if size != others:
         folders = one if one == other else f"{one} and {other}"
         raise ValueError(

@@ -57,7 +57,6 @@ class Videos:
         return [f"{self.name}, {name}{start}" for name, start in zip(names, starts, strict=True)]
 
     def frame_size(self, clip: Clip, frames: int) -> tuple[int, int]:
-        """Return height and width of a clip."""
         video = self.read(clip)
         check_clip(video, name=self.name, frames=frames)
         return video.shape[-2], video.shape[-1]

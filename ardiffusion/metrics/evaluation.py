@@ -98,7 +98,6 @@ def score_features(
 
 
 def select_clips(protocol: Protocol, real: Videos, fake: Videos) -> tuple[list[Clip], list[Clip]]:
-    """Select the clips of both sides; there must be two or more of each."""
     clips = protocol.real(real.lengths), protocol.fake(fake.lengths)
     needed = protocol.min_frames, protocol.span
     for videos, selected, frames in zip((real, fake), clips, needed, strict=True):

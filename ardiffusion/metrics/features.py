@@ -48,7 +48,6 @@ class VideoFeatures(nn.Module, ABC):
         return f"frechet_{self.name}"
 
     def check_frames(self, frames: int, source: str = "these have") -> None:
-        """Raise if clips have fewer frames than the network takes."""
         if frames < self.frames:
             raise ValueError(
                 f"{type(self).__name__} needs clips of {self.frames} frames or more, but {source} "

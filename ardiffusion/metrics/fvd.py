@@ -50,7 +50,6 @@ class FrechetVideoDistance(Metric):
 
     @property
     def name(self) -> str:
-        """What to log the distance as."""
         return self.extractor.distance
 
     def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:

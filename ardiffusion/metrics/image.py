@@ -49,32 +49,24 @@ def ssim(real: Tensor, fake: Tensor) -> Tensor:
 
 
 class FrameMean(MeanMetric):
-    """The mean over all frames of all videos of a similarity that subclasses name, in float64."""
+    """The mean of a similarity over all frames of all videos, in float64.
+
+    Args:
+        similarity: Compares two uint8 videos (F, 3, H, W), giving one number a frame, (F,).
+    """
 
     higher_is_better = True
-    similarity: Callable[[Tensor, Tensor], Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, similarity: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(nan_strategy="error")
         self.set_dtype(torch.float64)
+        self.similarity = similarity
 
     def update(self, real: Tensor, fake: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Add videos and their reconstructions, uint8 (B, F, 3, H, W)."""
         # One clip at a time, because SSIM holds several float copies of what it is given.
         for clips in zip(real, fake, strict=True):
             super().update(self.similarity(*clips))
-
-
-class FramePSNR(FrameMean):
-    """Mean PSNR over frames, in decibels."""
-
-    similarity = staticmethod(psnr)
-
-
-class FrameSSIM(FrameMean):
-    """Mean SSIM over frames."""
-
-    similarity = staticmethod(ssim)
 
 
 def unit_range(video: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ def process_group() -> Iterator[None]:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return the number of this process and how many there are."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

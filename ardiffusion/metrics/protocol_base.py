@@ -59,7 +59,6 @@ class Protocol(ABC):
 
     @property
     def min_frames(self) -> int:
-        """Frames that a real video needs to have."""
         return self.span
 
     @property
@@ -68,7 +67,6 @@ class Protocol(ABC):
         return f"{self.extractor.distance}_{self.frames}"
 
     def check_frames(self) -> None:
-        """Raise if clips are shorter than the feature network can take."""
         self.extractor.check_frames(self.frames, source="the protocol takes")
 
     def load(self) -> None:
@@ -124,7 +122,6 @@ class Protocol(ABC):
 
 
 def check_positive(**sizes: int) -> None:
-    """Raise if a size of a protocol is below 1."""
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} of a protocol must be at least 1, got {value}.")

@@ -78,11 +78,9 @@ class Score:
         return {name: getattr(self, name) for name in COMPARED} | {"size": size}
 
     def json(self) -> str:
-        """Return the record as one line of JSON."""
         return json.dumps(asdict(self))
 
     def save(self, path: str | Path) -> None:
-        """Write the record."""
         with atomic_write(path) as partial:
             partial.write_text(self.json() + "\n", encoding="utf-8")
 
@@ -126,7 +124,6 @@ def check_comparable(scores: Sequence[Score], names: Sequence[str] | None = None
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what numbers depend on."""
     packages = ("ardiffusion", "torch", "av", "pillow")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 

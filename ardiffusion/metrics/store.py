@@ -50,7 +50,6 @@ class FeatureStore:
             return None
 
     def save(self, keys: Sequence[str], chunk: Chunk) -> None:
-        """Keep the features of some clips."""
         try:
             write_tensors(
                 self.file(keys), {"features": chunk.rows}, notes=self.header(keys, chunk)
@@ -73,10 +72,8 @@ class FeatureStore:
         return header | {"hash": content.hexdigest()}
 
     def file(self, keys: Sequence[str]) -> Path:
-        """Name the file of some clips."""
         return self.folder / f"{hash_json(list(keys))}.safetensors"
 
 
 def hash_json(content: object) -> str:
-    """Hash what JSON can say, whatever the order of its names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

@@ -107,7 +107,6 @@ def read_checkpoint(source: str, revision: str) -> tuple[Any, dict[str, Any]]:
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Let a logger tell of errors alone."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -85,7 +85,6 @@ class Pairs:
         ]
 
     def score(self, name: str, values: Tensor, split: str, bootstrap: Bootstrap | None) -> Score:
-        """Return the score of one similarity, averaged over the pairs' values (N,)."""
         lengths, size = set(self.frames), list(self.size)
         return Score(
             metric=name,
@@ -108,7 +107,6 @@ class Pairs:
         )
 
     def warnings(self) -> list[str]:
-        """Say what is not compared."""
         found = []
         if alone := len(self.real.paths) + len(self.fake.paths) - 2 * len(self.matched):
             found.append(f"{alone} videos have none of the same path on the other side.")
@@ -134,7 +132,6 @@ def pair_videos(real: VideoFolder, fake: VideoFolder) -> list[tuple[int, int]]:
 
 
 def load_lpips() -> Similarity:
-    """Read the network of LPIPS."""
     network = LPIPS()
     try:
         network.load()

@@ -23,7 +23,6 @@ def scores(*files: str) -> dict[str, Any]:
 
 
 def score_table(records: dict[str, Score]) -> Table:
-    """Lay out scores, by the names of their files."""
     first = next(iter(records.values()))
     title = (
         f"{first.metric}, {first.protocol['name']}, {first.real} real and {first.fake} generated, "

@@ -61,7 +61,6 @@ class VideoFolder:
         )
 
     def read(self, video: int, start: int, frames: int, stride: int = 1) -> Tensor:
-        """Read a clip of a video, uint8 (F, 3, H, W)."""
         path = self.root / self.paths[video]
         return self._scaled(read_frames(path, start=start, frames=frames, stride=stride))
 
@@ -88,11 +87,9 @@ class VideoFolder:
         return found
 
     def readable(self) -> list[str]:
-        """List the videos that can be read."""
         return [p for p, length in zip(self.paths, self.lengths, strict=True) if length]
 
     def broken(self) -> list[str]:
-        """List the videos that cannot be read."""
         return [p for p, length in zip(self.paths, self.lengths, strict=True) if not length]
 
     def encodings(self) -> list[str]:
@@ -113,7 +110,6 @@ class VideoFolder:
 
 
 def codec(path: Path) -> str:
-    """Name the codec of a video file."""
     try:
         with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
             return container.streams.video[0].codec_context.name
@@ -122,7 +118,6 @@ def codec(path: Path) -> str:
 
 
 def compression_differs(one: VideoFolder, other: VideoFolder) -> str | None:
-    """Say so if two folders store their videos differently."""
     first, second = one.encodings(), other.encodings()
     if first == second:
         return None

@@ -16,7 +16,7 @@ from ardiffusion.metrics.checks import warnings_about
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.metrics.image import FramePSNR, FrameSSIM
+from ardiffusion.metrics.image import FrameMean, psnr, ssim
 from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
@@ -40,7 +40,7 @@ class FVDRec(Callback):
 
     def __init__(self, extractor: VideoFeatures) -> None:
         self.distance = FrechetVideoDistance(extractor)
-        self.frames = {"psnr": FramePSNR(), "ssim": FrameSSIM()}
+        self.frames = {"psnr": FrameMean(psnr), "ssim": FrameMean(ssim)}
         self.shape: tuple[int, ...] = ()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
