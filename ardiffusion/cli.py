@@ -82,6 +82,7 @@ class StageCLI(LightningCLI):
         check_stage(checkpoint, stage=self.stage, source=path)
         if self.config.subcommand != "fit":
             parts = as_settings(read_parts(checkpoint, source=path), names=self.described)
+            parts |= {"start": None} if "start" in settings.model else {}  # this is where it went
             given = {self.config.subcommand: {"model": parts}}
             self.config = self.parser.parse_object(given, self.config)
 

@@ -75,6 +75,11 @@ class ARDiT(nn.Module):
         """Whether the network has a condition that guidance can strengthen."""
         return self.label is not None
 
+    @property
+    def class_table(self) -> Tensor | None:
+        """One row for each class, and a last one for "no class"."""
+        return None if self.label is None else self.label.table.weight
+
     def forward(
         self,
         x_t: Tensor,

@@ -1,7 +1,6 @@
 """Stage 2: the LightningModule that trains AR-Diffusion (paper, section 3.3).
 
     loss = mean (network(x_t, t) - target)^2,   x_t = alpha_t x + sigma_t eps,
-
 with x the normalised tokens of a clip and one timestep t_f per frame.
 """
 
@@ -27,6 +26,7 @@ from ardiffusion.nn.autoencoder import Autoencoder, to_unit
 from ardiffusion.training.checkpoint import check_fits, describe_into
 from ardiffusion.training.clipping import clip_gradients
 from ardiffusion.training.compatibility import check_classes, check_latents, check_resolution
+from ardiffusion.training.finetune import check_given, start_from
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.weights.description import build, describe
 
@@ -34,19 +34,21 @@ from ardiffusion.weights.description import build, describe
 class DiffusionModule(LightningModule):
     """Trains a generator on the latents of a frozen AR-VAE.
 
-    Checkpoints hold the generator, AR-VAE included, so that they need nothing else to generate.
+    Checkpoints hold the generator, AR-VAE included, and need nothing else to generate.
 
     Args:
         dit: The network.
         arvae: Where the AR-VAE's weights are: a file, a folder or hf://user/repo.
+        start: A generator to go on with, in place of `dit`, `schedule` and `target`: a checkpoint,
+            a folder, a file of weights, or one of these on the Hub, hf://user/repo[/path].
         schedule: The noise schedule.
         timesteps: How training timesteps are drawn.
         target: What the network predicts.
         class_dropout: Probability of training a clip without its class.
-        solver: How one step of sampling is taken, unless one asks for another; DDIM by default.
-        steps: Denoising steps per frame, unless one asks for others.
-        difference: Steps between neighbouring frames, unless one asks for others.
-        guidance: Classifier-free guidance scale, unless one asks for another; 1 is off.
+        solver: How a step of sampling is taken; that of `start`, or DDIM, if not given.
+        steps: Denoising steps per frame; those of `start`, or 50, if not given.
+        difference: Steps between neighbouring frames; those of `start`, or 5, if not given.
+        guidance: Scale of classifier-free guidance; that of `start`, or 1, if not given.
         optimizer: The optimiser.
         lr_scheduler: Learning rate schedule, stepped every optimiser step; constant if not given.
         compile: Whether to compile the network with torch.compile.
@@ -58,29 +60,32 @@ class DiffusionModule(LightningModule):
         self,
         dit: nn.Module | None = None,
         arvae: str | None = None,
+        start: str | None = None,
         schedule: NoiseSchedule | None = None,
         timesteps: Timesteps | None = None,
         target: Target | None = None,
         class_dropout: float = 0.1,
         solver: Solver | None = None,
-        steps: int = 50,
-        difference: int = 5,
-        guidance: float = 1.0,
+        steps: int | None = None,
+        difference: int | None = None,
+        guidance: float | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if dit is None or arvae is None:
-            missing = "dit, the network" if dit is None else "arvae, the AR-VAE's weights"
-            raise ValueError(f"Stage 2 needs --model.{missing}; start from a config as dit.yaml.")
+        check_given(start, arvae=arvae, dit=dit, schedule=schedule, target=target)
         if not 0 <= class_dropout <= 1:
             raise ValueError(f"class_dropout is a probability, got {class_dropout}.")
-        self.dit, self.arvae_source = dit, arvae
+        if dit is not None:
+            self.dit = dit
+        self.arvae_source, self.start, self.draws = arvae, start, timesteps
         self.schedule, self.target = schedule or NoiseSchedule(), target or X0()
         self.timesteps = timesteps or FoPP(self.schedule.timesteps)
-        self.sampling: dict[str, Any] = {"solver": solver, "steps": steps}
-        self.sampling |= {"difference": difference, "guidance": guidance}
+        asked = {"solver": solver, "steps": steps, "difference": difference, "guidance": guidance}
+        self.sampling: dict[str, Any] = {
+            n: value for n, value in asked.items() if value is not None
+        }
         self.class_dropout = class_dropout
         self.optimizer, self.lr_scheduler, self.compiled = optimizer, lr_scheduler, compile
 
@@ -96,11 +101,24 @@ class DiffusionModule(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Load the frozen AR-VAE, unless a checkpoint that the trainer knows of brings it."""
-        if not hasattr(self, "generator") and not self.trainer.ckpt_path:
-            self.set_autoencoder(load_arvae(self.arvae_source))
+        """Load what is given, unless a checkpoint that the trainer knows of brings it."""
+        if self.start:
+            self.go_on_with(str(self.trainer.ckpt_path or self.start))
+        elif not hasattr(self, "generator") and not self.trainer.ckpt_path:
+            self.set_autoencoder(load_arvae(self.arvae_source or ""))
         if stage == "fit" and self.compiled:
             self.dit.compile()
+
+    def go_on_with(self, source: str) -> None:
+        """Take all parts from a generator, its network fitted to the data of the trainer."""
+        data = getattr(self.trainer, "datamodule", None)
+        parts = start_from(source, arvae=self.arvae_source, data=data)
+        self.dit, arvae = parts.pop("dit"), parts.pop("arvae")
+        self.schedule = parts.pop("schedule", self.schedule)
+        self.target = parts.pop("target", self.target)
+        self.timesteps = self.draws or FoPP(self.schedule.timesteps)
+        self.sampling = parts | self.sampling
+        self.set_autoencoder(arvae)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 torch's own
         """Return the generator's weights, under the names that they have there."""
@@ -123,11 +141,10 @@ class DiffusionModule(LightningModule):
         **options: Any,  # noqa: ANN401
     ) -> Self:
         """Load a module with its generator from a checkpoint; `options` are other arguments."""
-        generator = Generator.from_pretrained(checkpoint_path)
-        given = {"schedule": generator.schedule, "target": generator.target}
-        given |= {"dit": generator.dit, "arvae": str(checkpoint_path)} | options
-        module = cls(**given)
-        module.generator = generator
+        made = Generator.from_pretrained(checkpoint_path)
+        options = {"schedule": made.schedule, "target": made.target} | options
+        module = cls(made.dit, arvae=str(checkpoint_path), **options)
+        module.generator = made
         return module
 
     def on_fit_start(self) -> None:
@@ -136,13 +153,11 @@ class DiffusionModule(LightningModule):
         self.generator.classes = classes if self.generator.conditional else []
 
     def on_validation_start(self) -> None:
-        """Check the data of `validate`; `fit` has done so."""
+        """Check the data of `validate` and `test`; `fit` has done so."""
         if self.trainer.state.fn is not TrainerFn.FITTING:
             self.check_data()
 
-    def on_test_start(self) -> None:
-        """Do as in validation."""
-        self.on_validation_start()
+    on_test_start = on_validation_start
 
     def check_data(self) -> list[str]:
         """Raise if data, AR-VAE and network do not match; return the names of the classes."""
@@ -154,7 +169,7 @@ class DiffusionModule(LightningModule):
         return classes
 
     def latents(self, batch: dict[str, Any]) -> Tensor:
-        """Return the normalised tokens (B, F, L, C) of a batch, from its cache or its video."""
+        """Return the normalised tokens (B, F, L, C) of a batch."""
         if "latents" in batch:
             return self.arvae.normalise(batch["latents"])
         with torch.no_grad():
@@ -196,25 +211,21 @@ class DiffusionModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the loss under noise and timesteps that are the same in every run."""
-        x = self.latents(batch)
-        generator = torch.Generator().manual_seed(batch_idx)
+        x, generator = self.latents(batch), torch.Generator().manual_seed(batch_idx)
         t = self.timesteps(x.shape[0], x.shape[1], generator=generator).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x.device)
         loss = self.loss(x, label=batch["label"], t=t, noise=noise, null=None).mean()
-        name = "test" if self.trainer.testing else "val"
-        self.log(f"{name}/loss", loss, batch_size=len(x), sync_dist=True, prog_bar=True)
+        name = "test/loss" if self.trainer.testing else "val/loss"
+        self.log(name, loss, batch_size=len(x), sync_dist=True, prog_bar=True)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Do as in validation."""
-        self.validation_step(batch, batch_idx)
+    test_step = validation_step
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 whatever Lightning takes
         """Build the optimiser of the network; the AR-VAE has none."""
         optimizer = self.optimizer(self.dit.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
 
     def configure_gradient_clipping(
         self,
@@ -232,10 +243,8 @@ class DiffusionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuild the AR-VAE that the checkpoint brings."""
-        parts = check_fits(
-            checkpoint, stage="dit", dit=self.dit, schedule=self.schedule, target=self.target
-        )
-        arvae = build(parts["arvae"], source="The checkpoint")
-        assert isinstance(arvae, Autoencoder)
+        mine = {"dit": self.dit, "schedule": self.schedule, "target": self.target}
+        parts = check_fits(checkpoint, stage="dit", **mine)
+        arvae: Autoencoder = build(parts["arvae"], source="The checkpoint")
         self.set_autoencoder(arvae.to_empty(device=self.device))
         self.generator.classes = list(parts.get("classes", []))

@@ -85,7 +85,7 @@ class EMA(Callback):
         self.raw = {}
 
     def put(self, weights: dict[str, Tensor], pl_module: LightningModule) -> None:
-        parameters = self.parameters(pl_module)
+        parameters = self.parameters(pl_module) if weights else {}  # there may be no network yet
         for name, weight in weights.items():
             parameters[name].data.copy_(weight)
 

@@ -64,13 +64,16 @@ class Stability(StepGuard):
         self.pending: list[Step] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learn the number of timesteps, too; stage 1 has none."""
+        """Learn where the run's folder is."""
         super().setup(trainer, pl_module, stage)
         self.log = self.folder / LOG
-        self.timesteps = int(getattr(getattr(pl_module, "schedule", None), "timesteps", 1))
 
-    def on_train_start(self, trainer: Trainer, *_: object, **__: object) -> None:
-        """Go on after the step that the run starts from; a resumed one takes later ones again."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on after the step that the run starts from; a resumed one takes later ones again.
+
+        Learn the number of timesteps, too; stage 1 has none.
+        """
+        self.timesteps = int(getattr(getattr(pl_module, "schedule", None), "timesteps", 1))
         self.next_step()
         self.sums, self.pending = None, []
         self.step = trainer.global_step
