@@ -20,6 +20,7 @@ from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
+from ardiffusion.diffusion.spans import Span
 from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.hub import load_parts, load_published
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
@@ -194,7 +195,7 @@ class Generator(nn.Module):
         labels: Sequence[str | int] | Tensor | None = None,
         prefix: Tensor | None = None,
         sampler: Sampler | None = None,
-        progress: Callable[[], None] = lambda: None,
+        progress: Callable[[Span], None] = lambda span: None,
     ) -> Iterator[Tensor]:
         """Yield the frames of new videos as they are finished.
 
@@ -208,7 +209,7 @@ class Generator(nn.Module):
             prefix: Frames that the videos begin with, uint8 (B or 1, P, 3, H, W); what is yielded
                 are their reconstructions.
             sampler: How to sample; the generator's own sampler if not given.
-            progress: Called after each of the sampler's iterations.
+            progress: Called after each of the sampler's iterations with its frames and steps.
 
         Yields:
             Frames of all videos, uint8, shape (B, 3, H, W).
@@ -216,9 +217,8 @@ class Generator(nn.Module):
         sampler = sampler or self.sampler(frames=frames)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = FrameNoise(generators, tokens=self.arvae.tokens, channels=self.arvae.channels)
-        given = None
-        if prefix is not None:
-            given = self.encode(prefix)
+        given = None if prefix is None else self.encode(prefix)
+        if given is not None:
             given = repeat(given, "b p l c -> (b n) p l c", n=len(seeds) // len(given))
         latents = sampler.stream(
             self.dit,

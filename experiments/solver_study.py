@@ -113,7 +113,7 @@ class Study:
                 frames=self.frames,
                 labels=self.generator.labels_in_turn(indices),
                 sampler=sampler,
-                progress=self.advance,
+                progress=lambda _: self.advance(),
             )
             self.metric.update(fake=torch.stack(list(video), dim=1))  # (B, F, 3, H, W)
         return float(self.metric.compute())
@@ -127,6 +127,6 @@ class Study:
             self.generator.dit,
             torch.randn(size, generator=generator).to(self.generator.device),
             label=self.generator.labels_in_turn(range(self.compared)),
-            progress=self.advance,
+            progress=lambda _: self.advance(),
         )
         return arvae.normalise(torch.stack([x for _, x in frames], dim=1))

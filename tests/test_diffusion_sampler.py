@@ -10,6 +10,7 @@ from torch import Tensor
 from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.solver import DDIM, PublishedDDIM
+from ardiffusion.diffusion.spans import Span
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 from ardiffusion.nn.cache import AttentionContext
 from ardiffusion.nn.dit import ARDiT
@@ -84,9 +85,19 @@ def test_a_video_without_end_begins_like_one_with_an_end() -> None:
 def test_frames_arrive_while_later_ones_are_still_noise() -> None:
     iterations: list[int] = []
     sampler = Sampler(SCHEDULE, steps=4, difference=2)
-    stream = sampler.stream(tiny(), noise(5), progress=lambda: iterations.append(0))
+    stream = sampler.stream(tiny(), noise(5), progress=lambda _: iterations.append(0))
     arrivals = [len(iterations) for _ in stream]
     assert arrivals == [4, 6, 8, 10, 12]
+
+
+def test_progress_is_told_the_steps_of_the_frames_in_flight() -> None:
+    spans: list[Span] = []
+    sampler = Sampler(SCHEDULE, steps=4, difference=2)
+    list(sampler.stream(tiny(), noise(3), progress=spans.append))
+    plan = ad_plan(3, steps=4, difference=2).tolist()
+    assert [span.after for span in spans] == [
+        tuple(row[span.start : span.end]) for row, span in zip(plan, spans, strict=True)
+    ]
 
 
 def test_a_run_leaves_nothing_behind() -> None:
@@ -177,7 +188,7 @@ def test_frames_in_flight_that_outrun_the_window_are_refused() -> None:
     sampler = Sampler(SCHEDULE, solver=PublishedDDIM(), steps=10, difference=3)
     iterations: list[int] = []
     with pytest.raises(ValueError, match="outrun the network's window of 3 frames"):
-        list(sampler.stream(gaussian, noise(6), progress=lambda: iterations.append(0)))
+        list(sampler.stream(gaussian, noise(6), progress=lambda _: iterations.append(0)))
     assert not iterations
     assert sampler.sample(gaussian, noise(3)).shape == (1, 3, 2, 3)
     assert Sampler(SCHEDULE, steps=9, difference=3).sample(gaussian, noise(6)).isfinite().all()

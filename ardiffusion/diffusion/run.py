@@ -106,7 +106,7 @@ class SamplingRun:
     max_frames: int
     label: Tensor | None
     generators: Sequence[torch.Generator] | None
-    progress: Callable[[], None]
+    progress: Callable[[Span], None]
     static: bool | None
     cache: Cache = field(init=False)
     evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
@@ -186,7 +186,7 @@ class SamplingRun:
             pairs = zip(span.before, span.after, k_prev, strict=True)
             active.k_prev[here] = [k if k_after > k else prev for k, k_after, prev in pairs]
         active.x[:, here] = next_x
-        self.progress()
+        self.progress(span)
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """Evaluate the network on x (B, F, L, C) at the frames' timesteps t (F,)."""

@@ -17,7 +17,7 @@ from ardiffusion.diffusion.plans import AD, FixedPlan, Plan
 from ardiffusion.diffusion.run import SamplingRun
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, Solver
-from ardiffusion.diffusion.spans import evaluated, plan_spans
+from ardiffusion.diffusion.spans import Span, evaluated, plan_spans
 from ardiffusion.diffusion.target import X0, Target
 
 
@@ -89,7 +89,7 @@ class Sampler:
         prefix: Tensor | None = None,
         plan: Plan | Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
-        progress: Callable[[], None] = lambda: None,
+        progress: Callable[[Span], None] = lambda span: None,
         frames: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield each frame when it is finished.
@@ -103,7 +103,7 @@ class Sampler:
             plan: A plan instead of the sampler's own, or a table of the step indices after each
                 iteration, shape (iterations, F).
             generators: One per sample, for solvers that add noise.
-            progress: Called after each iteration.
+            progress: Called after each iteration with what it did: its frames and their steps.
             frames: Length F where noise is a function; without end if not given.
 
         Yields:

@@ -70,7 +70,7 @@ class PredictModule(LightningModule):
                 labels=[request["label"] for request in batch],
                 prefix=prefix,
                 sampler=self.sampler,
-                progress=lambda: bar.advance(task),
+                progress=lambda _: bar.advance(task),
             ):
                 for writer, picture in zip(writers, frame.cpu(), strict=True):
                     writer.write(picture)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ardiffusion.diffusion.ad import ad_iterations
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.spans import Span
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import counted, sizes_of
 from ardiffusion.tools.options import device_of
@@ -223,7 +224,7 @@ def time_in_turns(
     t = torch.randint(1000, window.shape[:2], device=device)
     turns, windows, seen, begun = [], [], 0, time.perf_counter()
 
-    def progress() -> None:
+    def progress(_: Span) -> None:
         nonlocal seen, begun
         seen += 1
         if seen > skip and ((seen - skip) % turn == 0 or seen == total):
