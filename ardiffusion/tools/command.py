@@ -27,6 +27,7 @@ TOOLS = {
     "scores": "print scores that were measured alike, the smallest first",
     "reconstruct": "encode and decode videos",
     "gallery": "show videos, scores and figures on one HTML page",
+    "live": "open a page on which videos appear while they are made",
     "stability": "compare how steadily runs train",
     "export": "write a model to share, in a folder or on the Hub",
     "videos": "write procedural videos into class folders",
@@ -64,8 +65,9 @@ def run(args: Sequence[str]) -> Any:  # noqa: ANN401 whatever the tool returns
     parsed = parser.instantiate(parser.parse_args(args))
     function, options = find_tool(parsed.tool), dict(parsed[parsed.tool])
     del options["config"]
-    many = [value for name in variadic(function) for value in options.pop(name)]
-    return function(*many, **options)
+    given = [options.pop(name) for name in positional(function)]
+    values = [value for one in given for value in (one if isinstance(one, list) else [one])]
+    return function(*values, **options)
 
 
 def find_tool(name: str) -> Callable[..., Any]:
@@ -77,16 +79,18 @@ def tool_parser(function: Callable[..., Any]) -> ToolParser:
     """Make the parser of a tool's arguments; those without a default are positional."""
     about, _, arguments = (getdoc(function) or "").partition("\n\nArgs:\n")
     parser = ToolParser(description=about, exit_on_error=False)
-    for name, parameter in variadic(function).items():
+    special = positional(function)
+    for name, parameter in special.items():
         (text,) = [s for s in arguments.splitlines() if s.strip().startswith(f"{name}: ")]
-        kind, text = parameter.annotation, text.partition(": ")[2]
-        parser.add_argument(name, nargs="+", type=kind, help=text)
+        count = "+" if parameter.kind is Parameter.VAR_POSITIONAL else "?"
+        text = text.partition(": ")[2]
+        parser.add_argument(name, nargs=count, type=parameter.annotation, help=text)
     parser.add_argument("--config", action="config", help="YAML file with options.")
-    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(special))
     return parser
 
 
-def variadic(function: Callable[..., Any]) -> dict[str, Parameter]:
-    """Find the parameter `*name` of a function, if it has one."""
-    parameters = signature(function).parameters
-    return {name: p for name, p in parameters.items() if p.kind is Parameter.VAR_POSITIONAL}
+def positional(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """Find the parameters without an option: `*name`, for many, and `name, /`, for at most one."""
+    kinds = (Parameter.VAR_POSITIONAL, Parameter.POSITIONAL_ONLY)
+    return {name: p for name, p in signature(function).parameters.items() if p.kind in kinds}
