@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def is_animation(path: Path) -> bool:
 
 
 def read_picture(path: Path, size: Size | None = None) -> Tensor:
-    """Read the only frame of a file as uint8 (H, W, 3), scaled to a size if one is given."""
+    """Read the only frame of a file as uint8 (3, H, W), scaled to a size if one is given."""
     with _open(path) as (file, pages):
         if len(pages) > 1:
             raise ValueError(
@@ -118,7 +119,7 @@ def read_picture(path: Path, size: Size | None = None) -> Tensor:
 
 
 def read_animation(path: Path) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that give the frames of a file, uint8 (H, W, 3), each in its turn.
+    """Yield functions that give the frames of a file, uint8 (3, H, W), each in its turn.
 
     All are scaled to the size of the first.
     """
@@ -129,7 +130,7 @@ def read_animation(path: Path) -> Iterator[Callable[[], Tensor]]:
                 file.seek(page)
             if size is None:
                 first = _convert(path, file, size)
-                size = (first.shape[1], first.shape[0])
+                size = (first.shape[2], first.shape[1])
                 yield first.clone
             else:
                 yield functools.partial(_convert, path, file, size)
@@ -203,7 +204,7 @@ def _convert(path: Path, file: Image.Image, size: Size | None) -> Tensor:
         picture = ImageOps.exif_transpose(picture)
     if size is not None and picture.size != size:
         picture = picture.resize(size, resample=Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture))  # (H, W, 3)
+    return rearrange(torch.from_numpy(np.array(picture)), "h w c -> c h w")  # (3, H, W)
 
 
 def _aspect(info: Mapping[Any, Any]) -> Fraction | None:

@@ -58,12 +58,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _choose(container: InputContainer, path: Path) -> VideoStream:
     """Return the first default stream, or the largest if there is none; covers are no video."""
     streams = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
-    if not streams:
-        raise ValueError(f"{shown(path)} holds no video stream: remove it from the data folder.")
     known = [s for s in streams if s.codec_context is not None]
     if not known:
         raise ValueError(
-            f"{shown(path)} holds video of a kind that cannot be decoded here: convert it."
+            f"{shown(path)} holds no video stream that can be decoded: remove it from the data "
+            "folder."
         )
     default = [s for s in known if s.disposition & Disposition.default]
     return default[0] if default else max(known, key=lambda s: s.width * s.height)
@@ -72,7 +71,7 @@ def _choose(container: InputContainer, path: Path) -> VideoStream:
 def read_video(
     path: Path, threads: bool, report: Callable[[str], None]
 ) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that give the frames of a file, uint8 (H, W, 3), from first to last.
+    """Yield functions that give the frames of a file, uint8 (3, H, W), from first to last.
 
     All are scaled to the size of the first.
 
@@ -85,10 +84,9 @@ def read_video(
         aspect, size = stream.sample_aspect_ratio, None
         check_size(path, square((stream.width, stream.height), aspect))
         decoder, convert = _decoder(stream, threads), VideoReformatter()
-        smeared, end = False, 0.0
+        smeared, last = False, 0
         for packet in container.demux(stream):
-            if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            last = max(last, (packet.pts or 0) + (packet.duration or 0))
             for frame in decoder.decode(packet):
                 if (frame.is_corrupt or packet.is_corrupt) and not smeared:
                     smeared = True
@@ -98,6 +96,7 @@ def read_video(
                     )
                 size = size or square((frame.width, frame.height), aspect)
                 yield partial(_picture, frame, size=size, convert=convert)
+        end = float(last * (stream.time_base or 0))
         if end < (announced := _duration(stream)) - _SPARE:
             report(
                 f"{shown(path)} ends after {end:.2f} of the {announced:.2f} seconds it announces: "
@@ -131,19 +130,25 @@ def _duration(stream: VideoStream) -> float:
 def _picture(frame: VideoFrame, size: Size, convert: VideoReformatter) -> Tensor:
     form = frame.format
     alpha = form.has_palette or any(part.is_alpha for part in form.components)
-    pixels = convert.reformat(
+    frame = convert.reformat(
         frame,
         width=size[0],
         height=size[1],
-        format="rgba" if alpha else "rgb24",
+        format="rgba" if alpha else "gbrp",  # in planes, which FFmpeg converts faster
         interpolation=_ACCURATE,
         threads=1,
-    ).to_ndarray()
-    return _upright(torch.from_numpy(over_white(pixels) if alpha else pixels), frame)
+    )
+    if alpha:
+        picture = rearrange(torch.from_numpy(over_white(frame.to_ndarray())), "h w c -> c h w")
+    else:
+        rows = [np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes]
+        green, blue, red = (plane[: size[1], : size[0]] for plane in rows)
+        picture = torch.from_numpy(np.stack([red, green, blue]))
+    return _upright(picture, frame)
 
 
 def _upright(picture: Tensor, frame: VideoFrame) -> Tensor:
-    """Turn a picture (H, W, 3) as the display matrix of its frame demands."""
+    """Turn a picture (3, H, W) as the display matrix of its frame demands."""
     sides = cast(Mapping[SideData, object], frame.side_data)  # av's own hints say str
     matrix = sides.get(SideData.DISPLAYMATRIX)
     if not isinstance(matrix, Buffer):
@@ -151,7 +156,7 @@ def _upright(picture: Tensor, frame: VideoFrame) -> Tensor:
     # x' = a x + c y and y' = b x + d y (16.16 fixed point), rows of three: (a b u)(c d v)(x y w)
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
     if abs(b) > abs(a):
-        picture = rearrange(picture, "h w c -> w h c")
+        picture = rearrange(picture, "c h w -> c w h")
         a, d = c, b
-    flips = [axis for axis, sign in ((0, d), (1, a)) if sign < 0]
+    flips = [axis for axis, sign in ((1, d), (2, a)) if sign < 0]
     return picture.flip(flips) if flips else picture

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from einops import rearrange
 from torch import Tensor
 
 from ardiffusion.data.notices import shown, warn_once
@@ -38,23 +37,23 @@ def _check_file(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{shown(path)} does not exist: check the path of the video."
-        ) from None
+        problem = f"{shown(path)} does not exist: check the path of the video."
+        raise FileNotFoundError(problem) from None
     except OSError as error:
-        raise ValueError(
-            f"{shown(path)} cannot be read ({error.strerror}): replace it."
-        ) from error
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        problem = f"{shown(path)} cannot be read ({error.strerror}): replace it."
+        raise ValueError(problem) from error
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{shown(path)} is a pipe, a socket or a device: remove it.")
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+    if status.st_size == 0:
         raise ValueError(f"{shown(path)} is empty: replace it.")
 
 
 def _frames(
     path: Path, threads: bool, report: Callable[[str], None]
 ) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that give the frames of a file, uint8 (H, W, 3), from first to last."""
+    """Yield functions that give the frames of a file, uint8 (3, H, W), from first to last."""
     if path.suffix.lower() in PICTURES:
         return read_animation(path)
     return read_video(path, threads=threads, report=report)
@@ -98,7 +97,7 @@ class VideoReader:
         size = None
         for file in self._files[wanted]:
             picture = read_picture(file, size)
-            size = (picture.shape[1], picture.shape[0])
+            size = (picture.shape[2], picture.shape[1])
             yield picture
 
     def read(self, start: int = 0, frames: int | None = None, stride: int = 1) -> Tensor:
@@ -116,7 +115,7 @@ class VideoReader:
             if (frames or len(pictures) + 1) * picture.numel() > MAX_BYTES:
                 raise ValueError(
                     f"{frames or 'All'} frames of {shown(self.path)} are too large to be read at "
-                    f"once, {picture.shape[1]}x{picture.shape[0]} pixels each: read fewer frames."
+                    f"once, {picture.shape[2]}x{picture.shape[1]} pixels each: read fewer frames."
                 )
             pictures.append(picture)
         if not pictures or len(pictures) != (frames or len(pictures)):
@@ -124,7 +123,7 @@ class VideoReader:
                 f"{shown(self.path)} is too short: {frames or 'any'} frames from frame {start} on "
                 f"at stride {stride} were asked for, and {len(pictures)} are there."
             )
-        return rearrange(_stack(pictures), "f h w c -> f c h w")  # (F, 3, H, W)
+        return _stack(pictures)  # (F, 3, H, W)
 
 
 def _stack(pictures: list[Tensor]) -> Tensor:
