@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
 from ardiffusion.nn.autoencoder import Posterior
-from ardiffusion.nn.blocks import PairCache
+from ardiffusion.nn.blocks import FrameCache, PairCache, RingCache
 from ardiffusion.nn.encoder import ScrambledHead
-from ardiffusion.nn.frame_cache import FrameCache, RingCache
 from ardiffusion.nn.pixels import DetachedResidualBlock
 
 SIZES: dict[str, Any] = {

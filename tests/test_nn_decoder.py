@@ -6,9 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import causal_mask
-from ardiffusion.nn.blocks import CoarseTemporal, FineTemporal
+from ardiffusion.nn.blocks import (
+    CoarseTemporal,
+    FineTemporal,
+    FrameCache,
+    GrowingCache,
+    RingCache,
+)
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
-from ardiffusion.nn.frame_cache import FrameCache, GrowingCache, RingCache
 
 SIZES: dict[str, Any] = {
     "resolution": 8,

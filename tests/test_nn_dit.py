@@ -4,8 +4,7 @@ from torch import Tensor
 
 from ardiffusion.nn.attention import causal_mask
 from ardiffusion.nn.cache import KVCache
-from ardiffusion.nn.causal import DiTBlock
-from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.dit import ARDiT, DiTBlock
 from ardiffusion.nn.rotary import rotary_phases, rotate
 
 

@@ -9,8 +9,7 @@ from torch.testing import assert_close
 from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.hub import load_dit, save_pretrained
-from ardiffusion.nn.causal import DiTBlock
-from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.dit import ARDiT, DiTBlock
 from ardiffusion.nn.joint import Bidirectional, JointDiT
 from ardiffusion.sources import from_checkpoint
 from ardiffusion.weights.description import build, describe

@@ -68,20 +68,13 @@ class ActiveFrames:
 class Update(NamedTuple):
     """What one iteration does to its frames: x' = a x + b output + c x0_prev + d noise.
 
-    x_0 = u x + v output is kept for the next step. The letters are factors of shape (F, 1, 1), `t`
-    what the network is told (F,), `moves` which frames make a step (F, 1, 1), `noisy` whether
-    there is fresh noise.
+    x_0 = u x + v output is kept for the next step.
     """
 
-    t: Tensor
-    moves: Tensor
-    noisy: bool
-    a: Tensor
-    b: Tensor
-    c: Tensor
-    d: Tensor
-    u: Tensor
-    v: Tensor
+    t: Tensor  # what the network is told, (F,)
+    moves: Tensor  # which frames make a step, (F, 1, 1)
+    noisy: bool  # whether there is fresh noise
+    factors: Tensor  # a, b, c, d, u and v, (6, F, 1, 1)
 
 
 @dataclass
@@ -172,17 +165,17 @@ class SamplingRun:
         here = slice(span.start - active.first, span.end - active.first)
         x, k_prev = active.x[:, here], active.k_prev[here]
         update = self.update(span.before, span.after, tuple(k_prev))
+        a, b, c, d, u, v = update.factors
         output = self.predict(x, t=update.t)
         if self.denoiser.strictly_causal:
             self.cache.advance(span.before.count(self.times.steps))
-        next_x = update.a * x + update.b * output
+        next_x = a * x + b * output
         if update.noisy:
-            next_x = next_x + update.d * self.fresh_noise(x, span)
+            next_x = next_x + d * self.fresh_noise(x, span)
         if active.x0_prev is not None:
             x0_prev = active.x0_prev[:, here]
-            next_x = next_x + update.c * x0_prev
-            x_0 = update.u * x + update.v * output
-            active.x0_prev[:, here] = torch.where(update.moves, x_0, x0_prev)
+            next_x = next_x + c * x0_prev
+            active.x0_prev[:, here] = torch.where(update.moves, u * x + v * output, x0_prev)
             pairs = zip(span.before, span.after, k_prev, strict=True)
             active.k_prev[here] = [k if k_after > k else prev for k, k_after, prev in pairs]
         active.x[:, here] = next_x
@@ -227,4 +220,4 @@ def make_update(
     factors = factors.to(like.dtype).to(like.device)[..., None, None]
     t = times.timesteps(k, k_after).to(like.device)
     moves = (k_after > k).to(like.device)[:, None, None]
-    return Update(t, moves, bool(found.noise.any()), *factors)
+    return Update(t, moves, bool(found.noise.any()), factors)
