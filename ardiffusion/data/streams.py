@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -17,6 +17,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from einops import rearrange
@@ -141,10 +142,14 @@ def _picture(frame: VideoFrame, size: Size, convert: VideoReformatter) -> Tensor
     if alpha:
         picture = rearrange(torch.from_numpy(over_white(frame.to_ndarray())), "h w c -> c h w")
     else:
-        rows = [np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes]
-        green, blue, red = (plane[: size[1], : size[0]] for plane in rows)
+        green, blue, red = (_pixels(plane, size) for plane in frame.planes)
         picture = torch.from_numpy(np.stack([red, green, blue]))
     return _upright(picture, frame)
+
+
+def _pixels(plane: VideoPlane, size: Size) -> np.ndarray:
+    lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
+    return lines[: size[1], : size[0]]
 
 
 def _upright(picture: Tensor, frame: VideoFrame) -> Tensor:
