@@ -70,7 +70,8 @@ def visit(browser: "Browser", url: str) -> Iterator[Visit]:
         page.set_default_timeout(30_000)
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(url)
+        with page.expect_request(lambda request: "heartbeat" in request.url):  # it is alive then
+            page.goto(url)
         return page
 
     yield visit
