@@ -136,7 +136,6 @@ class ARDiT(nn.Module):
 
     @property
     def conditional(self) -> bool:
-        """Whether the network has a condition that guidance can strengthen."""
         return self.label is not None
 
     @property
@@ -152,7 +151,7 @@ class ARDiT(nn.Module):
         null: Tensor | None = None,
         cache: AttentionContext | None = None,
     ) -> Tensor:
-        """Predict the target of every frame.
+        """Predict the target of every frame, shape (B, F, L, C).
 
         Args:
             x_t: Noisy latents, shape (B, F, L, C).
@@ -160,9 +159,6 @@ class ARDiT(nn.Module):
             label: Class indices, shape (B,); None or negative for "no class".
             null: Rows to be evaluated without their class, bool, shape (B,).
             cache: Keys and values of earlier frames; `x_t` then holds the frames that follow.
-
-        Returns:
-            The prediction, shape (B, F, L, C).
         """
         frames, device = x_t.shape[1], x_t.device
         context = self.together(device) if cache is None else cache

@@ -135,7 +135,7 @@ class PublishedDiT(nn.Module):
         null: Tensor | None = None,
         cache: ConditionCache | None = None,
     ) -> Tensor:
-        """Predict the target of every frame.
+        """Predict the target of every frame, shape (B, F, L, C).
 
         Args:
             x_t: Noisy latents of at most `frames` frames, shape (B, F, L, C).
@@ -143,9 +143,6 @@ class PublishedDiT(nn.Module):
             label: Class indices, shape (B,); None or negative for "no class".
             null: Rows to be evaluated without their condition, bool, shape (B,).
             cache: What stays the same during a run.
-
-        Returns:
-            The prediction, shape (B, F, L, C).
         """
         frames = x_t.shape[1]
         assert frames <= self.frames, "more frames than the network has positions for"
