@@ -147,7 +147,13 @@ def test_half_precision_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"accumulate": 0}, "accumulate must be at least 1 batch, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"l1": -1.0}, r"l1 must be at least 0, got -1\.0"),
+        ({"kl": float("nan")}, "kl must be at least 0, got nan"),
+        ({"adversarial": -0.1}, r"adversarial must be at least 0, got -0\.1"),
+        ({"adversarial_start": -1}, "adversarial_start must be at least 0, got -1"),
+        ({"grad_clip": -1.0}, r"grad_clip must be at least 0, got -1\.0"),
+        ({"l1": 0.0}, "No loss: l1, mse, perceptual or adversarial must be above 0"),
         ({"temporal_only": True}, "temporal_only needs an AR-VAE with temporal: true"),
     ],
 )

@@ -197,3 +197,9 @@ def test_run_does_not_go_on_from_averages_that_are_not_finite(
     longer = make_trainer(max_steps=3, callbacks=[EMA()])
     with pytest.raises(ValueError, match=SPOILT):
         longer.fit(make_module(tokenizer), make_loader(3), ckpt_path=tmp_path / "one.ckpt")
+
+
+def test_network_that_is_not_there_is_named(tokenizer: Path) -> None:
+    trainer = make_trainer(callbacks=[EMA(network="unet")])
+    with pytest.raises(ValueError, match=r"no 'unet' to average: set EMA's network to arvae in"):
+        trainer.fit(make_module(tokenizer), make_loader(1))

@@ -6,7 +6,9 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from stages import (
+    Crash,
     Record,
     make_data,
     make_dit,
@@ -20,7 +22,8 @@ from torch.testing import assert_close
 
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
-from ardiffusion.training.callbacks.save_last import SaveLast
+from ardiffusion.training.callbacks.save_last import SaveLast, refuse_second_run
+from ardiffusion.training.callbacks.stability import Stability
 from ardiffusion.training.diffusion import DiffusionModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -228,3 +231,67 @@ def test_lightning_still_forgets_the_epoch_after_such_a_stop(skies: Path, tmp_pa
         trainer.fit(make_first_stage(), datamodule=make_data(skies), ckpt_path=last)
         last = tmp_path / "last.ckpt"
     assert trainer.global_step == 20  # instead of 15
+
+
+def logged(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:  # noqa: ANN401
+    """Make a trainer whose run has a folder of its own."""
+    logger = CSVLogger(folder.parent, name=folder.name, version="")
+    keep = ModelCheckpoint(filename="{step}", every_n_train_steps=1)
+    kept = [SaveLast(), *([keep] if options.get("enable_checkpointing") else []), *callbacks]
+    return make_trainer(logger=logger, callbacks=kept, **options)
+
+
+def test_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
+    first = logged(tmp_path / "run", enable_checkpointing=True)
+    refuse_second_run(first, ckpt_path=None)
+    first.fit(make_first_stage(), make_loader(1))
+    refused = r"run holds a run already: go on with it by --ckpt_path .*run/checkpoints/step=1\.c"
+    for keeps in (True, False):
+        second = logged(tmp_path / "run", enable_checkpointing=keeps)
+        with pytest.raises(ValueError, match=refused):
+            refuse_second_run(second, ckpt_path=None)
+    refuse_second_run(second, ckpt_path=str(tmp_path / "run/checkpoints/step=1.ckpt"))
+    refuse_second_run(logged(tmp_path / "other"), ckpt_path=None)
+    refuse_second_run(logged(tmp_path / "run", fast_dev_run=True), ckpt_path=None)
+    refuse_second_run(make_trainer(default_root_dir=tmp_path / "run"), ckpt_path=None)
+
+
+def test_run_without_checkpoints_is_not_written_over_either(tmp_path: Path) -> None:
+    first = logged(tmp_path / "run", Stability())
+    first.fit(make_first_stage(), make_loader(1))
+    second = logged(tmp_path / "run", Stability())
+    with pytest.raises(ValueError, match=r"remove .*run/stability\.jsonl, its log, or keep this"):
+        refuse_second_run(second, ckpt_path=None)
+    (tmp_path / "run/stability.jsonl").write_text("")
+    refuse_second_run(second, ckpt_path=None)
+
+
+def test_own_folder_of_checkpoints_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/last.ckpt").write_text("weights")
+    trainer = logged(
+        tmp_path / "run", ModelCheckpoint(tmp_path / "kept"), enable_checkpointing=True
+    )
+    with pytest.raises(
+        ValueError, match=r"go on with it by --ckpt_path .*kept/last\.ckpt, or keep"
+    ):
+        refuse_second_run(trainer, ckpt_path=None)
+
+
+def test_folder_of_a_run_has_one_writer(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def try_another(_: Trainer) -> str:
+        with pytest.raises(OSError, match=r"Another process is writing into .*run: wait") as error:
+            logged(folder).fit(make_first_stage(), make_loader(1))
+        return str(error.value)
+
+    seen = Record(try_another)
+    logged(folder, seen).fit(make_first_stage(), make_loader(1))
+    assert len(seen.seen) == 1
+    with pytest.raises(RuntimeError, match="crash"):
+        logged(folder, Crash(0)).fit(make_first_stage(), make_loader(1))
+    logged(folder).fit(make_first_stage(), make_loader(1))
+    make_trainer(default_root_dir=folder, callbacks=[SaveLast()]).fit(
+        make_first_stage(), make_loader(1)
+    )

@@ -398,3 +398,10 @@ def test_first_stage_skips_bad_steps(tmp_path: Path, adversarial: float, gathere
     name = "arvae.pixels.conv_out.bias"
     assert not torch.equal(seen.seen[-1][name], seen.seen[1][name])
     assert (tmp_path / f"nonfinite/step_{skipped:06d}.safetensors").exists()
+
+
+@pytest.mark.parametrize("options", [{"bins": 0}, {"patience": 0}, {"keep": -1}])
+def test_bad_settings_are_named(options: dict[str, int]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} must be at least {value + 1}, got {value}"):
+        Stability(**options)

@@ -6,16 +6,15 @@ import pytest
 import torch
 from lightning import Callback
 from lightning.pytorch.loggers import Logger
-from stages import Record, make_dit, make_loader, make_trainer
+from stages import Record, make_dit, make_first_stage, make_loader, make_trainer
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ardiffusion.nn.flops import flops
 from ardiffusion.training.callbacks import throughput
 from ardiffusion.training.callbacks.progress import ProgressBar
-from ardiffusion.training.callbacks.throughput import Throughput
+from ardiffusion.training.callbacks.throughput import Throughput, peak_flops
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.peaks import peak_flops
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute|You defined a|Detected call|Found .*")
 
@@ -128,6 +127,12 @@ def test_real_time_is_measured(tokenizer: Path) -> None:
     trainer.fit(make_module(tokenizer), make_loader(4))
     assert len(log.speeds) == 2
     assert all(speeds["speed/tokens_per_second"] > 0 for speeds in log.speeds.values())
+
+
+def test_stage_1_is_told_that_it_is_not_counted() -> None:
+    trainer = make_trainer(callbacks=[Throughput()])
+    with pytest.raises(ValueError, match="counts tokens of stage 2: leave it out in stage 1"):
+        trainer.fit(make_first_stage(), make_loader(1))
 
 
 def test_bar_shows_the_speed_and_reads_the_loss_where_the_trainer_logs(

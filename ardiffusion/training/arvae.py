@@ -17,7 +17,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ConstantLR, ReduceLROnPlateau
 
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.adversarial import (
@@ -29,6 +29,7 @@ from ardiffusion.nn.adversarial import (
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, describe_into, init_from
+from ardiffusion.training.checks import check_at_least
 from ardiffusion.training.compatibility import check_videos
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.training.step_guard import inspect_step, step_skipped
@@ -82,8 +83,11 @@ class ARVAEModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1 batch, got {accumulate}.")
+        check_at_least(0, l1=l1, mse=mse, perceptual=perceptual, kl=kl, adversarial=adversarial)
+        check_at_least(0, adversarial_start=adversarial_start, grad_clip=grad_clip)
+        check_at_least(1, accumulate=accumulate)
+        if not any((l1, mse, perceptual, adversarial)):
+            raise ValueError("No loss: l1, mse, perceptual or adversarial must be above 0.")
         if temporal_only and not arvae.temporal:
             raise ValueError("temporal_only needs an AR-VAE with temporal: true.")
         self.automatic_optimization = False
@@ -135,7 +139,7 @@ class ARVAEModule(LightningModule):
         noise = self.latent_noise(video) if self.sampled else None  # (B, F, L, C)
         fake, mean, logvar = self.arvae(video, noise=noise)
         terms = self.reconstruction_terms(video, fake=fake, posterior=Posterior(mean, logvar))
-        loss = self.weighted(terms)
+        loss = sum((getattr(self, name) * terms[name] for name in terms), torch.zeros(()))
         adversarial = self.discriminator is not None and self.global_step >= self.adversarial_start
         if adversarial:
             terms["gan"], terms["gan_weight"] = self.adversarial_terms(fake, loss=loss)
@@ -162,10 +166,6 @@ class ARVAEModule(LightningModule):
             terms["kl"] = posterior.kl().mean() / posterior.mean[0, 0].numel()
         return terms
 
-    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
-        """Sum the terms with this module's weights of the same names."""
-        return sum((getattr(self, name) * terms[name] for name in terms), torch.zeros(()))
-
     def adversarial_terms(self, fake: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the adversarial loss of the AR-VAE and the weight that balances it."""
         assert self.discriminator is not None
@@ -184,8 +184,7 @@ class ARVAEModule(LightningModule):
 
     def take_step(self, adversarial: bool) -> None:
         """Step optimisers when enough batches are gathered, schedules and counter in any case."""
-        raw = self.optimizers(use_pl_optimizer=False)
-        optimizers = (raw if isinstance(raw, list) else [raw])[: 2 if adversarial else 1]
+        optimizers = self.trainer.optimizers[: 2 if adversarial else 1]
         if (self.global_step + 1) % self.accumulate == 0:
             inspect_step(optimizers, trainer=self.trainer)
             for optimizer in [] if step_skipped(self.trainer) else optimizers:
@@ -196,10 +195,8 @@ class ARVAEModule(LightningModule):
                     self.log(f"train/{name}", norm)
                 optimizer.step()
                 optimizer.zero_grad()
-        schedulers = self.lr_schedulers() or []
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            assert not isinstance(scheduler, ReduceLROnPlateau)
-            scheduler.step()
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.step()  # pyright: ignore[reportCallIssue] no ReduceLROnPlateau
         # Raw optimisers go uncounted; Lightning's count two steps a batch, none while gathering.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
@@ -233,7 +230,7 @@ class ARVAEModule(LightningModule):
         optimizers = [self.optimizer(trained)]
         if self.discriminator is not None:
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
-        schedule = self.lr_scheduler or partial(LambdaLR, lr_lambda=lambda _: 1.0)
+        schedule = self.lr_scheduler or partial(ConstantLR, factor=1.0)
         schedulers = [schedule(optimizer) for optimizer in optimizers]
         if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
             raise ValueError("lr_scheduler steps every batch, which ReduceLROnPlateau cannot.")

@@ -1,8 +1,53 @@
 """What is checked before anything is trained, so that it ends in a sentence and not in a run."""
 
+import torch
+from lightning import Trainer
 
-def check_at_least(least: float, **values: float) -> None:
-    """Raise unless every number is `least` or more, which NaN is not."""
+
+def check_at_least(least: float, **values: float | None) -> None:
+    """Raise unless every number is `least` or more, which NaN is not; None is no number."""
     for name, value in values.items():
-        if not value >= least:
+        if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_trainer_options(trainer: Trainer) -> None:
+    """Raise if a trainer has an option that Lightning takes and that means nothing."""
+    least = {
+        "gradient_clip_val": 0,
+        "accumulate_grad_batches": 1,
+        "check_val_every_n_epoch": 1,
+        "log_every_n_steps": 0,
+        "num_sanity_val_steps": -1,
+        "min_steps": 0,
+        "min_epochs": 0,
+    }
+    for name, value in least.items():
+        check_at_least(value, **{f"--trainer.{name}": getattr(trainer, name)})
+    every = getattr(trainer, "val_check_interval", 1)  # not there if it is a time
+    if not every > 0:
+        raise ValueError(f"--trainer.val_check_interval must be above 0, got {every}.")
+
+
+def check_devices(accelerator: object, devices: object) -> None:
+    """Raise if a configuration asks for more devices than there are; call it before the trainer.
+
+    A CPU is one device, unless `cpu` is what was asked for: then devices are processes.
+
+    Args:
+        accelerator: What `--trainer.accelerator` says.
+        devices: What `--trainer.devices` says.
+    """
+    if isinstance(devices, str) and devices.lstrip("-").isdigit():
+        devices = int(devices)
+    if not isinstance(devices, int) or devices == -1:
+        return
+    check_at_least(1, **{"--trainer.devices": devices})
+    there = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    if devices > max(there, 1) and (there or accelerator == "auto"):
+        found = f"there are {there}" if there > 1 else "there is 1"
+        cpu = "" if there else f", or --trainer.accelerator cpu for {devices} processes on the CPU"
+        raise ValueError(
+            f"The configuration asks for {devices} devices, and {found}: set --trainer.devices "
+            f"{max(there, 1)}{cpu}."
+        )

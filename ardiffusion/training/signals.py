@@ -48,16 +48,23 @@ class StopSignals:
         return self
 
     def listen(self) -> None:
-        """Take the signals of this process; readers that it forks leave them to it."""
+        """Take the signals of this process."""
         if self.pid != os.getpid() and threading.current_thread() is threading.main_thread():
             self.pid, self.parent = os.getpid(), os.getppid()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.handlers[number] = signal.signal(number, self.receive)
+            os.register_at_fork(after_in_child=self.leave_to_parent)
+
+    def leave_to_parent(self) -> None:
+        """Let a process that is forked, as readers of data are, end when its parent ends it."""
+        if self.pid == os.getppid():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def receive(self, number: int, frame: object) -> None:
         """Note a signal, or end at once; a process and its group may get the same one."""
         now, first = time.monotonic(), not self.received
-        if os.getpid() != self.pid or (not first and now - self.when < 1):
+        if not first and now - self.when < 1:
             return
         self.received, self.when = number, now
         if first:  # or the end of a reader that got the signal, too, breaks into what follows
@@ -150,6 +157,7 @@ class StopSignals:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        self.pid = 0
         told = isinstance(error, SystemExit) or reader_ended(error)
         if self.received and (told or (error is None and self.rank == 0)):
             end_processes(self.processes, seconds=30)

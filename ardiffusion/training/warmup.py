@@ -21,7 +21,11 @@ class WarmUpCosine(LambdaLR):
         self, optimizer: Optimizer, warm_up: int = 100, steps: int = 1000, lowest: float = 0.01
     ) -> None:
         if not 0 <= warm_up < steps:
-            raise ValueError(f"warm_up must be less than the {steps} steps, got {warm_up}.")
+            raise ValueError(
+                f"warm_up must be 0 or more and less than the {steps} steps, got {warm_up}."
+            )
+        if not 0 <= lowest <= 1:
+            raise ValueError(f"lowest is a fraction of the learning rate, 0 to 1, got {lowest}.")
         rate = partial(fraction, warm_up=warm_up, steps=steps, lowest=lowest)
         super().__init__(optimizer, lr_lambda=rate)
 

@@ -18,7 +18,7 @@ from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import TRAINING, flops
 from ardiffusion.tools.options import device_of
-from ardiffusion.training.peaks import device_peak
+from ardiffusion.training.callbacks.throughput import device_peak
 from experiments.benchmarks.measure import (
     Result,
     matrix_rate,

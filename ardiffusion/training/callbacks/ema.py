@@ -38,8 +38,12 @@ class EMA(Callback):
 
     def parameters(self, pl_module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the parameters of the network by name."""
-        network = getattr(pl_module, self.network)
-        assert isinstance(network, nn.Module)
+        network = getattr(pl_module, self.network, None)
+        if not isinstance(network, nn.Module):
+            raise ValueError(
+                f"There is no {self.network!r} to average: set EMA's network to arvae in stage 1, "
+                "to dit in stage 2."
+            )
         return dict(network.named_parameters(prefix=self.network))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

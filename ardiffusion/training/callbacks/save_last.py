@@ -1,13 +1,17 @@
-"""Keeps the end of a run whose length is no multiple of the checkpoints' interval."""
+"""Keeps what a run made: its last step, whatever ends it, and its folder from other runs."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from ardiffusion.files import only_writer
+from ardiffusion.training.callbacks.stability import LOG
 from ardiffusion.training.signals import StopSignals
 
 
@@ -23,6 +27,8 @@ class SaveLast(Callback):
     not hold the gradients gathered so far. A resumed run's timer goes on counting, so `max_time`
     is the time of the whole run.
 
+    While a run trains, its folder has no other writer.
+
     Args:
         signals: What may tell the run to stop from outside.
     """
@@ -32,14 +38,18 @@ class SaveLast(Callback):
         self.saved = -1  # the step
         self.deferred = False  # whether a stop waits for the optimiser
         self.loops: dict[str, Any] | None = None  # where training was when validation began
+        self.lock = ExitStack()
 
-    def setup(self, trainer: Trainer, *_: object, **__: object) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come after every callback that may stop the run, but before those that save."""
         others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
         order = sorted([*others, self], key=lambda callback: isinstance(callback, Checkpoint))
         trainer.callbacks = order  # pyright: ignore[reportAttributeAccessIssue]
         self.saved, self.deferred, self.loops = -1, False, None
         self.signals.watch(trainer)
+        folder = run_folder(trainer)
+        if stage == "fit" and folder is not None and trainer.is_global_zero:
+            self.lock.enter_context(only_writer(folder))
 
     def on_train_start(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Count the epoch after a checkpoint of an epoch's last batch, which Lightning forgets.
@@ -100,7 +110,11 @@ class SaveLast(Callback):
                 self.save(trainer)
                 self.on_train_end(trainer)
         self.signals.busy = False
+        self.lock.close()
         self.signals.explain(trainer, exception)
+
+    def teardown(self, *_: object, **__: object) -> None:
+        self.lock.close()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -147,3 +161,34 @@ def gathering(trainer: Trainer, module: LightningModule) -> bool:
     """Say whether there are gradients that no optimiser step has used yet."""
     batches = int(getattr(module, "accumulate", 1))  # stage 1 gathers by itself
     return trainer.global_step % batches != 0 or trainer.fit_loop._should_accumulate()
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """Return the folder that a run writes into; None if it keeps no log."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask
+    return None if trainer.fast_dev_run or not trainer.loggers else folder  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def refuse_second_run(trainer: Trainer, ckpt_path: str | None) -> None:
+    """Raise if `fit` would write over another run; call it before processes are launched.
+
+    Args:
+        trainer: The trainer.
+        ckpt_path: The checkpoint that the run goes on from.
+    """
+    folder = run_folder(trainer)
+    requeued = SLURMEnvironment.detect() and trainer._checkpoint_connector._hpc_resume_path
+    if folder is None or ckpt_path or requeued:
+        return
+    own = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    places = {folder / "checkpoints", *map(Path, filter(None, own))}
+    found = sorted(file for place in places for file in place.glob("*.ckpt"))
+    log = folder / LOG
+    if not found and not (log.exists() and log.stat().st_size):
+        return
+    last = [file for file in found if file.name == "last.ckpt"] or found
+    way = f"go on with it by --ckpt_path {last[-1]}" if last else f"remove {log}, its log"
+    raise ValueError(
+        f"{folder} holds a run already: {way}, or keep this run elsewhere by "
+        "--trainer.logger.init_args.save_dir."
+    )

@@ -11,7 +11,25 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from ardiffusion.nn.flops import TRAINING, flops
-from ardiffusion.training.peaks import device_peak
+
+# What GPUs compute at most by NVIDIA's data sheets, per second: 16-bit, TF32 and float32 products,
+# without sparsity. Lightning's `get_available_flops` has the rates with sparsity for some of
+# these, which no training reaches.
+PEAKS = {
+    "H200 NVL": (835e12, 418e12, 60e12),
+    "H200": (989e12, 495e12, 67e12),
+    "H100 NVL": (835e12, 418e12, 60e12),
+    "H100 PCIE": (756e12, 378e12, 51e12),
+    "H100": (989e12, 495e12, 67e12),
+    "H800 PCIE": (756e12, 378e12, 51e12),
+    "H800": (989e12, 495e12, 67e12),
+    "A100": (312e12, 156e12, 19.5e12),
+    "A800": (312e12, 156e12, 19.5e12),
+    "L40S": (362e12, 183e12, 91.6e12),
+    "L4": (121e12, 60e12, 30.3e12),
+    "A10": (125e12, 62.5e12, 31.2e12),
+}
+MIXED = ("bf16-mixed", "bf16-true", "16-mixed", "16-true")
 
 
 class Throughput(Callback):
@@ -30,11 +48,12 @@ class Throughput(Callback):
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was counted."""
         self.seconds, self.clips, self.tokens, self.operations = 0.0, 0, 0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look up the device's peak and wait for the first step."""
+        if not hasattr(pl_module, "dit"):
+            raise ValueError("Throughput counts tokens of stage 2: leave it out in stage 1.")
         self.peak = device_peak(pl_module.device, precision=str(trainer.precision))
         self.step, self.started = trainer.global_step, None
         self.restart()
@@ -43,9 +62,10 @@ class Throughput(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: object,
         batch: dict[str, Any],
-        batch_idx: int,
+        *_: object,
+        **__: object,
     ) -> None:
         """Count a batch; log if the trainer logs this step."""
         self.count(batch, dit=pl_module.dit)  # pyright: ignore[reportArgumentType]
@@ -84,12 +104,10 @@ class Throughput(Callback):
         return {name: torch.tensor(rate) for name, rate in rates.items()}
 
     def pause(self, device: torch.device) -> None:
-        """Stop the clock."""
         if self.started is not None:
             self.seconds += now(device) - self.started
 
     def resume(self, device: torch.device) -> None:
-        """Start the clock."""
         self.started = now(device)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,3 +125,29 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def peak_flops(name: str, precision: str) -> float | None:
+    """Return the most operations per second of a device, or None if they are not known.
+
+    Args:
+        name: Name of the device, as torch.cuda.get_device_name gives it.
+        precision: Precision of the training, as Lightning spells it.
+    """
+    words = set(name.upper().replace("-", " ").split())
+    found = [PEAKS[chip] for chip in PEAKS if words.issuperset(chip.split())]
+    if not found or "MIG" in words:
+        return None
+    half, tf32, single = found[0]
+    if precision in MIXED:
+        return half
+    if precision != "32-true":
+        return None
+    return single if torch.get_float32_matmul_precision() == "highest" else tf32
+
+
+def device_peak(device: torch.device, precision: str) -> float | None:
+    """Do as `peak_flops` for a device of this machine."""
+    if device.type != "cuda":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device), precision=precision)

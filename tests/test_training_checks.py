@@ -1,0 +1,86 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from stages import make_trainer
+
+from ardiffusion.training.checks import check_at_least, check_devices, check_trainer_options
+
+
+def test_numbers_that_are_too_small_are_named() -> None:
+    check_at_least(1, sizes=1, steps=2.5, nothing=None)
+    for value in (0, -1, math.nan, -math.inf):
+        with pytest.raises(ValueError, match=f"steps must be at least 1, got {value}"):
+            check_at_least(1, sizes=1, steps=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("gradient_clip_val", -1.0, "at least 0, got -1.0"),
+        ("gradient_clip_val", math.nan, "at least 0, got nan"),
+        ("accumulate_grad_batches", 0, "at least 1, got 0"),
+        ("accumulate_grad_batches", -2, "at least 1, got -2"),
+        ("check_val_every_n_epoch", 0, "at least 1, got 0"),
+        ("log_every_n_steps", -1, "at least 0, got -1"),
+        ("num_sanity_val_steps", -5, "at least -1, got -5"),
+        ("min_steps", -3, "at least 0, got -3"),
+        ("min_epochs", -3, "at least 0, got -3"),
+        ("val_check_interval", 0, "above 0, got 0"),
+        ("val_check_interval", 0.0, "above 0, got 0.0"),
+    ],
+)
+def test_options_that_lightning_takes_for_nothing_are_named(
+    name: str, value: float, least: str
+) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=rf"--trainer\.{name} must be {least}"):
+        check_trainer_options(make_trainer(**options))
+
+
+def test_usual_options_are_taken() -> None:
+    check_trainer_options(make_trainer())
+    check_trainer_options(make_trainer(check_val_every_n_epoch=None, val_check_interval=5))
+    check_trainer_options(make_trainer(num_sanity_val_steps=-1, val_check_interval="00:01:00:00"))
+
+
+@pytest.mark.parametrize(
+    ("cards", "accelerator", "devices", "sentence"),
+    [
+        (0, "auto", 4, r"for 4 devices, and there is 1: set --trainer\.devices 1, or --trainer\."
+         r"accelerator cpu for 4 processes on the CPU\.$"),
+        (1, "auto", "4", r"asks for 4 devices, and there is 1: set --trainer\.devices 1\.$"),
+        (2, "gpu", 4, r"asks for 4 devices, and there are 2: set --trainer\.devices 2\.$"),
+        (2, "cuda", 3, r"asks for 3 devices, and there are 2: set --trainer\.devices 2\.$"),
+        (2, "auto", 0, r"--trainer\.devices must be at least 1, got 0"),
+        (0, "cpu", "-2", r"--trainer\.devices must be at least 1, got -2"),
+    ],
+)  # fmt: skip
+def test_devices_that_are_not_there_are_counted(
+    cards: int, accelerator: str, devices: object, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    with pytest.raises(ValueError, match=sentence):
+        check_devices(accelerator, devices)
+
+
+@pytest.mark.parametrize(
+    ("cards", "accelerator", "devices"),
+    [
+        (0, "auto", 1),
+        (0, "auto", "auto"),
+        (0, "cpu", 4),
+        (4, "auto", 4),
+        (4, "gpu", "4"),
+        (4, "auto", -1),
+        (4, "auto", "-1"),
+        (4, "auto", [0, 1]),
+        (0, "gpu", 2),  # which Lightning refuses
+    ],
+)
+def test_devices_that_are_there_are_taken(
+    cards: int, accelerator: str, devices: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    check_devices(accelerator, devices)
