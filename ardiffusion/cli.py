@@ -24,13 +24,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ardiffusion import __version__
 from ardiffusion.training.arvae import ARVAEModule
-from ardiffusion.training.callbacks.save_last import SaveLast
+from ardiffusion.training.callbacks.save_last import SaveLast, refuse_second_run
 from ardiffusion.training.checkpoint import as_settings
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
+from ardiffusion.training.checks import check_devices, check_trainer_options
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.messages import user_errors
 from ardiffusion.training.options import find_configs, import_object, makes
+from ardiffusion.training.signals import StopSignals
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 from ardiffusion.weights.checkpoint import check_stage, read_checkpoint, read_parts
 
@@ -88,7 +90,9 @@ class StageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse factories that make something else before anything calls them."""
-        model = self.config[self.config.subcommand].get("model") or {}
+        settings = self.config[self.config.subcommand]
+        check_devices(settings.trainer.get("accelerator"), settings.trainer.get("devices"))
+        model = settings.get("model") or {}
         for name, made in self.factories.items():
             given = model.get(name)
             path = given.get("class_path") if isinstance(given, Namespace) else None
@@ -112,6 +116,11 @@ class StageCLI(LightningCLI):
         if self.model is not None and kwargs.get("ckpt_path") not in (None, *CHOSEN_BY_LIGHTNING):
             self.trainer.ckpt_path = kwargs.pop("ckpt_path")
         return kwargs
+
+    def before_fit(self) -> None:
+        """Refuse what would train nothing, or write over what was trained."""
+        check_trainer_options(self.trainer)
+        refuse_second_run(self.trainer, ckpt_path=self.config.fit.get("ckpt_path"))
 
     def after_validate(self) -> None:
         """Refuse to have measured nothing."""
@@ -146,6 +155,7 @@ class VAECLI(StageCLI):
         ):
             if given:
                 raise ValueError(f"Stage 1 takes --model.{ours} instead of --trainer.{theirs}.")
+        super().before_fit()
 
 
 class DiTCLI(StageCLI):
@@ -211,12 +221,13 @@ def run(
 ) -> None:
     """Run a command, turning bad input into one sentence and exit code 2."""
     given = sys.argv[1:] if args is None else args
-    with nullcontext() if "--debug" in given else user_errors(MisconfigurationException):
+    told = nullcontext() if "--debug" in given else user_errors(MisconfigurationException)
+    with told, StopSignals() as signals:
         cli(
             model_class=model_class,
             datamodule_class=VideoDataModule,
             trainer_class=trainer_class,
-            trainer_defaults={"callbacks": [SaveLast()]},
+            trainer_defaults={"callbacks": [SaveLast(signals)]},
             seed_everything_default=0,
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from cli_runs import COMMANDS, Runs, spell
 
-from ardiffusion import cli
-from ardiffusion.training.callbacks.save_last import SaveLast
-from ardiffusion.training.messages import user_errors
-from ardiffusion.training.signals import StopSignals
-
 if __name__ == "__main__":
     folder, root, stage, verb, *more = sys.argv[1:]
     settings = Runs(Path(folder), root=Path(root)).settings(stage, verb)
-    with user_errors(), StopSignals() as signals:
-        cli.SaveLast = lambda: SaveLast(signals)  # pyright: ignore[reportAttributeAccessIssue]
-        COMMANDS[stage]([verb, *spell(settings), *more])
+    COMMANDS[stage]([verb, *spell(settings), *more])

@@ -87,6 +87,25 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "range": ("dit", "predict", {"guidance": -1}, "guidance is -1, expected: >=0 .--help lists"),
     "part": ("dit", "predict", {"plan": "Foo"}, "plan is Foo, expected: dot import path"),
     "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
+    "second run": (
+        "vae",
+        "fit",
+        {"trainer__logger__init_args__save_dir": "RUN"},
+        "holds a run al",
+    ),
+    "steps of nothing": (
+        "dit",
+        "fit",
+        {"trainer__accumulate_grad_batches": 0},
+        r"--trainer\.accumulate_grad_batches must be at least 1, got 0",
+    ),
+    "devices": (
+        "vae",
+        "fit",
+        {"trainer__accelerator": "auto", "trainer__devices": 99},
+        r"asks for 99 devices, and there (is|are) \d+: set --trainer\.devices \d+",
+    ),
+    "no devices": ("dit", "predict", {"trainer__devices": 0}, "devices must be at least 1, got 0"),
     "no model": ("dit", "fit", {"config": None}, "key|class|--model"),
     "perceptual": (
         "vae",
@@ -101,15 +120,18 @@ def spelled(value: object, runs: Runs, bad: Path) -> object:
     if not isinstance(value, str):
         return value
     named = {"VAE": str(runs.vae), "DIT": str(runs.dit), "LATENTS": str(runs.latents)}
+    named["RUN"] = str(runs.folder / "vae")
     return named.get(value, value.replace("BAD", str(bad)))
 
 
 @pytest.mark.parametrize("name", BAD_INPUT)
 def test_bad_input_ends_with_one_sentence(
-    name: str, runs: Runs, bad: Path, capfd: pytest.CaptureFixture[str]
+    name: str, runs: Runs, bad: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stage, verb, changed, sentence = BAD_INPUT[name]
     changed = {key: spelled(value, runs, bad) for key, value in changed.items()}
+    if verb == "fit":
+        changed = {"trainer__logger__init_args__save_dir": tmp_path, **changed}
     with pytest.raises(SystemExit) as ended:
         runs.run(stage, verb, **changed)
     assert ended.value.code == 2
@@ -120,9 +142,9 @@ def test_bad_input_ends_with_one_sentence(
     assert not re.search(NOISE, shown.out + shown.err)
 
 
-def test_debug_shows_the_traceback(runs: Runs) -> None:
+def test_debug_shows_the_traceback(skies: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Data folder nowhere"):
-        runs.run("vae", "fit", "--debug", data__root="nowhere")
+        Runs(tmp_path, root=skies).run("vae", "fit", "--debug", data__root="nowhere")
 
 
 def full_disk(descriptor: int) -> None:
@@ -133,7 +155,7 @@ def full_disk(descriptor: int) -> None:
 @pytest.mark.parametrize(
     ("stage", "verb", "sentence"),
     [
-        ("vae", "fit", r"Cannot write .*vae/.* \(no space left on device\): free"),
+        ("vae", "fit", r"Cannot write checkpoint .*last\.ckpt \(no space left on device\): free"),
         ("dit", "predict", r"Cannot write .*samples\.jsonl \(no space left on device\): free"),
     ],
 )
@@ -148,9 +170,10 @@ def test_full_disk_ends_with_one_sentence(
 ) -> None:
     monkeypatch.setattr(os, "fsync", full_disk)
     before = runs.vae.read_bytes()
-    output = {"output": tmp_path / "new"} if verb == "predict" else {}
+    going_on: dict[str, Any] = {"ckpt_path": runs.vae, "trainer__max_steps": 5}
+    changed = {"output": tmp_path / "new"} if verb == "predict" else going_on
     with pytest.raises(SystemExit, match="2"):
-        runs.run(stage, verb, **output)
+        runs.run(stage, verb, **changed)
     assert re.search(sentence, capfd.readouterr().err)
     assert runs.vae.read_bytes() == before
     assert not [path for path in runs.vae.parent.iterdir() if path.suffix != ".ckpt"]
