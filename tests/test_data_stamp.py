@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -63,3 +64,28 @@ def test_a_picture_of_the_same_size_and_time_changes_the_stamp_of_its_folder(
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")  # nobody writes: opening it would wait for ever
     assert stamp(tmp_path / "pipe.mp4").startswith("1:0:")
+
+
+def test_a_dead_link_among_the_pictures_of_a_folder_is_known_by_its_name(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"x")
+    whole = stamp(tmp_path)
+    known = {whole}
+    for i in (0, 1, 2, 3):
+        link = tmp_path / f"{i}.png"
+        link.unlink(missing_ok=True)
+        link.symlink_to("nowhere")
+        known.add(stamp(tmp_path))
+        link.unlink()
+        link.write_bytes(b"x")
+    assert len(known) == 5
+
+
+def test_stamps_of_good_folders_stay_what_they_were(tmp_path: Path) -> None:
+    text = b""
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(b"12345")
+        os.utime(tmp_path / f"{i}.png", ns=(7, 7))
+        parts = hashlib.sha256(b"12345" * 3).hexdigest()[:16]
+        text += f"{i}.png/5/7/5:7:{parts}".encode()
+    assert stamp(tmp_path) == f"2:{hashlib.sha256(text).hexdigest()}"

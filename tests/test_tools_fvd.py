@@ -428,6 +428,10 @@ WARNINGS: dict[str, tuple[Make, str]] = {
         lambda p: [write(p / "a"), broken(write(p / "b"))],
         "1 videos of {p}/b cannot be read and are left out, for example 999.mp4.",
     ),
+    "dead link": (
+        lambda p: [write(p / "a"), dead_link(write(p / "b"))],
+        "1 videos of {p}/b cannot be read and are left out, for example 999.mp4.",
+    ),
     "no split": (
         lambda p: [write(p / "a"), write(p / "b"), "--split", "null"],
         "name the split with --split.",
@@ -441,6 +445,11 @@ WARNINGS: dict[str, tuple[Make, str]] = {
 
 def broken(folder: Path) -> Path:
     (folder / "999.mp4").write_bytes(b"no video")
+    return folder
+
+
+def dead_link(folder: Path) -> Path:
+    (folder / "999.mp4").symlink_to("nowhere")
     return folder
 
 

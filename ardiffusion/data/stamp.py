@@ -2,6 +2,7 @@
 
 import hashlib
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from ardiffusion.data.video import picture_files
@@ -31,7 +32,9 @@ def stamp(path: Path) -> str:
     looked_at = {files[i] for i in (0, len(files) // 2, -1)} if files else set()
     digest = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        digest.update(f"{file.name}/{status.st_size}/{status.st_mtime_ns}/".encode())
-        digest.update(file_stamp(file).encode() if file in looked_at else b"")
+        digest.update(f"{file.name}/".encode())
+        with suppress(OSError):  # a dead link has a name alone
+            status = file.stat()
+            digest.update(f"{status.st_size}/{status.st_mtime_ns}/".encode())
+            digest.update(file_stamp(file).encode() if file in looked_at else b"")
     return f"{len(files)}:{digest.hexdigest()}"
