@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_broken_index_and_unwritable_folder_do_not_stop_anyone(
     assert index_clips(root, ["a.mp4"], cache=tmp_path)["a.mp4"].frames == 3
     assert index_clips(root, ["a.mp4"], cache=root / "a.mp4")["a.mp4"].frames == 3
     assert "Cannot keep the index" in caplog.text
+
+
+def test_a_folder_whose_name_is_not_utf8_has_an_index(root: Path, tmp_path: Path) -> None:
+    folder = root.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert index_clips(folder, ["a.mp4"], cache=tmp_path / "cache")["a.mp4"] == Count(3)
+    assert cache_file(folder, tmp_path / "cache").is_file()
+
+
+def test_the_index_of_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    known = hashlib.sha256(os.path.realpath(tmp_path / "é").encode()).hexdigest()[:12]
+    assert cache_file(tmp_path / "é", tmp_path) == tmp_path / f"é-{known}.json"
 
 
 def test_file_removed_after_discovery_is_broken(root: Path, tmp_path: Path) -> None:

@@ -89,3 +89,10 @@ def test_stamps_of_good_folders_stay_what_they_were(tmp_path: Path) -> None:
         parts = hashlib.sha256(b"12345" * 3).hexdigest()[:16]
         text += f"{i}.png/5/7/5:7:{parts}".encode()
     assert stamp(tmp_path) == f"2:{hashlib.sha256(text).hexdigest()}"
+
+
+def test_pictures_whose_names_are_not_utf8_have_a_stamp(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9 1.png")).write_bytes(b"1")
+    first = stamp(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9 1.png")).rename(tmp_path / os.fsdecode(b"caf\xe8 1.png"))
+    assert stamp(tmp_path) != first

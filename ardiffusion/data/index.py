@@ -38,7 +38,8 @@ def cache_file(root: str | Path, cache: str | Path | None = None) -> Path:
     """Name the index of a root, in a folder or in the user's cache folder."""
     folder = cache_folder() if cache is None else Path(cache).expanduser()
     real = os.path.realpath(root)
-    return folder / f"{Path(real).name}-{hashlib.sha256(real.encode()).hexdigest()[:12]}.json"
+    known = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
+    return folder / f"{Path(real).name}-{known}.json"
 
 
 def _stamp(path: Path) -> str:

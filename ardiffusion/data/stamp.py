@@ -1,6 +1,7 @@
 """What tells that a video on disk is still the one that something was computed from."""
 
 import hashlib
+import os
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ def stamp(path: Path) -> str:
     looked_at = {files[i] for i in (0, len(files) // 2, -1)} if files else set()
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}/".encode())
+        digest.update(os.fsencode(f"{file.name}/"))
         with suppress(OSError):  # a dead link has a name alone
             status = file.stat()
             digest.update(f"{status.st_size}/{status.st_mtime_ns}/".encode())
