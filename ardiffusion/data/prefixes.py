@@ -1,6 +1,7 @@
 """What generated videos begin with: a picture, the end of a video, or a folder of either."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS
 from ardiffusion.data.video import PICTURES, count_frames, read_frames
+
+TAKEN = PICTURES | VIDEOS
 
 
 class Prefix(NamedTuple):
@@ -23,7 +26,7 @@ def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
 
     Args:
         source: A picture, a video, or a folder of either, which are taken in the order of their
-            names.
+            names, without hidden ones.
         resolution: Height and width of the frames.
         frames: Frames of each video at most, its last ones.
 
@@ -33,7 +36,7 @@ def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
     """
     path = Path(source)
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES | VIDEOS)
+        paths = sorted(p for p in path.iterdir() if is_taken(p))
         if not paths:
             raise ValueError(f"--prefix {source} holds neither pictures nor videos.")
     elif path.is_file():
@@ -41,6 +44,11 @@ def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
     else:
         raise FileNotFoundError(f"There is no picture, video or folder {source}; check --prefix.")
     return [read_prefix(one, resolution=resolution, frames=frames) for one in paths]
+
+
+def is_taken(path: Path) -> bool:
+    """Say whether an entry of a folder is taken: hidden files and folders are not."""
+    return path.suffix.lower() in TAKEN and path.name[0] != "." and not os.path.isdir(path)
 
 
 def read_prefix(path: Path, resolution: int, frames: int) -> Prefix:
