@@ -54,6 +54,7 @@ def videos(side: int, count: int, read: Callable[[Clip], Tensor] | None = None) 
         name=f"/data/{'fake' if side else 'real'}",
         keys=[f"{i}:{side}" for i in range(count)],
         lengths=[12] * count,
+        names=[str(i) for i in range(count)],
         read=read or (lambda clip: content(side, clip.video)[clip.start : clip.start + 4]),
         identity={"side": side},
     )
@@ -183,7 +184,7 @@ def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     def dark(clip: Clip) -> Tensor:
         return content(0, clip.video)[:4] // (8 if clip.video == 13 else 1)
 
-    real = replace(videos(0, 20, dark), keys=[f"{i:03d}.mp4:{i}" for i in range(20)])
+    real = replace(videos(0, 20, dark), names=[f"{i:03d}.mp4" for i in range(20)])
     protocol = StyleGANV(frames=4, extractor=Broken())
     message = r"colours gave features that are not finite for /data/real, 013\.mp4, frame \d+ on:"
     with pytest.raises(ValueError, match=message):
@@ -431,7 +432,7 @@ def test_scores_of_numbered_videos_are_those_on_record(name: str) -> None:
             return video[clip.start :: protocol.stride][:4]
 
         keys = [str(i) for i in range(len(lengths[number]))]
-        return Videos("ab"[number], keys, lengths[number], read=read, identity={})
+        return Videos("ab"[number], keys, lengths[number], names=keys, read=read, identity={})
 
     score = evaluate(protocol, side(0), side(1), split="train", bootstrap=Bootstrap(50))
     assert score.value == pytest.approx(value, rel=tolerance)

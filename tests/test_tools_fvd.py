@@ -20,6 +20,7 @@ from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.i3d import I3DTorchScript
 from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.processes import local_device
+from ardiffusion.metrics.protocol import Clip, StyleGANV
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools import pairs, video_folder
 from ardiffusion.tools.command import main
@@ -186,6 +187,15 @@ def test_a_pair_is_read_in_parts(tmp_path: Path) -> None:
     parts = list(folder.parts(0, frames=18, part=7))
     assert [len(part) for part in parts] == [7, 7, 4]
     assert torch.equal(torch.cat(parts), folder.read(0, 0, frames=18))
+
+
+def test_clips_are_called_by_the_whole_names_of_their_videos(tmp_path: Path) -> None:
+    path = write(tmp_path / "real", 1) / "000.mp4"
+    path.rename(path.with_name("at 12:30:00.mp4"))
+    videos = VideoFolder(tmp_path / "real").videos(StyleGANV(extractor=Random3D(width=1)))
+    called = videos.clip_names([Clip(video=0, start=4)])
+    assert called == [f"{tmp_path}/real, at 12:30:00.mp4, frame 4 on"]
+    assert videos.keys[0].startswith("at 12:30:00.mp4:1:")  # by which features are kept
 
 
 def test_a_single_pair_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

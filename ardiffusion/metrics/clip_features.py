@@ -33,6 +33,7 @@ class Videos:
         name: Its folder, or what else to call it.
         keys: For each video, its name and what changes with its content.
         lengths: The number of frames of each video.
+        names: What people call each video.
         read: Reads a clip, uint8 (F, 3, H, W).
         identity: What else the frames depend on, like a folder and a resolution.
         made: Whether `read` makes the clips, like samples of a network that trains: then it is
@@ -42,6 +43,7 @@ class Videos:
     name: str
     keys: Sequence[str]
     lengths: Sequence[int]
+    names: Sequence[str]
     read: Callable[[Clip], Tensor]
     identity: dict[str, Any]
     made: bool = False
@@ -52,9 +54,7 @@ class Videos:
 
     def clip_names(self, clips: Sequence[Clip]) -> list[str]:
         """Name clips for people."""
-        names = [self.keys[clip.video].partition(":")[0] for clip in clips]
-        starts = [f", frame {clip.start} on" for clip in clips]
-        return [f"{self.name}, {name}{start}" for name, start in zip(names, starts, strict=True)]
+        return [f"{self.name}, {self.names[clip.video]}, frame {clip.start} on" for clip in clips]
 
     def frame_size(self, clip: Clip, frames: int) -> tuple[int, int]:
         video = self.read(clip)

@@ -57,6 +57,7 @@ class VideoFolder:
             name=str(self.root),
             keys=[f"{path}:{stamp(self.root / path) if n else ''}" for path, n in known],
             lengths=self.lengths,
+            names=self.paths,
             read=lambda clip: self.read(clip.video, clip.start, frames=frames, stride=stride),
             identity={"root": os.path.realpath(self.root), "resolution": self.resolution},
         )

@@ -42,6 +42,7 @@ def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
         name=str(data.root),
         keys=[f"{video.path}:{stamp(data.root / video.path)}" for video in videos],
         lengths=[(video.frames - 1) // data.stride + 1 for video in videos],
+        names=[video.path for video in videos],
         read=read,
         identity=identity | {"stride": data.stride},
     )
@@ -84,7 +85,9 @@ class Samples:
     def videos(self) -> Videos:
         """Return the samples as one side of a comparison."""
         keys = [str(i) for i in range(len(self.lengths))]
-        return Videos("samples", keys, self.lengths, read=self.read, identity={}, made=True)
+        return Videos(
+            "samples", keys, self.lengths, names=keys, read=self.read, identity={}, made=True
+        )
 
     def read(self, clip: Clip) -> Tensor:
         """Return a clip of a sample, which is made unless it was with those before it."""
