@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import av
-from av.error import FFmpegError
-
+from ardiffusion.data.streams import open_video
 from ardiffusion.files import append_json_lines, read_json_lines
 
 NAME = "samples.jsonl"
@@ -67,9 +65,9 @@ class SampleLog(NamedTuple):
 def is_whole(path: Path) -> bool:
     """Say whether a file is there and opens as a video, which one that was cut short does not."""
     try:
-        with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
-            return bool(container.streams.video)
-    except (FFmpegError, OSError):
+        with open_video(path):
+            return True
+    except (ValueError, OSError):
         return False
 
 

@@ -4,14 +4,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
-from av.error import FFmpegError
 from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.index import index_clips
 from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.stamp import stamp
+from ardiffusion.data.streams import open_video
 from ardiffusion.data.video import VideoReader, picture_files, read_frames
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.protocol import Protocol
@@ -113,9 +112,9 @@ class VideoFolder:
 
 def codec(path: Path) -> str:
     try:
-        with av.open(f"file:{path}", mode="r", metadata_errors="ignore") as container:
-            return container.streams.video[0].codec_context.name
-    except FFmpegError as error:
+        with open_video(path) as (_, stream):
+            return stream.codec_context.name
+    except ValueError as error:
         raise ValueError(f"{path} is broken or not a video: replace it.") from error
 
 
