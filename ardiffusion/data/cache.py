@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ardiffusion.data.catalog import Catalog
+from ardiffusion.data.samples import is_inside
 from ardiffusion.data.splits import NAMES
 from ardiffusion.data.typed import has_type
 from ardiffusion.files import write_tensors
@@ -63,14 +64,15 @@ class Shard(NamedTuple):
     hash: str
 
 
+def split_key(key: str) -> tuple[str, str]:
+    """Return the video of a clip and where it starts there, nowhere if the key names no clip."""
+    path, *start = key.rsplit(":", maxsplit=1)
+    return path, "".join(start)
+
+
 def path_of(key: str) -> str:
     """Return the video of a clip."""
-    return key.rsplit(":", maxsplit=1)[0]
-
-
-def is_inside(path: str) -> bool:
-    """Say whether a path with forward slashes stays below its folder."""
-    return path[:1] not in ("", "/") and ".." not in path.split("/")
+    return split_key(key)[0]
 
 
 def are_clips(keys: Sequence[str]) -> bool:

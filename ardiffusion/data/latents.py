@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ardiffusion.data.cache import open_cache
+from ardiffusion.data.cache import open_cache, split_key
 from ardiffusion.data.windows import BrokenData, FrameSpan, extent
 
 
@@ -84,7 +84,7 @@ class LatentCache:
         clips: dict[str, list[Place]] = defaultdict(list)
         for shard, keys in self.index["shards"].items():
             for number, key in enumerate(keys):
-                path, start = key.rsplit(":", maxsplit=1)
+                path, start = split_key(key)
                 clips[path].append(Place(int(start), shard, number))
         found: dict[str, list[FrameSpan]] = defaultdict(list)
         for path, label in self.index["labels"].items():

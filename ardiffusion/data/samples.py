@@ -84,7 +84,7 @@ def read_samples(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def is_inside(file: object) -> bool:
-    """Say whether a file that a line names lies below its folder."""
+    """Say whether what a record names is a file below its folder, with forward slashes."""
     if not isinstance(file, str) or not file or "\0" in file:
         return False
     path = PurePosixPath(file)
