@@ -1,5 +1,7 @@
 """Files that are whole or not there: atomic writes, JSON lines that survive a crash, the cache.
 
+JSON from disk is what its reader takes it for only if `has_type` says so, however it came there.
+
 What is written goes to `.NAME.HOST-PID.tmp` in the same folder and is moved into place when it is
 whole. A process that was killed leaves such a file behind, which the next writer there removes.
 """
@@ -11,7 +13,8 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from filelock import FileLock, Timeout
 from PIL import Image
@@ -145,6 +148,30 @@ def append_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> N
             os.fsync(file.fileno())
     except OSError as error:
         raise write_failure(path, error) from error
+
+
+def has_type(value: object, kind: Any) -> bool:  # noqa: ANN401 any type
+    """Say whether parsed JSON has a type made of dicts, lists, tuples, unions and plain types.
+
+    An int may stand where a float is expected, and a bool for nothing but a bool.
+    """
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if kind is Any:
+        return True
+    if outer is UnionType:
+        return any(has_type(value, each) for each in inner)
+    if is_typeddict(kind):
+        entries = get_type_hints(kind).items()
+        return type(value) is dict and all(has_type(value.get(n), wanted) for n, wanted in entries)
+    if type(value) is not outer:
+        return kind is float and type(value) is int
+    if isinstance(value, dict) and inner:
+        return all(has_type(n, inner[0]) and has_type(v, inner[1]) for n, v in value.items())
+    if isinstance(value, list) and inner:
+        return all(has_type(entry, inner[0]) for entry in value)
+    if isinstance(value, tuple) and inner:
+        return len(value) == len(inner) and all(map(has_type, value, inner))
+    return True
 
 
 @contextmanager

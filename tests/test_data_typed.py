@@ -2,7 +2,7 @@ from typing import TypedDict
 
 import pytest
 
-from ardiffusion.data.typed import has_type
+from ardiffusion.files import has_type
 
 
 class Inner(TypedDict):

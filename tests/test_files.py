@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from ardiffusion.files import (
     append_json_lines,
     atomic_write,
+    has_type,
     host_name,
     only_writer,
     read_json_lines,
@@ -89,3 +91,28 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with only_writer(folder):
         pass
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        *((1.5, float), (1, float), (True, bool), (None, int | None), (2, int | None)),
+        *(((1, 2.5), tuple[float, float]), ((1.0, 2.0), tuple[float, float] | None)),
+        *(({"a": [None, {}]}, dict[str, Any]), ({}, dict[str, str]), ([], list[str])),
+    ],
+)
+def test_values_of_a_type_are_recognised(value: object, kind: object) -> None:
+    assert has_type(value, kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        *((1.0, int), (True, int), (True, float), ("1", float), (None, str), (1.5, int | None)),
+        *(((1.0,), tuple[float, float]), ([1.0, 2.0], tuple[float, float])),
+        *(((1.0, "2"), tuple[float, float]), ({"a": 1}, dict[str, str]), ([1], list[str])),
+        *(([], dict[str, Any]), ({}, list[str]), ((), list[str])),
+    ],
+)
+def test_values_of_another_type_are_not(value: object, kind: object) -> None:
+    assert not has_type(value, kind)

@@ -21,8 +21,7 @@ from torch import Tensor
 from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.samples import is_inside
 from ardiffusion.data.splits import NAMES
-from ardiffusion.data.typed import has_type
-from ardiffusion.files import write_tensors
+from ardiffusion.files import has_type, write_tensors
 
 INDEX = "index.json"
 KEY = re.compile(r".+:[0-9]{1,18}", flags=re.DOTALL)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self, get_type_hints
 
-from ardiffusion.files import atomic_write
+from ardiffusion.files import atomic_write, has_type
 
 COMPARED = ("metric", "protocol", "real", "fake", "split", "stride", "resolution", "network")
 
@@ -92,7 +91,7 @@ class Score:
             if fields["interval"] is not None:
                 fields["interval"] = tuple(fields["interval"])
             kinds = get_type_hints(cls)
-            if not all(is_of_type(value, kinds[name]) for name, value in fields.items()):
+            if not all(has_type(value, kinds[name]) for name, value in fields.items()):
                 raise TypeError
             score = cls(**fields)
             for summarise in (score.line, score.compared):
@@ -135,18 +134,3 @@ def flatten(fields: dict[str, Any], above: str = "") -> dict[str, Any]:
         inner = isinstance(value, dict)
         flat |= flatten(value, f"{above}{key}.") if inner else {above + key: value}
     return flat
-
-
-def is_of_type(value: Any, kind: Any) -> bool:  # noqa: ANN401 whatever JSON holds
-    """Say whether a value read from JSON is of a type, of the kinds that a score has."""
-    outer, inner = get_origin(kind) or kind, get_args(kind)
-    if outer is Any:
-        return True
-    if outer is UnionType:
-        return any(is_of_type(value, each) for each in inner)
-    if isinstance(value, bool) or not isinstance(value, int | float if outer is float else outer):
-        return False
-    if isinstance(value, tuple) and len(value) != len(inner):
-        return False
-    values = value.values() if isinstance(value, dict) else value if inner else ()
-    return all(is_of_type(each, inner[-1]) for each in values)
