@@ -14,6 +14,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ardiffusion.nn.fingerprint import fingerprint
+from ardiffusion.nn.sizes import check_sizes
 
 
 class VideoFeatures(nn.Module, ABC):
@@ -84,8 +85,7 @@ class Random3D(VideoFeatures):
 
     def __init__(self, seed: int = 0, width: int = 16) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width of Random3D must be at least 1, got {width}.")
+        check_sizes(**{"width of Random3D": width})
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed of Random3D must be from 0 to {2**63 - 1}, got {seed}.")
         self.seed = seed

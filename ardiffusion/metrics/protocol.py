@@ -16,8 +16,9 @@ from torch import Tensor
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.i3d import SIDE, I3DPretrained400
 from ardiffusion.metrics.mp4v import through_mp4v
-from ardiffusion.metrics.protocol_base import Clip, Protocol, check_positive
+from ardiffusion.metrics.protocol_base import Clip, Protocol
 from ardiffusion.metrics.resize import resize_bicubic
+from ardiffusion.nn.sizes import check_sizes
 
 
 class StyleGANV(Protocol):
@@ -82,7 +83,7 @@ class OfficialARDiffusion(Protocol):
         seed: int = 0,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        check_positive(clip_stride=clip_stride)
+        check_sizes(**{"clip_stride of a protocol": clip_stride})
         network = extractor or I3DPretrained400()
         super().__init__(frames, videos, seed=seed, extractor=network)
         self.clip_stride = clip_stride

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.i3d import I3DTorchScript
+from ardiffusion.nn.sizes import check_sizes
 
 
 class Clip(NamedTuple):
@@ -48,7 +49,8 @@ class Protocol(ABC):
         seed: int = 0,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        check_positive(frames=frames, videos=videos, stride=stride)
+        sizes = {"frames": frames, "videos": videos, "stride": stride}
+        check_sizes(**{f"{name} of a protocol": size for name, size in sizes.items()})
         self.frames, self.videos, self.stride, self.seed = frames, videos, stride, seed
         self.extractor = extractor or I3DTorchScript()
 
@@ -119,9 +121,3 @@ class Protocol(ABC):
             "covariance": "1/(N-1)" if self.ddof else "1/N",
             "fake": "first frames of each video, videos in order",
         }
-
-
-def check_positive(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} of a protocol must be at least 1, got {value}.")
