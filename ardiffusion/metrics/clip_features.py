@@ -62,6 +62,13 @@ class Videos:
         return video.shape[-2], video.shape[-1]
 
 
+def own_chunks(clips: Sequence[Clip]) -> dict[int, Sequence[Clip]]:
+    """Cut clips into chunks, and return by their numbers those that are this process's share."""
+    rank, world = rank_and_world()
+    chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
+    return {number: chunks[number] for number in range(rank, len(chunks), world)}
+
+
 def extract_features(
     protocol: Protocol,
     videos: Videos,
@@ -74,21 +81,19 @@ def extract_features(
 
     `advance` is told how many clips have been described since it was told last.
     """
-    rank, world = rank_and_world()
-    chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
     store = None
     if cache is not None and not videos.made:
         identity = videos.identity | protocol.preparation()
         store = FeatureStore(cache, name=Path(videos.name).name, identity=identity)
     found: dict[int, Chunk] = {}
-    missing: dict[int, list[Clip]] = {}
-    for number in range(rank, len(chunks), world):
-        chunk = store and store.load(videos.clip_keys(chunks[number]))
+    missing: dict[int, Sequence[Clip]] = {}
+    for number, share in own_chunks(clips).items():
+        chunk = store and store.load(videos.clip_keys(share))
         if chunk is None:
-            missing[number] = chunks[number]
+            missing[number] = share
         else:
             found[number] = chunk
-            advance(len(chunks[number]))
+            advance(len(share))
     for number, prepared in prepared_chunks(protocol, videos, missing):
         found[number] = embed_chunk(protocol, prepared, device=device)
         names = videos.clip_names(missing[number])
@@ -100,7 +105,7 @@ def extract_features(
 
 
 def prepared_chunks(
-    protocol: Protocol, videos: Videos, chunks: dict[int, list[Clip]]
+    protocol: Protocol, videos: Videos, chunks: dict[int, Sequence[Clip]]
 ) -> Iterator[tuple[int, Chunk]]:
     """Read and prepare the clips of chunks in threads, one chunk ahead of what is asked for."""
 

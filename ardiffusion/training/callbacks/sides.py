@@ -12,8 +12,7 @@ from ardiffusion.data.video import VideoReader
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.generator import Generator
-from ardiffusion.metrics.clip_features import CHUNK, Videos
-from ardiffusion.metrics.processes import rank_and_world
+from ardiffusion.metrics.clip_features import Videos, own_chunks
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.training.data import VideoDataModule
 
@@ -77,8 +76,7 @@ class Samples:
         self.generator, self.sampler, self.protocol = generator, sampler, protocol
         self.seed, self.batch_size = seed, batch_size
         self.lengths = [protocol.span] * protocol.videos
-        clips, (rank, world) = protocol.fake(self.lengths), rank_and_world()
-        shares = (clips[i : i + CHUNK] for i in range(rank * CHUNK, len(clips), world * CHUNK))
+        shares = own_chunks(protocol.fake(self.lengths)).values()
         self.order = list(dict.fromkeys(clip.video for share in shares for clip in share))
         self.batch: dict[int, Tensor] = {}
 
