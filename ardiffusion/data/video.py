@@ -15,6 +15,7 @@ from torch import Tensor
 from ardiffusion.data.notices import shown, warn_once
 from ardiffusion.data.pictures import PICTURES, picture_files, read_animation, read_picture
 from ardiffusion.data.streams import read_video
+from ardiffusion.data.windows import extent
 from ardiffusion.data.writer import VideoWriter, write_video
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
 MAX_BYTES = 2**32  # of the frames of one clip, which would fill the memory of many machines
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what is neither a file nor a folder without opening it: a pipe waits for ever."""
+def _is_folder(path: Path) -> bool:
+    """Say whether a path is a folder and not a file; refuse the rest without opening it.
+
+    A pipe, for example, waits for ever.
+    """
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -43,11 +47,12 @@ def _check_file(path: Path) -> None:
         problem = f"{shown(path)} cannot be read ({error.strerror}): replace it."
         raise ValueError(problem) from error
     if stat.S_ISDIR(status.st_mode):
-        return
+        return True
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{shown(path)} is a pipe, a socket or a device: remove it.")
     if status.st_size == 0:
         raise ValueError(f"{shown(path)} is empty: replace it.")
+    return False
 
 
 def _frames(
@@ -107,9 +112,8 @@ class VideoReader:
                 f"Cannot read start={start}, frames={frames}, stride={stride} of "
                 f"{shown(self.path)}: start must be at least 0, frames and stride at least 1."
             )
-        _check_file(self.path)
-        stop = None if frames is None else start + (frames - 1) * stride + 1
-        read = self._read_folder if self.path.is_dir() else self._decode
+        read = self._read_folder if _is_folder(self.path) else self._decode
+        stop = None if frames is None else start + extent(frames, stride)
         pictures: list[Tensor] = []
         for picture in read(slice(start, stop, stride)):
             if (frames or len(pictures) + 1) * picture.numel() > MAX_BYTES:
@@ -155,9 +159,8 @@ def read_frames(
 def examine(path: str | Path) -> Contents:
     """Decode a whole video, or list the pictures of a folder, and say what is there."""
     path = Path(path)
-    _check_file(path)
     damage: list[str] = []
-    if path.is_dir():
+    if _is_folder(path):
         count = len(picture_files(path))
     elif path.suffix.lower() in PICTURES:
         count = sum(1 for frame in read_animation(path) if frame() is not None)
