@@ -72,7 +72,7 @@ def score_features(
     bootstrap: Bootstrap | None,
 ) -> Score:
     """Return the score of features, which knows nothing of where they come from."""
-    (real, fake), network = (chunk.rows for chunk in features), protocol.extractor
+    (real, fake), described = (chunk.rows for chunk in features), protocol.describe()
     warnings = warnings_about(min(len(real), len(fake)), width=real.shape[1])
     interval = None
     if bootstrap is not None:
@@ -84,14 +84,14 @@ def score_features(
         metric=protocol.metric,
         value=feature_distance(real, fake, ddof=protocol.ddof),
         interval=interval,
-        protocol=protocol.describe(),
+        protocol=described,
         real=len(real),
         fake=len(fake),
         split=split,
         stride=protocol.stride,
         resolution=min(size),
         seeds={"protocol": protocol.seed, "bootstrap": bootstrap.seed if bootstrap else 0},
-        network={"name": network.name, "hash": network.hash},
+        network={"name": described["network"], "hash": described["network_hash"]},
         data={"size": list(size)},
         warnings=warnings,
     )
