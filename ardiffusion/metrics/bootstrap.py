@@ -56,12 +56,13 @@ def distance_interval(
         return None
     value = feature_distance(real, fake, ddof=ddof)
     generator = torch.Generator().manual_seed(bootstrap.seed)
+    drawn_apart = [[*videos[0], *videos[1]]] if bootstrap.paired else videos
+    numbered = [number_videos(side) for side in drawn_apart]
+    lengths = [len(side) for side in videos]
 
     def draw_sides() -> list[Tensor]:
-        if bootstrap.paired:
-            both = draw_videos([*videos[0], *videos[1]], generator)
-            return list(both.split([len(side) for side in videos]))
-        return [draw_videos(side, generator) for side in videos]
+        counts = torch.cat([draw_videos(side, generator) for side in numbered])
+        return list(counts.split(lengths))
 
     counts = [draw_sides() for _ in range(bootstrap.draws)]
     found = in_threads(lambda each: feature_distance(real, fake, ddof=ddof, counts=each), counts)
@@ -87,8 +88,20 @@ def percentile_interval(drawn: Tensor) -> Tensor:
     return drawn.quantile(drawn.new_tensor([tail, 1 - tail]))
 
 
-def draw_videos(videos: Sequence[int], generator: Generator) -> Tensor:
-    """Draw as many videos as there are with replacement; return how often each clip counts."""
+class Numbered(NamedTuple):
+    """How many videos clips are of, and for each clip the place of its video among them."""
+
+    videos: int
+    place: Tensor
+
+
+def number_videos(videos: Sequence[int]) -> Numbered:
+    """Number the videos that clips are of."""
     numbers, place = torch.tensor(videos).unique(return_inverse=True)
-    chosen = torch.randint(len(numbers), (len(numbers),), generator=generator)
-    return chosen.bincount(minlength=len(numbers))[place]
+    return Numbered(len(numbers), place)
+
+
+def draw_videos(clips: Numbered, generator: Generator) -> Tensor:
+    """Draw as many videos as there are with replacement; return how often each clip counts."""
+    chosen = torch.randint(clips.videos, (clips.videos,), generator=generator)
+    return chosen.bincount(minlength=clips.videos)[clips.place]
