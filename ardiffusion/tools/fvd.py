@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ardiffusion.data.samples import read_sample_log
+from ardiffusion.data.samples import SampleLog, read_sample_log
 from ardiffusion.files import cache_folder, only_writer
 from ardiffusion.metrics.bootstrap import Bootstrap
 from ardiffusion.metrics.evaluation import evaluate
@@ -89,7 +89,7 @@ def fvd(
             with progress("Comparing pairs", total=len(pairs.matched)) as advance:
                 values = pairs.compare(device=place, advance=advance)
             scores += pairs.scores(values, split=score.split, bootstrap=draws)
-        scores = [annotate_score(score, *folders) for score in scores]
+        scores = annotate_scores(scores, *folders)
         if first:
             report_scores(scores, output=file)
     distance, *others = map(asdict, scores)
@@ -100,31 +100,43 @@ def clip_count(protocol: Protocol, real: VideoFolder, fake: VideoFolder) -> int:
     return len(protocol.real(real.lengths)) + len(protocol.fake(fake.lengths))
 
 
-def annotate_score(score: Score, real: VideoFolder, fake: VideoFolder) -> Score:
+def annotate_scores(scores: Sequence[Score], real: VideoFolder, fake: VideoFolder) -> list[Score]:
     """Add what the folders tell about the generated videos, and what is doubtful about them."""
     log = read_sample_log(fake.root)
+    doubts = folder_warnings(real, fake, models=len(log.models))
+    return [annotate_score(score, log=log, doubts=doubts) for score in scores]
+
+
+def annotate_score(score: Score, log: SampleLog, doubts: Sequence[str]) -> Score:
+    """Add what the log of the generated videos tells, and what is doubtful about the folders."""
     warnings = list(score.warnings)
     if score.split == UNKNOWN:
         warnings.append("Numbers of different splits do not compare: name the split with --split.")
+    return replace(
+        score,
+        weights=", ".join(log.models) or None,
+        seeds=score.seeds | ({"generated": log.seeds} if log.seeds else {}),
+        data=score.data | ({"sampling": log.settings} if log.settings else {}),
+        warnings=list(dict.fromkeys([*warnings, *doubts])),
+    )
+
+
+def folder_warnings(real: VideoFolder, fake: VideoFolder, models: int) -> list[str]:
+    """Say what is doubtful about two folders, the second with videos of so many models."""
+    warnings = []
     if os.path.realpath(real.root) == os.path.realpath(fake.root):
         warnings.append(f"{fake.root} is compared with itself.")
     if differs := compression_differs(real, fake):
         warnings.append(differs)
-    if len(log.models) > 1:
-        warnings.append(f"{fake.root} mixes videos of {len(log.models)} models.")
+    if models > 1:
+        warnings.append(f"{fake.root} mixes videos of {models} models.")
     for folder in (real, fake):
         if broken := folder.broken():
             warnings.append(
                 f"{len(broken)} videos of {folder.root} cannot be read and are left out, for "
                 f"example {broken[0]}."
             )
-    return replace(
-        score,
-        weights=", ".join(log.models) or None,
-        seeds=score.seeds | ({"generated": log.seeds} if log.seeds else {}),
-        data=score.data | ({"sampling": log.settings} if log.settings else {}),
-        warnings=list(dict.fromkeys(warnings)),
-    )
+    return warnings
 
 
 def report_scores(scores: Sequence[Score], output: Path) -> None:
