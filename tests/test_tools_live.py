@@ -13,7 +13,7 @@ from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.diffusion.noise import LAST_SEED
 from ardiffusion.generator import Generator
 from ardiffusion.tools.command import main
-from ardiffusion.tools.live import LiveVideo, Studio, Wish
+from ardiffusion.tools.live import LiveVideo, Studio, Wish, live
 
 WISH = Wish(label=None, seed=0, steps=4, difference=1, guidance=1.0)
 
@@ -126,6 +126,12 @@ def test_without_gradio_the_command_names_the_extra(
     with pytest.raises(SystemExit):
         main(["live", str(generator)])
     assert "pip install 'ardiffusion[live]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fps", [0.0, 0.05, 1000.5])
+def test_rates_that_no_file_can_have_are_refused_at_once(fps: float) -> None:
+    with pytest.raises(ValueError, match=f"^--fps must be from 0.1 to 1000, got {fps}.$"):
+        live("no such source", fps=fps)
 
 
 def test_the_command_takes_a_source_or_the_published_weights(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ardiffusion.data.prefixes import read_prefixes
 from ardiffusion.data.video import VideoWriter
+from ardiffusion.data.writer import FPS
 from ardiffusion.diffusion.noise import LAST_SEED, sample_seed
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.spans import Span
@@ -217,8 +218,9 @@ def live(
         port: Port to listen at; the first free one from 7860 on if not given.
     """
     check_option("port", port, low=1, high=65535)
-    if not 0 < fps <= 1000:
-        raise ValueError(f"--fps must be above 0 and at most 1000, got {fps}.")
+    low, high = FPS
+    if not low <= fps <= high:
+        raise ValueError(f"--fps must be from {low:g} to {high:g}, got {fps}.")
     where = device_of(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory() as folder:
         # Gradio reads both when it is imported.
