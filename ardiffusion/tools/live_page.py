@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -17,6 +18,7 @@ from ardiffusion.tools.live import LiveVideo, Studio, Wish
 SHOWN = 24  # tiles of frames in flight
 PAUSE = 0.1  # seconds between two looks at a video
 PEOPLE = 8  # who watch at once; others wait for one of them to stop
+KEPT = 64  # frames as they stand on the page, more than all of them see
 
 ABOUT = """\
 # AR-Diffusion, live
@@ -61,8 +63,9 @@ def picture_url(picture: Image.Image, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+@lru_cache(maxsize=KEPT)
 def frame_image(frame: Tensor, index: int) -> str:
-    """Show a frame, uint8 (3, H, W)."""
+    """Show a frame, uint8 (3, H, W); it is encoded once, though seen in many looks."""
     picture = Image.fromarray(rearrange(frame, "c h w -> h w c").numpy())
     return f'<img src="{picture_url(picture, "JPEG")}" alt="Frame {index + 1}">'
 
