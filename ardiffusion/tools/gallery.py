@@ -9,6 +9,7 @@ from typing import Any
 from ardiffusion.tools.galleries.page import Figure, Section, Table, picture, write_page
 from ardiffusion.tools.galleries.rows import collect_videos
 from ardiffusion.tools.galleries.scores import by_protocol, read_score
+from ardiffusion.tools.options import check_option
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
 
@@ -38,9 +39,8 @@ def write_gallery(
     Returns:
         What was written: bytes, numbers of rows and videos, and sentences about broken videos.
     """
-    for name, value in {"every": every, "limit": limit}.items():
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}.")
+    check_option("every", every, low=1)
+    check_option("limit", limit, low=1)
     pictures = {f.path: picture(f.path) for section in sections for f in section.figures}
     scores = [by_protocol(read_score(score) for score in section.scores) for section in sections]
     path = Path(path)
