@@ -26,6 +26,15 @@ def test_help_names_all_tools_without_importing_them() -> None:
     assert heavy == "set()"
 
 
+def test_a_tool_whose_name_is_a_value_is_not_imported() -> None:
+    code = "import sys; from ardiffusion.tools.command import main\n"
+    code += "try: main(['scores', 'videos', 'fvd'])\nexcept SystemExit as end: print(end.code)\n"
+    code += (
+        "print({f'ardiffusion.tools.{t}' for t in ('scores', 'videos', 'fvd')} & {*sys.modules})"
+    )
+    assert python("-c", code) == "2\n{'ardiffusion.tools.scores'}\n"
+
+
 def test_package_is_the_command_too() -> None:
     assert python("-m", "ardiffusion", "--version") == f"ardiff {__version__}\n"
 

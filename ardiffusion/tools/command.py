@@ -59,9 +59,10 @@ def run(args: Sequence[str]) -> Any:  # noqa: ANN401 whatever the tool returns
     """Call the tool that is named with the arguments that follow."""
     parser = ToolParser(prog="ardiff", description=ABOUT, version=__version__, exit_on_error=False)
     tools = parser.add_subcommands(dest="tool", metavar="TOOL")
+    called = next((arg for arg in args if arg in TOOLS), None)
     for name, line in TOOLS.items():
-        called = tool_parser(find_tool(name)) if name in args else ToolParser()
-        tools.add_subcommand(name, called, help=line)
+        own = tool_parser(find_tool(name)) if name == called else ToolParser()
+        tools.add_subcommand(name, own, help=line)
     parsed = parser.instantiate(parser.parse_args(args))
     function, options = find_tool(parsed.tool), dict(parsed[parsed.tool])
     del options["config"]
