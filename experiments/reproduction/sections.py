@@ -131,12 +131,7 @@ def difference(results: Results) -> Section:
     """The paper's experiment on s, the distance between neighbouring frames."""
     steps = results.recipe.steps
     rows = [
-        [
-            s,
-            ad_iterations(WINDOW, steps, s),
-            f"{results.alone(name)['16']:.2f}",
-            results.score(name),
-        ]
+        [s, ad_iterations(WINDOW, steps, s), results.one_video(name), results.score(name)]
         for s, name in DIFFERENT.items()
     ]
     table = Table(
