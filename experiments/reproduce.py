@@ -84,9 +84,11 @@ def reproduce(
     stages = list(stages_of(chosen, recipe))
     for number, stage in enumerate(stages, start=1):
         log.do(stage, place=f"{number} of {len(stages)}: ")
-    page = write_page(chosen, Results(recipe, log.seconds), settings=log.settings)
+    minutes = round(sum(log.seconds.values()) / 60, 1)
+    settings = log.settings | {"minutes": minutes, "machine": machine()}
+    page = write_page(chosen, Results(recipe), settings=settings)
     Console(stderr=True).print(f"[bold]{page}[/] shows the results.")
-    return {"page": str(page), "minutes": round(sum(log.seconds.values()) / 60, 1)}
+    return {"page": str(page), "minutes": minutes}
 
 
 def draw(recipe: Recipe, videos: int, log: StageLog) -> Path:
@@ -113,12 +115,11 @@ def write_page(
 ) -> Path:
     """Lay everything out on one page and return its path."""
     page = results.recipe.out / "page.html"
-    hours = {"minutes": round(sum(results.seconds.values()) / 60, 1), "machine": machine()}
     write_gallery(
         page,
         title="AR-Diffusion's experiments at the scale of a CPU",
         sections=[experiment.section(results) for experiment in experiments],
-        settings=settings | hours,
+        settings=settings,
         limit=12,
     )
     return page

@@ -20,11 +20,9 @@ class Results:
 
     Attributes:
         recipe: Places and sizes.
-        seconds: How long each stage took, the last attempt at it.
     """
 
     recipe: Recipe
-    seconds: dict[str, float]
 
     def score(self, name: str) -> str:
         """Return a set's Fréchet distance with its interval."""
