@@ -7,7 +7,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ardiffusion.data.video import read_frames
-from ardiffusion.diffusion.noise import latent_noise, sample_seed
+from ardiffusion.diffusion.noise import latent_noise, sample_seeds
 from ardiffusion.diffusion.solver import DPMSolver2M
 from ardiffusion.files import write_png
 from ardiffusion.generator import Generator
@@ -106,7 +106,7 @@ def unit_latents(arvae: Autoencoder, video: Tensor) -> Tensor:
 
 def sample_latents(generator: Generator, samples: int, frames: int, seed: int) -> Tensor:
     """Sample the latents (N, F, L, C) of the videos that `ardiff-dit predict` wrote."""
-    generators = [torch.Generator().manual_seed(sample_seed(seed, i)) for i in range(samples)]
+    generators = [torch.Generator().manual_seed(one) for one in sample_seeds(seed, range(samples))]
     tokens, channels = generator.arvae.tokens, generator.arvae.channels
     noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
     sampler = generator.sampler(steps=STEPS, difference=DIFFERENCE, solver=DPMSolver2M())

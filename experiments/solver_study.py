@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import ad_iterations, ad_rows
-from ardiffusion.diffusion.noise import sample_seeds
+from ardiffusion.diffusion.noise import sample_seed, sample_seeds
 from ardiffusion.diffusion.solver import DDIM, Solver
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.fvd import FrechetVideoDistance
@@ -121,7 +121,7 @@ class Study:
     def latents(self, solver: Solver, steps: int) -> Tensor:
         """Sample normalised latents with all frames in step, (compared, F, L, C)."""
         arvae = self.generator.arvae
-        generator = torch.Generator().manual_seed(sample_seeds(self.seed, [0])[0])
+        generator = torch.Generator().manual_seed(sample_seed(self.seed, 0))
         size = (self.compared, self.frames, arvae.tokens, arvae.channels)
         frames = self.generator.sampler(steps=steps, difference=0, solver=solver).stream(
             self.generator.dit,
