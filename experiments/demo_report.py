@@ -1,5 +1,6 @@
 """What `make demo` measures: reconstruction, drift over long videos, motion, Fréchet distances."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,19 +50,20 @@ def report(
         seed: Seed of the samples.
     """
     generator = Generator.from_pretrained(ckpt_path)
-    side = generator.arvae.resolution
+    arvae = generator.arvae
     real = VideoDataModule(
-        root=str(data), resolution=side, frames=CLIP, workers=0, val_fraction=0.1
+        root=str(data), resolution=arvae.resolution, frames=CLIP, workers=0, val_fraction=0.1
     )
     train, held_out = read(real, "train"), read(real, "val")  # (N, F, 3, H, W)
     made = torch.stack(
         [read_frames(folder / "samples" / f"{i:06d}.mp4") for i in range(samples)]
     )  # (samples, frames, 3, H, W)
     with torch.no_grad():
-        rebuilt = reconstruct(generator.arvae, held_out)
-        bank = unit_latents(generator.arvae, train)
+        latents = encode(arvae, held_out)
+        rebuilt = decode(arvae, latents)
+        bank = arvae.normalise(torch.cat(encode(arvae, train)))
         drifts = nearest(sample_latents(generator, samples, frames, seed), bank=bank)
-        near = nearest(unit_latents(generator.arvae, held_out), bank=bank).mean()
+        near = nearest(arvae.normalise(torch.cat(latents)), bank=bank).mean()
     quarter = frames // 4
     first, last = drifts[:, :quarter].mean(), drifts[:, -quarter:].mean()
     sheet = contact_sheet(
@@ -92,16 +94,14 @@ def repeat_to(video: Tensor, rows: int) -> Tensor:
     return video[torch.linspace(0, len(video) - 1, rows).round().long()]
 
 
-def reconstruct(arvae: Autoencoder, video: Tensor) -> Tensor:
-    """Encode and decode uint8 clips (N, F, 3, H, W)."""
-    parts = [arvae.decode(arvae.encode(to_unit(part))) for part in video.split(8)]
-    return to_bytes(torch.cat(parts))
+def encode(arvae: Autoencoder, video: Tensor) -> list[Tensor]:
+    """Encode uint8 clips (N, F, 3, H, W) to tokens (N, F, L, C), in parts of eight clips."""
+    return [arvae.encode(to_unit(part)) for part in video.split(8)]
 
 
-def unit_latents(arvae: Autoencoder, video: Tensor) -> Tensor:
-    """Encode uint8 clips (N, F, 3, H, W) to normalised tokens (N, F, L, C)."""
-    parts = [arvae.encode(to_unit(part)) for part in video.split(8)]
-    return arvae.normalise(torch.cat(parts))
+def decode(arvae: Autoencoder, latents: Sequence[Tensor]) -> Tensor:
+    """Decode tokens in parts to uint8 clips (N, F, 3, H, W)."""
+    return to_bytes(torch.cat([arvae.decode(part) for part in latents]))
 
 
 def sample_latents(generator: Generator, samples: int, frames: int, seed: int) -> Tensor:
