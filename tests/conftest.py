@@ -1,3 +1,4 @@
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,14 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from cli_runs import Runs
+    from playwright.sync_api import Browser
 
 FIXTURES = Path(__file__).parent / "fixtures"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 
 # Tiny tensors: a second thread only waits, and many processes share the machine under test.
 torch.set_num_threads(1)
@@ -78,3 +85,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setattr("huggingface_hub.file_download.time", quick)
         monkeypatch.setenv("HF_TOKEN", "")
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A Chromium that is there already; without one the tests that open a page are skipped."""
+    reason = "playwright is not installed"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    with sync_api.sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, BROWSERS)), None)
+        own = playwright.chromium.executable_path
+        if found is None and not Path(own).exists():
+            pytest.skip("there is no Chromium")
+        browser = playwright.chromium.launch(executable_path=found or own, args=QUIET)
+        yield browser
+        browser.close()

@@ -14,13 +14,6 @@ from ardiffusion.tools.gallery import Section, write_gallery
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 COUNT = """
   window.held = new Set();
   const {createObjectURL, revokeObjectURL} = URL;
@@ -38,18 +31,6 @@ Motion = Literal["no-preference", "reduce"]
 
 class Visit(Protocol):
     def __call__(self, file: Path, motion: Motion = "no-preference") -> "Page": ...
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, NAMES)), None)
-        own = playwright.chromium.executable_path
-        if found is None and not Path(own).exists():
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(executable_path=found or own, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The live page in a browser: frames arrive, sessions do not mix, and closed pages end."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,25 +16,9 @@ from ardiffusion.tools.live import RECENT, Studio
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed: the extra `live` brings it")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
-
 Visit = Callable[[], "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, NAMES)), None)
-        own = playwright.chromium.executable_path
-        if found is None and not Path(own).exists():
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(executable_path=found or own, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
