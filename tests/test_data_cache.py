@@ -110,8 +110,8 @@ FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
     },
     "shard elsewhere": lambda good: {
         **good,
-        "shards": {"/tmp/0.safetensors": ["a.mp4:0"]},
-        "hashes": {"/tmp/0.safetensors": ""},
+        "shards": {"/elsewhere/0.safetensors": ["a.mp4:0"]},
+        "hashes": {"/elsewhere/0.safetensors": ""},
     },
     "no hash": change("hashes", {}),
 }
