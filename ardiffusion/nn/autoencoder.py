@@ -38,7 +38,7 @@ class Posterior(NamedTuple):
 
 
 class Autoencoder(nn.Module, ABC):
-    """A network of stage 1, trained by `ARVAEModule` and frozen in `DiffusionModule`.
+    """A network of stage 1, trained by `ARVAEModule` and frozen in a `Generator`.
 
     `encode` gives latents, which caches hold; stage 2 learns `normalise` of them; `decode` takes
     either, so `decode(normalise(z))` is `decode(z)`.
