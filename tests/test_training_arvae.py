@@ -10,6 +10,7 @@ from stages import (
     Record,
     make_arvae,
     make_batches,
+    make_data,
     make_first_stage,
     make_loader,
     make_trainer,
@@ -206,3 +207,12 @@ def test_batches_draw_noise_of_their_own() -> None:
     fit(module, batches=2)
     assert noises[0].shape == (2, 2, 2, 4)
     assert not torch.equal(noises[0], noises[1])
+
+
+def test_what_was_learnt_is_validated_not_the_start(tokenizer: Path, skies: Path) -> None:
+    module = make_first_stage(start=str(tokenizer))
+    trainer, data = make_trainer(max_steps=2), make_data(skies)
+    trainer.fit(module, datamodule=data)
+    learnt = weights(module)
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert_close(weights(module), learnt, rtol=0, atol=0)

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 from published_models import published_tokenizer, published_transformer
 from safetensors.torch import save_file
-from stages import make_dit
+from stages import make_data, make_dit, make_trainer, weights
+from torch.optim import SGD
 from torch.testing import assert_close
 
 from ardiffusion import cli
@@ -120,6 +122,19 @@ def test_a_resumed_run_needs_no_start(generator: Path, skies: Path, tmp_path: Pa
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     fit(**run, model__start=start, trainer__max_steps=4, ckpt_path=last)
     assert torch.load(last, weights_only=True)["global_step"] == 4
+
+
+def test_what_was_learnt_is_validated_not_the_start(
+    generator: Path, skies: Path, tmp_path: Path
+) -> None:
+    module = DiffusionModule(start=str(generator), optimizer=partial(SGD, lr=0.1))
+    data, trainer = make_data(skies), make_trainer(max_steps=2)
+    trainer.fit(module, datamodule=data)
+    learnt = weights(module)
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert_close(weights(module), learnt, rtol=0, atol=0)
+    first = weights(Generator.from_pretrained(generator))
+    assert not torch.equal(learnt["dit.out.weight"], first["dit.out.weight"])
 
 
 def test_what_is_given_twice_is_refused(

@@ -91,7 +91,7 @@ class ARVAEModule(LightningModule):
         if temporal_only and not arvae.temporal:
             raise ValueError("temporal_only needs an AR-VAE with temporal: true.")
         self.automatic_optimization = False
-        self.arvae, self.start = arvae, start
+        self.arvae, self.start, self.started = arvae, start, False
         self.l1, self.mse, self.perceptual, self.kl = l1, mse, perceptual, kl
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
         self.sampled, self.lpips = sampled, lpips or LPIPS()
@@ -116,8 +116,9 @@ class ARVAEModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Load and check what is needed, so that what is missing shows before the first batch."""
         check_videos(getattr(self.trainer, "datamodule", None), arvae=self.arvae)
-        if self.start and not self.trainer.ckpt_path:
+        if self.start and not (self.trainer.ckpt_path or self.started):
             init_from(self.arvae, self.start)
+        self.started = True  # a later run of the same module goes on with what it has learnt
         if stage != "fit":
             return
         if str(self.trainer.precision).startswith("16"):

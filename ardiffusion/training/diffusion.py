@@ -22,7 +22,7 @@ from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.diffusion.timesteps import FoPP, Timesteps
 from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.autoencoder import Autoencoder, to_unit
+from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.training.checkpoint import check_fits, describe_into
 from ardiffusion.training.clipping import clip_gradients
 from ardiffusion.training.compatibility import check_classes, check_latents, check_resolution
@@ -102,9 +102,10 @@ class DiffusionModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load what is given, unless a checkpoint that the trainer knows of brings it."""
-        if self.start:
+        loaded = hasattr(self, "generator")  # by an earlier run of the same module
+        if self.start and not loaded:
             self.go_on_with(str(self.trainer.ckpt_path or self.start))
-        elif not hasattr(self, "generator") and not self.trainer.ckpt_path:
+        elif not loaded and not self.trainer.ckpt_path:
             self.set_autoencoder(load_arvae(self.arvae_source or ""))
         if stage == "fit" and self.compiled:
             self.dit.compile()
@@ -172,9 +173,7 @@ class DiffusionModule(LightningModule):
         """Return the normalised tokens (B, F, L, C) of a batch."""
         if "latents" in batch:
             return self.arvae.normalise(batch["latents"])
-        with torch.no_grad():
-            latents = self.arvae.encode(to_unit(batch["video"]))
-        return self.arvae.normalise(latents.float())
+        return self.generator.encode(batch["video"])
 
     def loss(
         self, x: Tensor, label: Tensor, t: Tensor, noise: Tensor, null: Tensor | None
