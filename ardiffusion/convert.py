@@ -1,6 +1,5 @@
 """Files of other projects as our networks: the published weights, TiTok's, and diffusers'."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ardiffusion.published import arvae as tokenizer_names
 from ardiffusion.published import diffusers
 from ardiffusion.published import dit as transformer_names
 from ardiffusion.published.schedule import published_schedule
+from ardiffusion.weights.folders import read_config
 from ardiffusion.weights.strict import assign_weights
 from ardiffusion.weights.tensor_files import read_safetensors
 
@@ -142,7 +142,7 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
         ValueError: If they hold something else.
     """
     path, weights_file = Path(folder, "config.json"), Path(folder, diffusers.WEIGHTS)
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_config(path)
     if not weights_file.is_file():
         raise FileNotFoundError(f"{folder} holds config.json but no {diffusers.WEIGHTS}: add it.")
     given = {

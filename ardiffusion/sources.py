@@ -87,7 +87,7 @@ def load_hub(source: HubPath) -> Found:
 def load_hub_folder(folder: HubPath) -> Found:
     """Load from a folder with a configuration on the Hub."""
     config, commit = fetch(folder / CONFIG)
-    found = diffusers.is_diffusers(config)
+    found = diffusers.is_diffusers(read_config(config))
     fetch((folder / (diffusers.WEIGHTS if found else WEIGHTS)).at(commit))
     return load_folder(config.parent)
 
@@ -96,11 +96,12 @@ def load_folder(folder: Path) -> Found:
     """Load from a folder: one of `save_pretrained`, one of two such, or one with a single file."""
     config = folder / CONFIG
     if config.is_file():
-        if diffusers.is_diffusers(config):
+        described = read_config(config)
+        if diffusers.is_diffusers(described):
             return Found({"arvae": from_diffusers(folder)})
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder} holds {CONFIG} but no {WEIGHTS}.")
-        return assemble(read_config(config), folder / WEIGHTS, source=str(config))
+        return assemble(described, read_tensors(folder / WEIGHTS)[0], source=str(config))
     parts = [folder / kind for kind in KINDS if (folder / kind / CONFIG).is_file()]
     if parts:
         return together([load_folder(part) for part in parts])
@@ -124,16 +125,27 @@ def load_file(path: Path) -> Found:
     """Load from a file of ours or a published one."""
     tensors, notes = read_tensors(path)
     if METADATA_KEY in notes:
-        return assemble(
-            parse_config(notes[METADATA_KEY], source=str(path)), path, source=str(path)
-        )
+        described = parse_config(notes[METADATA_KEY], source=str(path))
+        return assemble(described, tensors, source=str(path))
     if "state_dict" in tensors:
         return from_checkpoint(tensors, source=str(path))
+    return published(tensors, source=str(path))
+
+
+def published(tensors: Mapping[str, Any], source: str, **told: Any) -> Found:  # noqa: ANN401
+    """Convert a published file.
+
+    Args:
+        tensors: What it holds.
+        source: Where it comes from, for error messages.
+        told: What its shapes cannot tell, as arguments of `from_published`.
+    """
+    state = {name.removeprefix("module."): value for name, value in tensors.items()}
     try:
-        networks = from_published(tensors)
+        networks = from_published(state, **told)
     except (AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    schedule = published_schedule({n.removeprefix("module."): v for n, v in tensors.items()})
+        raise ValueError(f"{source}: {error}") from error
+    schedule = published_schedule(state)
     return Found(networks, {"schedule": schedule} if schedule else {})
 
 
@@ -144,18 +156,17 @@ def from_checkpoint(checkpoint: Mapping[str, Any], source: str) -> Found:
         checkpoint: What `torch.load` returned for it.
         source: Where it comes from, for error messages.
     """
-    found = dict(checkpoint)
-    parts = read_parts(found, source=source)
-    return Found(build_networks(found, source=source), read_settings(parts, source=source))
+    parts = read_parts(checkpoint, source=source)
+    networks = build_networks(checkpoint["state_dict"], parts, source=source)
+    return Found(networks, read_settings(parts, source=source))
 
 
-def assemble(description: dict[str, Any], weights: Path, source: str) -> Found:
+def assemble(description: dict[str, Any], tensors: Mapping[str, Any], source: str) -> Found:
     """Build what a configuration describes around the tensors of a file.
 
     Raises:
         ValueError: If the configuration does not describe a model of ours, or another one.
     """
-    tensors, _ = read_tensors(weights)
     if description.get("class") != "Generator":
         network = build(description, source=source)
         if not isinstance(network, nn.Module):

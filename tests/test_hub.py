@@ -74,6 +74,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, missing: str) -> None
     ("config", "message"),
     [
         ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("[]", "does not describe a network"),
         (
             '{"class": "os.system", "arguments": {"command": "true"}}',

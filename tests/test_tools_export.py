@@ -5,7 +5,7 @@ import pytest
 import torch
 from goldens import load_golden
 from hub_server import REPO, Hub
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch.testing import assert_close
 
 from ardiffusion.generator import Generator
@@ -68,10 +68,12 @@ def test_a_single_network_stays_one(tokenizer: Path, tmp_path: Path) -> None:
     assert_close(load_arvae(tmp_path / "vae").state_dict(), load_arvae(tokenizer).state_dict())
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_a_published_file_is_converted_once_and_for_all(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"published{suffix}"
-    weights = {name: value.clone() for name, value in load_golden(GOLDEN).state_dict().items()}
+@pytest.mark.parametrize(("suffix", "before"), [(".safetensors", ""), (".bin", "module.")])
+def test_a_published_file_is_converted_once_and_for_all(
+    tmp_path: Path, suffix: str, before: str
+) -> None:
+    path, state = tmp_path / f"published{suffix}", load_golden(GOLDEN).state_dict()
+    weights = {f"{before}{name}": value.clone() for name, value in state.items()}
     save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
     export(str(path), str(tmp_path / "ours"), frames=8, causal=False)
     ours = load_dit(tmp_path / "ours")
@@ -83,6 +85,14 @@ def test_a_published_file_is_converted_once_and_for_all(tmp_path: Path, suffix: 
         "beta_end": 0.02,
         "timesteps": 1000,
     }
+
+
+def test_a_file_on_the_hub_is_told_of_too(hub: Hub, tmp_path: Path) -> None:
+    state = {name: value.clone() for name, value in load_golden(GOLDEN).state_dict().items()}
+    hub.add({"dit.safetensors": save(state)})
+    export(f"hf://{REPO}/dit.safetensors", str(tmp_path / "ours"), frames=8)
+    ours = load_dit(tmp_path / "ours")
+    assert isinstance(ours, PublishedDiT) and ours.frames == 8
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:

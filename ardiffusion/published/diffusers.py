@@ -1,6 +1,5 @@
 """Autoencoders as diffusers saves them: config.json beside the weights of an AutoencoderKL."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,9 @@ IDLE = {"force_upcast"}  # a hint for pipelines
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def is_diffusers(config: Path) -> bool:
+def is_diffusers(config: dict[str, Any]) -> bool:
     """Tell whether a config.json is diffusers' of an autoencoder."""
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
-        return False  # for whoever reads it next to complain
-    return isinstance(found, dict) and found.get("_class_name") == CLASS
+    return config.get("_class_name") == CLASS
 
 
 def check_config(config: dict[str, Any], arvae: GridVAE, source: Path) -> None:

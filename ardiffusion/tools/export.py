@@ -1,5 +1,6 @@
 """A shareable model of any source: weights, configuration and a model card, in a folder or hub."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,16 @@ from ardiffusion.convert import from_published
 from ardiffusion.generator import Generator
 from ardiffusion.hub import put_together
 from ardiffusion.metrics.score import Score
-from ardiffusion.published.schedule import published_schedule
-from ardiffusion.sources import BUILT, Found, load_source
+from ardiffusion.sources import BUILT, Found, load_source, published
 from ardiffusion.weights.card import Card
 from ardiffusion.weights.checkpoint import read_checkpoint
 from ardiffusion.weights.description import describe
+from ardiffusion.weights.download import fetch, parse_hub_path
 from ardiffusion.weights.folders import upload, write_model
 from ardiffusion.weights.tensor_files import read_tensors
 
 # What the shapes of a published file cannot tell, as it usually is.
-TOLD = {"heads": None, "tokens": 32, "frames": 16, "causal": True, "open_context": True}
+TOLD = {n: p.default for n, p in signature(from_published).parameters.items() if n != "state_dict"}
 
 
 def export(
@@ -61,7 +62,7 @@ def export(
         raise ValueError("The target is empty; name a folder or hf://user/repo.")
     told = {"heads": heads, "tokens": tokens, "frames": frames}
     told |= {"causal": causal, "open_context": open_context}
-    found = load_source(source) if told == TOLD else load_told(Path(source), told)
+    found = load_source(source) if told == TOLD else load_told(source, told)
     card = make_card(source, summary=summary, data=data, license=license, scores=scores)
     if "dit" in found.networks and (arvae or "arvae" in found.networks):
         model: Any = Generator(**put_together(found, source, arvae=arvae, classes=()))
@@ -84,12 +85,11 @@ def export(
     return {"target": target, "class": description["class"], "parameters": size}
 
 
-def load_told(path: Path, told: dict[str, Any]) -> Found:
+def load_told(source: str, told: dict[str, Any]) -> Found:
     """Load a published file of which the user says what its shapes cannot tell."""
-    tensors, _ = read_tensors(path)
-    schedule = published_schedule(tensors)
-    settings = {"schedule": schedule} if schedule else {}
-    return Found(from_published(tensors, **told), settings)
+    there = source.startswith("hf://")
+    path = fetch(parse_hub_path(source))[0] if there else Path(source)
+    return published(read_tensors(path)[0], source=source, **told)
 
 
 def make_card(

@@ -1,5 +1,6 @@
 """Our Lightning checkpoints as data: which stage made them, of which parts, with which weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The check
         )
 
 
-def read_parts(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+def read_parts(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the descriptions of a checkpoint's parts, and the sampling defaults, by name.
 
     Raises:
@@ -61,7 +62,7 @@ def read_parts(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     return parts
 
 
-def older_settings(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+def older_settings(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Describe schedule and target of a checkpoint from before generators described themselves."""
     found = checkpoint.get("diffusion")
     if found is None:
@@ -79,9 +80,10 @@ def older_settings(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     }
 
 
-def build_networks(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
-    """Build the networks of a checkpoint around its own tensors."""
-    state, parts = checkpoint["state_dict"], read_parts(checkpoint, source=source)
+def build_networks(
+    state: Mapping[str, Any], parts: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Build the described networks of a checkpoint around its own tensors."""
     networks = {}
     for kind in (kind for kind in NETWORKS if kind in parts):
         network = build(parts[kind], source=source)
