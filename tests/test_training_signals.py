@@ -174,6 +174,27 @@ def test_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("went on")
 
 
+def test_without_a_command_signals_stay_who_has_them(skies: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    trainer = make_trainer(max_steps=1, callbacks=[SaveLast()])
+    trainer.fit(make_first_stage(), datamodule=make_data(skies))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError("end")])
+def test_broken_connections_are_those_of_readers(error: Exception) -> None:
+    with pytest.raises(ChildProcessError, match="reads data ended"), StopSignals() as signals:
+        signals.explain(make_trainer(), error)
+        raise error
+
+
+def test_a_hub_that_is_out_of_reach_is_no_reader_that_ended() -> None:
+    error = ConnectionError("https://huggingface.co cannot be reached.")
+    with pytest.raises(ConnectionError, match="cannot be reached"), StopSignals() as signals:
+        signals.explain(make_trainer(), error)
+        raise error
+
+
 class Late(Exception):
     """An error that has nothing to do with a signal."""
 

@@ -76,6 +76,8 @@ class StopSignals:
 
     def watch(self, trainer: Trainer) -> None:
         """Look after a process of a run, instead of Lightning, which breaks steps off."""
+        if not self.pid:  # no command takes signals, so they are not ours
+            return
         self.listen()
         self.rank = trainer.global_rank
         self.processes = getattr(trainer.strategy.launcher, "procs", ())
@@ -155,6 +157,7 @@ class StopSignals:
         )
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.pid = 0  # or what is forked from here on would not end by SIGINT
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.pid = 0
@@ -172,7 +175,9 @@ def leave_to_us(*_: object) -> None:
 
 def reader_ended(error: BaseException | None) -> bool:
     """Say whether an error is that of a process that reads data and is no more."""
-    return "DataLoader worker" in str(error) or isinstance(error, ConnectionError | EOFError)
+    broken = isinstance(error, ConnectionError | EOFError)
+    plain = type(error) is ConnectionError  # the Hub's: those of the system are its subclasses
+    return "DataLoader worker" in str(error) or (broken and not plain)
 
 
 def end_processes(processes: Sequence[Any], seconds: float) -> None:
