@@ -260,10 +260,12 @@ def test_labels_of_a_model_without_classes_are_refused() -> None:
         ('["a, b",2]', ["a, b", "2"]),
         ("2,10", ["2", "10"]),
         ([2, "10"], ["2", "10"]),
+        ("[d'Arc,2]", ["d'Arc", "2"]),
+        ("['d''Arc', 2]", ["d'Arc", "2"]),
     ],
 )
 def test_classes_go_by_the_names_as_they_are_written(
     given: str | list[str | int], names: list[str]
 ) -> None:
-    classes = ["2", "10", "yes", "null", "1e3", "[x]", "a, b"]
+    classes = ["2", "10", "yes", "null", "1e3", "[x]", "a, b", "d'Arc"]
     assert read_labels(given, classes=classes) == names

@@ -138,10 +138,11 @@ def read_labels(given: str | Sequence[str | int], classes: Sequence[str]) -> lis
 
 
 def split_list(text: str) -> list[str]:
-    """Split a list at the commas that stand in no quotes."""
+    """Split a list at the commas that stand in no quotes, which begin where an item does."""
     parts, quote = [""], ""
     for letter in text:
-        quote = "" if letter == quote else quote or (letter if letter in "'\"" else "")
+        opens = letter in "'\"" and parts[-1].lstrip()[:1] in ("", letter)
+        quote = "" if letter == quote else quote or (letter if opens else "")
         parts = [*parts, ""] if letter == "," and not quote else [*parts[:-1], parts[-1] + letter]
     return [part for part in parts if part.strip()]
 
