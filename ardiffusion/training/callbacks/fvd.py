@@ -206,12 +206,13 @@ class FVDGen(Callback):
             cache=feature_cache(data),
             device=module.device,
         )
+        settings = sampling_settings(generator, sampler, frames=self.protocol.span)
         return replace(
             score,
             stride=score.stride * data.stride,
             seeds={"protocol": self.protocol.seed, "samples": self.seed},
-            weights=generator.fingerprint(),
-            data=score.data | sampling_settings(generator, sampler, frames=self.protocol.span),
+            weights=settings["model"],
+            data=score.data | settings,
         )
 
 
