@@ -63,7 +63,7 @@ class StepGuard(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Learn the run's folder."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self.folder = log_folder(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look up the buffers that training may change: tables are not persistent."""
@@ -215,3 +215,8 @@ class SpikeDetector:
 
     def is_spike(self, height: float) -> bool:
         return height > self.height
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """Return where a run keeps its logs; all processes must ask."""
+    return Path(trainer.log_dir or trainer.default_root_dir)

@@ -6,8 +6,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.weights.description import PARTS
+
 TAGS = ["video-generation", "ar-diffusion"]
-NETWORKS_OF_STAGE_1 = ("ARVAE", "PublishedARVAE", "GridVAE")
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -59,7 +61,8 @@ class Card:
 def render_card(description: dict[str, Any], parameters: int, card: Card) -> str:
     """Write the card of a described model as Markdown behind the Hub's header."""
     name = str(description["class"])
-    loader = "load_arvae" if name in NETWORKS_OF_STAGE_1 else "load_dit"
+    first = issubclass(PARTS.get(name, object), Autoencoder)
+    loader = "load_arvae" if first else "load_dit"
     rows = {
         "data": card.data,
         "optimiser steps": "not stated" if card.steps is None else f"{card.steps:,}",

@@ -44,6 +44,12 @@ class HubPath:
     def __truediv__(self, name: str) -> "HubPath":
         return replace(self, path=f"{self.path}/{name}".strip("/"))
 
+    @property
+    def cache(self) -> Path:
+        """Where huggingface_hub keeps the repository."""
+        name = repo_folder_name(repo_id=self.repo, repo_type="model")
+        return Path(constants.HF_HUB_CACHE, name)
+
     def at(self, revision: str) -> "HubPath":
         """Return the same place at another revision."""
         return replace(self, revision=revision)
@@ -132,16 +138,14 @@ def note_revision(folder: HubPath, commit: str) -> None:
     """Note in the cache which commit a revision stands for, as huggingface_hub does."""
     if folder.revision == commit:
         return
-    root = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=folder.repo, repo_type="model"))
-    with atomic_write(root / "refs" / folder.revision) as partial:
+    with atomic_write(folder.cache / "refs" / folder.revision) as partial:
         partial.write_text(commit)
 
 
 def cached_snapshot(folder: HubPath) -> Path | None:
     """Return where the cache keeps the files of a revision, if it has any of them."""
-    root = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=folder.repo, repo_type="model"))
-    ref = root / "refs" / folder.revision
-    snapshot = root / "snapshots" / (ref.read_text() if ref.is_file() else folder.revision)
+    ref = folder.cache / "refs" / folder.revision
+    snapshot = folder.cache / "snapshots" / (ref.read_text() if ref.is_file() else folder.revision)
     return snapshot if snapshot.is_dir() else None
 
 

@@ -1,12 +1,11 @@
 """What callbacks do with a score: log, print and keep it in the folder of the run."""
 
-from pathlib import Path
-
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ardiffusion.metrics.score import Score
+from ardiffusion.training.step_guard import log_folder
 
 
 def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -> None:
@@ -24,7 +23,7 @@ def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -
     for warning in score.warnings:
         rank_zero_warn(f"{name}: {warning}")
     module.log(name, score.value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask
+    folder = log_folder(trainer)
     when = f"step_{trainer.global_step:06d}"
     if trainer.state.fn is not TrainerFn.FITTING:
         when = f"{'test' if trainer.testing else 'val'}_{score.weights}"

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ardiffusion.files import only_writer
 from ardiffusion.training.callbacks.stability import LOG
 from ardiffusion.training.signals import StopSignals
+from ardiffusion.training.step_guard import log_folder
 
 
 class SaveLast(Callback):
@@ -165,7 +166,7 @@ def gathering(trainer: Trainer, module: LightningModule) -> bool:
 
 def run_folder(trainer: Trainer) -> Path | None:
     """Return the folder that a run writes into; None if it keeps no log."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes must ask
+    folder = log_folder(trainer)
     return None if trainer.fast_dev_run or not trainer.loggers else folder  # pyright: ignore[reportAttributeAccessIssue]
 
 
