@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ardiffusion.generator import Generator
 from ardiffusion.weights.integrity import check_intact
 
 
@@ -61,3 +62,14 @@ def test_other_files_are_left_to_whoever_reads_them(tmp_path: Path) -> None:
     check_intact(path)
     path.write_bytes(b"")
     check_intact(path)
+
+
+def test_no_generator_comes_of_a_damaged_checkpoint(generator: Path, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    damaged = bytearray(generator.read_bytes())
+    with zipfile.ZipFile(generator) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    damaged[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged"):
+        Generator.from_pretrained(path)

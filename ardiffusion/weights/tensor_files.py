@@ -9,6 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ardiffusion.weights.integrity import check_intact
+
 SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")  # what files of weights are called
 
 
@@ -19,13 +21,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is neither of both kinds, not whole, or holds more than weights.
+        ValueError: If it is neither of both kinds, not as it was written, or holds more than
+            weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     with open(path, "rb") as file:
         start = file.read(16)
     if start[:2] == b"PK" or start[:1] == b"\x80":
+        check_intact(path)
         return read_pickle(path), {}
     length = struct.unpack("<Q", start[:8])[0] if len(start) == 16 else 0
     if (start[8:9] == b"{" and length < 1 << 40) or path.suffix == ".safetensors":
