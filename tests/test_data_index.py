@@ -8,7 +8,9 @@ import torch
 
 from ardiffusion.data import index
 from ardiffusion.data.index import Count, cache_file, index_clips, usable_clips
+from ardiffusion.data.notices import warn_once
 from ardiffusion.data.video import write_video
+from tests.test_data_streams import damaged
 
 
 def write(path: Path, frames: int) -> None:
@@ -33,8 +35,8 @@ def test_counts_are_kept_and_only_changed_files_are_read_again(
     assert [first[clip].frames for clip in clips] == [3, 0, 1]
     assert "bad.mp4 is broken or not a video" in str(first["bad.mp4"].error)
     read: list[str] = []
-    count = index.count_frames
-    monkeypatch.setattr(index, "count_frames", lambda p: (read.append(Path(p).name), count(p))[1])
+    examine = index.examine
+    monkeypatch.setattr(index, "examine", lambda p: (read.append(Path(p).name), examine(p))[1])
     assert index_clips(root, clips, cache=tmp_path / "cache") == first
     assert read == []
     write(root / "bad.mp4", frames=2)
@@ -76,6 +78,17 @@ def test_a_folder_whose_name_is_not_utf8_has_an_index(root: Path, tmp_path: Path
 def test_the_index_of_a_folder_keeps_its_name(tmp_path: Path) -> None:
     known = hashlib.sha256(os.path.realpath(tmp_path / "é").encode()).hexdigest()[:12]
     assert cache_file(tmp_path / "é", tmp_path) == tmp_path / f"é-{known}.json"
+
+
+def test_damage_is_told_by_the_run_that_finds_it_and_by_those_that_know_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged(tmp_path / "bad.avi")
+    for _ in range(2):
+        warn_once.cache_clear()  # as another process
+        counts = index_clips(tmp_path, ["bad.avi"], cache=tmp_path / "cache")
+        assert counts["bad.avi"].damage == caplog.messages[-1]
+    assert len(caplog.messages) == 2 and "bad.avi is damaged" in caplog.messages[0]
 
 
 def test_file_removed_after_discovery_is_broken(root: Path, tmp_path: Path) -> None:

@@ -163,10 +163,10 @@ def test_colours_equal_a_conversion_in_float64(tmp_path: Path) -> None:
     assert gap.mean().abs() < 0.05
 
 
-def damaged(path: Path) -> Path:
+def damaged(path: Path, codec: str = "mpeg4", pix_fmt: str = "yuv420p") -> Path:
     rng = np.random.default_rng(0)
     video = rng.integers(256, size=(12, 8, 8, 3), dtype=np.uint8).repeat(12, 1).repeat(12, 2)
-    data = bytearray(write(path, "mpeg4", video, "yuv420p").read_bytes())
+    data = bytearray(write(path, codec, video, pix_fmt).read_bytes())
     for at in rng.integers(len(data) // 3, 2 * len(data) // 3, 12):
         data[at] ^= 255
     path.write_bytes(data)
@@ -185,6 +185,19 @@ def test_damage_that_ffmpeg_conceals_is_told_once_a_file(
     assert len(caplog.messages) == 1
     whole = write(tmp_path / "good.avi", "mpeg4", disc(64, 64, 1), "yuv420p")
     assert examine(whole) == (3, None)
+
+
+def test_damage_that_a_decoder_marks_no_frame_for_is_told_too(tmp_path: Path) -> None:
+    path = damaged(tmp_path / "bad.avi", "mjpeg", "yuvj420p")
+    with av.open(path) as file:
+        made_up = list(file.decode(video=0))
+    grey = np.stack([frame.to_ndarray(format="gray") for frame in made_up])
+    assert not any(frame.is_corrupt for frame in made_up)
+    frames, damage = examine(path)
+    assert frames == 12 and "bad.avi is damaged, which FFmpeg conceals" in str(damage)
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    gap = (read_frames(path) * weights).sum(1) - torch.from_numpy(grey)
+    assert gap.abs().median() < 1  # colours that RGB does not have are off by more
 
 
 def test_matroska_that_ends_early_is_damaged(tmp_path: Path) -> None:

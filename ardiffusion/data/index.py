@@ -17,21 +17,23 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 
+from ardiffusion.data.notices import warn_once
 from ardiffusion.data.stamp import file_stamp
-from ardiffusion.data.video import count_frames
+from ardiffusion.data.video import examine
 from ardiffusion.files import cache_folder, write_json
 
-_VERSION = 2
+_VERSION = 3
 _SAVE_EVERY = 30.0  # seconds, so that a killed run has little to repeat
 _LISTED = 10  # skipped clips that the warning names; the cache holds all of them
 logger = logging.getLogger(__name__)
 
 
 class Count(NamedTuple):
-    """What reading a clip to its end gave: its frames, or why it cannot be used."""
+    """What reading a clip to its end gave: its frames, or why it cannot be used, and its damage."""
 
     frames: int
     error: str | None = None
+    damage: str | None = None  # that FFmpeg conceals
 
 
 def cache_file(root: str | Path, cache: str | Path | None = None) -> Path:
@@ -55,8 +57,8 @@ def _load(file: Path, stamps: dict[str, str]) -> dict[str, Count]:
         stored = json.loads(file.read_text(encoding="utf-8"))
         clips = stored["clips"].items() if stored["version"] == _VERSION else ()
         return {
-            clip: Count(int(frames), error and str(error))
-            for clip, (stamp, frames, error) in clips
+            clip: Count(int(frames), error and str(error), damage and str(damage))
+            for clip, (stamp, frames, error, damage) in clips
             if stamps.get(clip) == stamp
         }
     # none yet, or not one of ours
@@ -74,7 +76,8 @@ def _save(file: Path, root: Path, stamps: dict[str, str], counts: dict[str, Coun
 
 def _count(path: Path) -> Count:
     try:
-        return Count(frames=count_frames(path))
+        contents = examine(path)
+        return Count(frames=contents.frames, damage=contents.damage)
     except (ValueError, OSError) as error:
         return Count(frames=0, error=str(error))
 
@@ -86,21 +89,22 @@ def index_clips(
     root, saved = Path(root), time.monotonic()
     file, stamps = cache_file(root, cache), {clip: _stamp(root / clip) for clip in clips}
     counts = _load(file, stamps)
-    missing = [clip for clip in stamps if clip not in counts]
-    if not missing:
-        return {clip: counts[clip] for clip in clips}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs: dict[Future[Count], str] = {pool.submit(_count, root / c): c for c in missing}
-        title, console = f"Counting frames in {root.name}", Console(stderr=True)
-        try:
-            for job in track(as_completed(jobs), title, total=len(jobs), console=console):
-                counts[jobs[job]] = job.result()
-                if time.monotonic() - saved > _SAVE_EVERY:
-                    _save(file, root, stamps, counts)
-                    saved = time.monotonic()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            _save(file, root, stamps, counts)
+    if missing := [clip for clip in stamps if clip not in counts]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs: dict[Future[Count], str] = {pool.submit(_count, root / c): c for c in missing}
+            title, console = f"Counting frames in {root.name}", Console(stderr=True)
+            try:
+                for job in track(as_completed(jobs), title, total=len(jobs), console=console):
+                    counts[jobs[job]] = job.result()
+                    if time.monotonic() - saved > _SAVE_EVERY:
+                        _save(file, root, stamps, counts)
+                        saved = time.monotonic()
+            finally:
+                pool.shutdown(cancel_futures=True)
+                _save(file, root, stamps, counts)
+    for damage in (counts[clip].damage for clip in clips):
+        if damage is not None:
+            warn_once(damage)
     return {clip: counts[clip] for clip in clips}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ _LARGE = 1280 * 720  # pixels from which decoding a whole file on several thread
 _ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails  # covers and previews
 _OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # for sizes that only the decoder finds
+_STRICT = {"err_detect": "explode"}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop it
 _SPARE = 0.1  # seconds by which a stream may end early
 
@@ -74,27 +76,45 @@ def read_video(
 ) -> Iterator[Callable[[], Tensor]]:
     """Yield functions that give the frames of a file, uint8 (3, H, W), from first to last.
 
-    All are scaled to the size of the first.
+    All are scaled to the size of the first. Not every decoder marks the frames that it makes up
+    where a file is damaged, so all are first asked to stop at errors.
 
     Args:
         path: The video file.
         threads: Whether a large video is decoded on several threads.
-        report: Called with one sentence for each kind of damage that FFmpeg conceals.
+        report: Called with a sentence, over and over, when FFmpeg conceals damage.
     """
+    done = 0
+    try:
+        for frame in _decode(path, threads, report, options=_OPTIONS | _STRICT):
+            yield frame
+            done += 1
+    except ValueError:  # broken, too large or damaged: it ends here, too, or goes on
+        for frame in islice(_decode(path, threads, report, options=_OPTIONS), done, None):
+            report(_damaged(path))
+            yield frame
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"{shown(path)} is damaged, which FFmpeg conceals by smeared or repeated frames: replace "
+        "it."
+    )
+
+
+def _decode(
+    path: Path, threads: bool, report: Callable[[str], None], options: dict[str, str]
+) -> Iterator[Callable[[], Tensor]]:
     with open_video(path) as (container, stream):
         aspect, size = stream.sample_aspect_ratio, None
         check_size(path, square((stream.width, stream.height), aspect))
-        decoder, convert = _decoder(stream, threads), VideoReformatter()
-        smeared, last = False, 0
+        decoder, convert = _decoder(stream, threads, options), VideoReformatter()
+        last = 0
         for packet in container.demux(stream):
             last = max(last, (packet.pts or 0) + (packet.duration or 0))
             for frame in decoder.decode(packet):
-                if (frame.is_corrupt or packet.is_corrupt) and not smeared:
-                    smeared = True
-                    report(
-                        f"{shown(path)} is damaged, which FFmpeg conceals by smeared or repeated "
-                        "frames: replace it."
-                    )
+                if frame.is_corrupt or packet.is_corrupt:
+                    report(_damaged(path))
                 size = size or square((frame.width, frame.height), aspect)
                 yield partial(_picture, frame, size=size, convert=convert)
         end = float(last * (stream.time_base or 0))
@@ -105,7 +125,7 @@ def read_video(
             )
 
 
-def _decoder(stream: VideoStream, threads: bool) -> VideoCodecContext:
+def _decoder(stream: VideoStream, threads: bool, options: dict[str, str]) -> VideoCodecContext:
     decoder = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in _WITH_ALPHA:
         alpha = CodecContext.create(_WITH_ALPHA[decoder.name], mode="r")
@@ -114,7 +134,7 @@ def _decoder(stream: VideoStream, threads: bool) -> VideoCodecContext:
         decoder.thread_type = "AUTO"
     else:
         decoder.thread_count = 1
-    decoder.options = _OPTIONS
+    decoder.options = options
     return decoder
 
 
