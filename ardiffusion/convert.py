@@ -12,9 +12,8 @@ from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.published import arvae as tokenizer_names
 from ardiffusion.published import diffusers
 from ardiffusion.published import dit as transformer_names
-from ardiffusion.published.schedule import published_schedule
+from ardiffusion.weights.description import assign_weights
 from ardiffusion.weights.folders import read_config
-from ardiffusion.weights.strict import assign_weights
 from ardiffusion.weights.tensor_files import read_safetensors
 
 TOKENIZER = "vae."  # before the tokenizer's names in a file of both stages
@@ -116,7 +115,7 @@ def convert_dit(
     open_context: bool = True,
 ) -> PublishedDiT:
     """Build the transformer that a published file holds, around the file's own tensors."""
-    published_schedule(state)  # or its schedule is one that we cannot follow
+    transformer_names.published_schedule(state)  # or its schedule is one that we cannot follow
     arguments, weights = transformer_names.split_dit(
         state, heads=heads, tokens=tokens, frames=frames
     )

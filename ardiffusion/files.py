@@ -17,7 +17,6 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from filelock import FileLock, Timeout
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -104,12 +103,6 @@ def write_tensors(
         mode = partial.stat().st_mode
         save_file(whole, partial, metadata=dict(notes or {}))
         partial.chmod(mode)  # safetensors makes files that nobody else may read
-
-
-def write_png(path: str | Path, picture: Image.Image) -> None:
-    """Write a picture."""
-    with atomic_write(path) as partial:
-        picture.save(partial, "PNG")
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:

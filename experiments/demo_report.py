@@ -10,7 +10,7 @@ from torch import Tensor
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.noise import latent_noise, sample_seeds
 from ardiffusion.diffusion.solver import DPMSolver2M
-from ardiffusion.files import write_png
+from ardiffusion.files import atomic_write
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
@@ -71,7 +71,8 @@ def report(
         + [repeat_to(video, CLIP) for video in made],
         every=2,
     )
-    write_png(folder / "contact.png", sheet.resize((2 * sheet.width, 2 * sheet.height)))
+    with atomic_write(folder / "contact.png") as partial:
+        sheet.resize((2 * sheet.width, 2 * sheet.height)).save(partial, "PNG")
     return {
         "psnr": float(psnr(held_out, rebuilt).mean()),
         "drift": float(last / first),

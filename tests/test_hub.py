@@ -137,7 +137,7 @@ def test_checkpoints_give_their_networks(tmp_path: Path) -> None:
     checkpoint = {"state_dict": state, "networks": {"dit": describe(net)}}
     torch.save(checkpoint, tmp_path / "last.ckpt")
     assert_equal(load_dit(tmp_path / "last.ckpt"), net)
-    assert_equal(from_checkpoint(checkpoint, source="here").networks["dit"], net)
+    assert_equal(from_checkpoint(checkpoint, source="here")["dit"], net)
     with pytest.raises(ValueError, match="here is no checkpoint of ours"):
         from_checkpoint({"state_dict": state}, source="here")
     del state["dit.out.bias"]
@@ -147,6 +147,6 @@ def test_checkpoints_give_their_networks(tmp_path: Path) -> None:
 
 def test_a_folder_of_both_stages_serves_both(tmp_path: Path) -> None:
     save_pretrained(tiny(), tmp_path / "dit")
-    assert list(load_source(tmp_path).networks) == ["dit"]
+    assert list(load_source(tmp_path)) == ["dit"]
     config = json.loads((tmp_path / "dit" / "config.json").read_text())
     assert config["class"] == "ARDiT" and config["arguments"]["classes"] == 2

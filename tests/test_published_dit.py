@@ -12,8 +12,7 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published.dit import published_name
-from ardiffusion.published.schedule import published_schedule
+from ardiffusion.published.dit import published_name, published_schedule
 
 GOLDENS = sorted((Path(__file__).parent / "fixtures" / "goldens").glob("*.json"))
 NETWORK = "diffusion_model.model."

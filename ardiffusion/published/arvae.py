@@ -71,13 +71,8 @@ def holds_titok(state: Mapping[str, Tensor]) -> bool:
 def arvae_arguments(state: Mapping[str, Tensor], heads: int | None, frames: int) -> dict[str, Any]:
     """Return the arguments of the PublishedARVAE that a file's tensors belong to.
 
-    Args:
-        state: The tokenizer's tensors.
-        heads: Number of attention heads; one per 64 channels if not given.
-        frames: Frames that a frame sees in a decoder with temporal blocks.
-
-    Raises:
-        ValueError: If the tensors are not those of a published tokenizer.
+    There is a head per 64 channels if not given; frames are those that a frame sees in a decoder
+    with temporal blocks.
     """
     sizes = read_sizes(state)
     if heads is None and sizes["width"] % 64:
@@ -141,9 +136,6 @@ def titok_as_published(
 
     The head's first and second half of rows become means and log-variances, positions of tokens
     that TiTok lacks are zero, and the soft codebook mixes TiTok's embeddings of pixels.
-
-    Raises:
-        ValueError: If the tensors are not those of a TiTok tokenizer; it names each fault.
     """
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     embed, positions = "decoder.decoder_embed.weight", "latent_token_positional_embedding"

@@ -1,4 +1,4 @@
-"""The published transformer's weights: their names, and what names and shapes tell of its kind."""
+"""The published transformer's weights: names, schedule, and what shapes tell of its kind."""
 
 import re
 from collections.abc import Mapping
@@ -8,12 +8,24 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ardiffusion.published.schedule import SCHEDULE_NAMES
+from ardiffusion.diffusion.schedule import NoiseSchedule
 
 NETWORK = "diffusion_model.model."
 POSITION = f"{NETWORK}pos_embed"
 FREQUENCIES = re.compile(r"diffusion_model\.model\.(blocks\.\d+\.attn\.)?rotary_emb\.freqs")
 BLOCK = re.compile(r"diffusion_model\.model\.blocks\.(\d+)\.")
+
+BETAS, ALPHAS_CUMPROD = "diffusion_model.betas", "diffusion_model.alphas_cumprod"
+# Everything of the schedule that a file may hold; logvar is zero, the others follow from betas.
+SCHEDULE_NAMES = frozenset(
+    f"diffusion_model.{name}"
+    for name in """
+    betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod
+    log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod
+    posterior_variance posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2
+    logvar
+    """.split()
+)
 
 # What our names begin with, or hold inside where they begin with a dot, and the published words.
 WORDS = {
@@ -51,14 +63,7 @@ def split_dit(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the arguments of the PublishedDiT that a file's tensors belong to, and its weights.
 
-    Args:
-        state: The file's tensors, without those of the tokenizer.
-        heads: Number of attention heads, where the file does not tell.
-        tokens: Tokens per frame.
-        frames: Frames of the window.
-
-    Raises:
-        ValueError: If the tensors are not those of a published transformer.
+    `state` is without the tokenizer; `heads` is asked where the file does not tell.
     """
     weights = {name: value for name, value in state.items() if name not in SCHEDULE_NAMES}
     frequencies = [weights.pop(name) for name in state if FREQUENCIES.fullmatch(name)]
@@ -137,3 +142,28 @@ def positions(table: Tensor, tokens: int, frames: int) -> Tensor:
             f"of {tokens} tokens; give frames and tokens."
         )
     return rearrange(table, "1 p d -> p d")
+
+
+def published_schedule(state: Mapping[str, Tensor]) -> NoiseSchedule | None:
+    """Return the schedule that a file's transformer was trained with, or None if it says none."""
+    if BETAS not in state:
+        return None
+    betas = state[BETAS].double().cpu()
+    schedule = NoiseSchedule(
+        beta_start=round(betas[0].item(), 9),
+        beta_end=round(betas[-1].item(), 9),
+        timesteps=len(betas),
+    )
+    tables = [torch.cumprod(1 - betas, dim=0)]
+    if ALPHAS_CUMPROD in state:
+        tables.append(state[ALPHAS_CUMPROD].double().cpu())
+    expected = schedule.alphas_cumprod
+    if any(
+        table.shape != expected.shape or not torch.allclose(table, expected, rtol=1e-3)
+        for table in tables
+    ):
+        raise ValueError(
+            f"The file's {BETAS} and {ALPHAS_CUMPROD} are not those of a schedule that is linear "
+            f"in the square root of beta from {schedule.beta_start} to {schedule.beta_end}."
+        )
+    return schedule

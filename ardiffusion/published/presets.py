@@ -1,5 +1,11 @@
-"""The data sets with published weights: where those are, and how their authors sampled them."""
+"""The data sets with published weights: where those are, and how their authors sampled them.
 
+Folders of weights are not laid down anywhere, so files are recognised by a word of the data set
+in their paths and by the names of the tensors in their headers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +13,9 @@ from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0
 
 REPOSITORY = "TrizZZZ/ar_diffusion"
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+# What else a training run leaves behind, beside weights.
+OTHERS = ("optimizer", "scheduler", "scaler", "random", "training_args")
 
 # Indices as in the published model, from 0; the data set's own classInd.txt counts from 1.
 UCF101_CLASSES = tuple(
@@ -71,3 +80,34 @@ def preset(dataset: str) -> Preset:
         known = ", ".join(PRESETS)
         raise ValueError(f"There are no published weights for {dataset}, only for {known}.")
     return PRESETS[dataset]
+
+
+def kinds_by_entries(entries: Iterable[str]) -> frozenset[str]:
+    """Say which networks a file holds by the names of its tensors."""
+    names = {entry.removeprefix("module.") for entry in entries}
+    stems = {name.split(".")[0] for name in names}
+    tokenizer = {name.removeprefix("vae.").split(".")[0] for name in names}
+    found = {"dit": "diffusion_model" in stems, "arvae": {"encoder", "decoder"} <= tokenizer}
+    return frozenset(kind for kind, holds in found.items() if holds)
+
+
+def kinds_by_name(path: str) -> frozenset[str]:
+    """Say which network a file without a header holds by its name."""
+    name = path.lower()
+    if not name.endswith(PICKLED) or any(word in name for word in OTHERS):
+        return frozenset()
+    return frozenset({"dit"} if re.search(r"diff|dit", name) else {"arvae"})
+
+
+def select_file(kinds: Mapping[str, frozenset[str]], kind: str, preset: Preset) -> list[str]:
+    """Choose files of one network alone, with classes if they may, in their latest checkpoint.
+
+    `kinds` says which networks each path holds. Several are left if only the user can choose.
+    """
+    files = [path for path, held in kinds.items() if kind in held]
+    files = [path for path in files if len(kinds[path]) == 1] or files
+    if preset.classes:
+        files = [path for path in files if "class" in path.lower()] or files
+    steps = {path: re.findall(r"checkpoint[-_](\d+)", path) for path in files}
+    latest = max((int((found or ["0"])[-1]) for found in steps.values()), default=0)
+    return [path for path, found in steps.items() if int((found or ["0"])[-1]) == latest]

@@ -8,9 +8,9 @@ import yaml
 
 from ardiffusion.convert import from_published
 from ardiffusion.generator import Generator
-from ardiffusion.hub import put_together
+from ardiffusion.hub import complete
 from ardiffusion.metrics.score import Score
-from ardiffusion.sources import BUILT, Found, load_source, published
+from ardiffusion.sources import BUILT, KINDS, Parts, load_source, published
 from ardiffusion.weights.card import Card
 from ardiffusion.weights.checkpoint import read_checkpoint
 from ardiffusion.weights.description import describe
@@ -64,13 +64,12 @@ def export(
     told |= {"causal": causal, "open_context": open_context}
     found = load_source(source) if told == TOLD else load_told(source, told)
     card = make_card(source, summary=summary, data=data, license=license, scores=scores)
-    if "dit" in found.networks and (arvae or "arvae" in found.networks):
-        model: Any = Generator(**put_together(found, source, arvae=arvae, classes=()))
+    if "dit" in found and (arvae or "arvae" in found):
+        model: Any = Generator(**complete(found, source, arvae=arvae))
         description = model.describe()
     else:
-        model = next(iter(found.networks.values()))
-        said = {name: describe(found.settings[name]) for name in BUILT if name in found.settings}
-        description = describe(model) | said
+        model = next(found[kind] for kind in KINDS if kind in found)
+        description = describe(model) | {n: describe(found[n]) for n in BUILT if n in found}
     weights = model.state_dict()
 
     def write(folder: str) -> None:
@@ -85,7 +84,7 @@ def export(
     return {"target": target, "class": description["class"], "parameters": size}
 
 
-def load_told(source: str, told: dict[str, Any]) -> Found:
+def load_told(source: str, told: dict[str, Any]) -> Parts:
     """Load a published file of which the user says what its shapes cannot tell."""
     there = source.startswith("hf://")
     path = fetch(parse_hub_path(source))[0] if there else Path(source)

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from ardiffusion.files import atomic_write, write_failure
-from ardiffusion.weights.integrity import check_intact
+from ardiffusion.weights.tensor_files import check_intact
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -4,21 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ardiffusion.weights.description import build
-from ardiffusion.weights.strict import assign_weights
 from ardiffusion.weights.tensor_files import read_pickle
 
 COMMANDS = {"arvae": "ardiff-vae", "dit": "ardiff-dit"}
-NETWORKS = ("arvae", "dit")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Map a checkpoint into memory, running nothing that it may contain.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, with a sentence that names the file.
-    """
+    """Map a checkpoint into memory, running nothing that it may contain."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}; check --ckpt_path.")
     try:
@@ -33,13 +25,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The checkpoint") -> None:
-    """Refuse a checkpoint of the other stage, or of another project.
-
-    Args:
-        checkpoint: What the checkpoint holds.
-        stage: The stage it must be of.
-        source: Its name in the sentence.
-    """
+    """Refuse a checkpoint of the other stage, or of another project."""
     found = checkpoint.get("stage")
     if found != stage:
         made_by = f"was made by {COMMANDS[found]}" if found in COMMANDS else "is not ours"
@@ -49,11 +35,7 @@ def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The check
 
 
 def read_parts(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the descriptions of a checkpoint's parts, and the sampling defaults, by name.
-
-    Raises:
-        ValueError: If it does not describe its networks.
-    """
+    """Return the descriptions of a checkpoint's parts, and the sampling defaults, by name."""
     parts = checkpoint.get("parts")
     if parts is None and isinstance(checkpoint.get("networks"), dict):
         parts = checkpoint["networks"] | older_settings(checkpoint, source=source)
@@ -78,16 +60,3 @@ def older_settings(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]
         "target": {"class": found["target"], "arguments": {}},
         "classes": found["classes"],
     }
-
-
-def build_networks(
-    state: Mapping[str, Any], parts: Mapping[str, Any], source: str
-) -> dict[str, Any]:
-    """Build the described networks of a checkpoint around its own tensors."""
-    networks = {}
-    for kind in (kind for kind in NETWORKS if kind in parts):
-        network = build(parts[kind], source=source)
-        weights = {n: v for n, v in state.items() if n.startswith(f"{kind}.")}
-        names = {name: f"{kind}.{name}" for name in network.state_dict()}
-        networks[kind] = assign_weights(network, weights, names=names, source=source)
-    return networks

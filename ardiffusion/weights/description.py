@@ -1,14 +1,15 @@
-"""Parts of a generator as data: their class and constructor arguments, to be built again.
+"""Parts of a generator as data: class and arguments to be built again, and weights to take over.
 
 What a file says is data. Only the classes of one table are built, from numbers and texts of
 sensible size, so that a file can neither name code to run nor ask for more memory than there is.
 """
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM, DPMSolver2M, PublishedDDIM
@@ -37,6 +38,7 @@ PARTS: dict[str, type] = {
 }
 LARGEST = 1 << 20  # no width, length or number of classes comes near it
 DEEPEST = 1000  # blocks of a network, which are built one by one, and entries of a list
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def describe(part: object) -> dict[str, Any]:
@@ -109,3 +111,40 @@ def check_arguments(arguments: object) -> None:
                 raise ValueError(f"{name} {number} is beyond all reason, more than {limit}")
         if isinstance(value, list) and len(value) > DEEPEST:
             raise ValueError(f"{name} has {len(value)} entries, more than {DEEPEST}")
+
+
+def assign_weights(
+    network: Network,
+    weights: Mapping[str, Tensor],
+    source: str,
+    names: Mapping[str, str] | None = None,
+) -> Network:
+    """Make `weights` the network's own, all of them and nothing else, uncopied.
+
+    Args:
+        network: The network, which may have been built on the meta device.
+        weights: Tensors by their names in the file.
+        source: Where the weights come from, for error messages.
+        names: The name in the file of each of the network's entries, where it is another one.
+    """
+    own = network.state_dict()
+    names = names or {name: name for name in own}
+    found = {n: weights[names[n]] for n in own if names[n] in weights}
+    wrong = [
+        f"{names[n]} of shape {list(value.shape)} instead of {list(own[n].shape)} ({value.dtype})"
+        for n, value in found.items()
+        if not isinstance(value, Tensor)
+        or value.shape != own[n].shape
+        or value.is_floating_point() != own[n].is_floating_point()
+    ]
+    faults = {
+        "it lacks": [names[n] for n in own if n not in found],
+        "it has in surplus": sorted(set(weights) - set(names.values())),
+        "it holds": wrong,
+    }
+    listed = [f"{fault} {', '.join(entries)}" for fault, entries in faults.items() if entries]
+    if listed:
+        raise ValueError(f"{source} does not fit {type(network).__name__}: {'; '.join(listed)}.")
+    state = {n: v.float() if v.is_floating_point() else v for n, v in found.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network

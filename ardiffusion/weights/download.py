@@ -9,17 +9,23 @@ checked here, once, after the transfer.
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 from rich import filesize
 from rich.console import Console
 from safetensors import safe_open
 
 from ardiffusion.files import atomic_write
-from ardiffusion.weights.hub_errors import readable_hub_errors
+
+# The errors of the HTTP library, which huggingface_hub has exchanged between its versions.
+TRANSPORT_ERRORS = cast(type[Exception], HfHubHTTPError.__bases__[0])
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,7 @@ def parse_hub_path(source: str) -> HubPath:
 
 
 def fetch(file: HubPath) -> tuple[Path, str]:
-    """Bring a file into the cache unless it is there.
-
-    Returns:
-        Its path in the cache and the commit it belongs to.
-
-    Raises:
-        ConnectionError: If the Hub cannot be reached, refuses, or the connection breaks.
-        FileNotFoundError: If there is no such file, or it is not in the cache and we are offline.
-        ValueError: If something else than the file arrived.
-    """
+    """Bring a file into the cache unless it is there; return its path there and its commit."""
     with readable_hub_errors(file):
         info = hf_hub_download(file.repo, file.path, revision=file.revision, dry_run=True)
         if os.path.exists(info.local_path):
@@ -113,8 +110,7 @@ def check_content(file: HubPath, path: Path) -> None:
 def list_files(folder: HubPath) -> tuple[str, list[str]]:
     """List the files in and below a folder; where the Hub is out of reach, those in the cache.
 
-    Returns:
-        The commit that the revision stands for, and the files' paths in the repository.
+    Their paths in the repository come behind the commit that the revision stands for.
     """
     inside = f"{folder.path}/" if folder.path else ""
     try:
@@ -160,3 +156,48 @@ def entry_names(file: HubPath) -> list[str]:
             file.repo, file.path, revision=file.revision
         )
     return list(header.tensors)
+
+
+@contextmanager
+def readable_hub_errors(wanted: object) -> Iterator[None]:
+    """Turn what huggingface_hub raises while we want something into one sentence."""
+    try:
+        yield
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise out_of_reach(wanted, offline=constants.HF_HUB_OFFLINE) from error
+    except HfHubHTTPError as error:
+        raise refused(wanted, status=error.response.status_code) from error
+    except TRANSPORT_ERRORS as error:
+        raise out_of_reach(wanted, offline=False) from error
+
+
+def refused(wanted: object, status: int) -> OSError:
+    """Say that the Hub did not hand something out; 401 is also its answer to wrong names."""
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    if status in (401, 403):
+        return ConnectionError(
+            f"{constants.ENDPOINT} refuses access to {wanted} ({status}): check its name; if the "
+            f"repository is private or gated, {login}."
+        )
+    if status == 404:
+        return FileNotFoundError(
+            f"There is no {wanted} on {constants.ENDPOINT} (404): check its name and revision; if "
+            f"the repository is private, {login}."
+        )
+    return ConnectionError(
+        f"{constants.ENDPOINT} answered {status} when asked for {wanted}: try again later."
+    )
+
+
+def out_of_reach(wanted: object, offline: bool) -> OSError:
+    """Say that something is neither in the cache nor to be had now."""
+    by_hand = "or download it by hand and give its path instead"
+    if offline:
+        return FileNotFoundError(
+            f"{wanted} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids "
+            f"to fetch it from {constants.ENDPOINT}: go online once, {by_hand}."
+        )
+    return ConnectionError(
+        f"{constants.ENDPOINT} cannot be reached, and {wanted} is not in the cache "
+        f"{constants.HF_HUB_CACHE}: check the connection, {by_hand}."
+    )

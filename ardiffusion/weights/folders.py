@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ardiffusion.files import atomic_write, write_tensors
 from ardiffusion.weights.card import Card, render_card
 from ardiffusion.weights.description import describe
-from ardiffusion.weights.download import parse_hub_path
-from ardiffusion.weights.hub_errors import readable_hub_errors
+from ardiffusion.weights.download import parse_hub_path, readable_hub_errors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 METADATA_KEY = "ardiffusion"  # the configuration's name among the notes of a weights file
@@ -28,14 +27,7 @@ def write_model(
     weights: Mapping[str, Tensor],
     card: Card | None = None,
 ) -> None:
-    """Write a model; what stands in the folder is replaced file by file.
-
-    Args:
-        folder: Where to.
-        description: What the model is, to be built again from.
-        weights: Its tensors by name.
-        card: What its model card says beside its sizes.
-    """
+    """Write a model and what it is to be built again from, in the place of another one."""
     config = json.dumps(description, indent=2)
     parameters = sum(value.numel() for value in weights.values())
     text = render_card(description, parameters=parameters, card=card or Card())
@@ -98,11 +90,7 @@ def upload(
 
 
 def parse_config(config: str, source: str) -> dict[str, Any]:
-    """Read the text of a configuration.
-
-    Raises:
-        ValueError: If it is no JSON object.
-    """
+    """Read the text of a configuration, which must be a JSON object."""
     try:
         description = json.loads(config)
     except (ValueError, RecursionError) as error:

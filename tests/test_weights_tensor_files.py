@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from ardiffusion.generator import Generator
-from ardiffusion.weights.integrity import check_intact
+from ardiffusion.weights.tensor_files import check_intact
 
 
 def content() -> dict[str, Any]:
