@@ -250,6 +250,19 @@ def test_large_folders_are_told_apart_by_videos_spread_over_them(
     assert told is not None and "as jpg, png (by 2 videos spread over each): traces" in told
 
 
+@pytest.mark.parametrize(("suffix", "doubtful"), [("apng", False), ("tif", False), ("webp", True)])
+def test_animated_pictures_are_stored_as_their_suffix_says(
+    suffix: str, doubtful: bool, tmp_path: Path
+) -> None:
+    png, other = write_pictures(tmp_path / "a", "png"), tmp_path / "b"
+    other.mkdir()
+    first, *rest = [Image.new("RGB", (16, 16), (i, 0, 0)) for i in range(0, 250, 50)]
+    first.save(other / f"0.{suffix}", save_all=True, append_images=rest)
+    folders = VideoFolder(png), VideoFolder(other)
+    assert folders[1].encodings() == [suffix]
+    assert (compression_differs(*folders) is not None) == doubtful
+
+
 SHORT = ["--protocol", "StyleGANV", "--protocol.frames", "9"]
 SHORT += ["--protocol.extractor", "I3DTorchScript"]
 

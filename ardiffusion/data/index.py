@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Count(NamedTuple):
-    """What reading a clip to its end gave: its frames, or why it cannot be used, and its damage."""
+    """What reading a clip to its end gave: its frames, or why it is of no use, and its damage."""
 
     frames: int
     error: str | None = None

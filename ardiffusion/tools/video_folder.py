@@ -11,11 +11,14 @@ from ardiffusion.data.index import index_clips
 from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.streams import open_video
-from ardiffusion.data.video import VideoReader, picture_files, read_frames
+from ardiffusion.data.video import PICTURES, VideoReader, picture_files, read_frames
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.protocol import Protocol
 
-LOSSLESS = frozenset("png bmp tif tiff ppm ffv1 huffyuv ffvhuff utvideo rawvideo qtrle".split())
+LOSSLESS = frozenset(
+    "png apng bmp dib tif tiff tga ppm pgm pbm pnm pfm ffv1 huffyuv ffvhuff utvideo rawvideo "
+    "qtrle magicyuv".split()
+)
 LOOKED_AT = 100  # videos of a folder, to tell how they are stored; opening one takes milliseconds
 
 
@@ -103,19 +106,15 @@ class VideoFolder:
         found: set[str] = set()
         for i in range(count):
             file = self.root / paths[i * len(paths) // count]
-            if file.is_dir():
-                found |= {picture.suffix.lower()[1:] for picture in picture_files(file)}
-            else:
-                found.add(codec(file))
+            found |= set(map(encoding, picture_files(file) if file.is_dir() else [file]))
         return sorted(found)
 
 
-def codec(path: Path) -> str:
-    try:
-        with open_video(path) as (_, stream):
-            return stream.codec_context.name
-    except ValueError as error:
-        raise ValueError(f"{path} is broken or not a video: replace it.") from error
+def encoding(file: Path) -> str:
+    if (suffix := file.suffix.lower()) in PICTURES:
+        return suffix[1:]
+    with open_video(file) as (_, stream):
+        return stream.codec_context.name
 
 
 def compression_differs(one: VideoFolder, other: VideoFolder) -> str | None:

@@ -6,14 +6,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import torch
-from av.error import FFmpegError
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from ardiffusion.data.streams import open_video
 from ardiffusion.data.video import VideoReader, VideoWriter, count_frames
 
 SIDE = 256  # pixels of the longer side of what is encoded anew
@@ -70,8 +69,7 @@ def probe(path: Path) -> tuple[float, int]:
     if path.is_dir():
         return FPS, 0
     try:
-        with av.open(f"file:{path}", metadata_errors="ignore") as file:
-            stream = file.streams.video[0]
+        with open_video(path) as (file, stream):
             context, rate = stream.codec_context, stream.average_rate or Fraction(25)
             packets = [packet for packet in file.demux(stream) if packet.pts is not None]
             times = sorted(float((p.pts or 0) * (p.time_base or 0)) for p in packets)
@@ -82,7 +80,7 @@ def probe(path: Path) -> tuple[float, int]:
                 and context.pix_fmt in ("yuv420p", "yuvj420p")
                 and not any(packet.is_discard for packet in packets)
             )
-    except (FFmpegError, IndexError):  # decoding it says what is wrong
+    except ValueError:  # decoding it says what is wrong
         return FPS, 0
     return min(max(float(rate), 1.0), 120.0), len(times) if plays and steady else 0
 
