@@ -25,6 +25,12 @@ from torch import Tensor
 LEFTOVER = re.compile(r"\..+\.(?:(?P<host>[^.]+)-)?(?P<pid>\d+)\.tmp", flags=re.DOTALL)
 
 
+def shown(name: str | Path) -> str:
+    """Spell a name for a sentence; one with control characters or no UTF-8 is quoted as code."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
+
+
 def partial_path(path: Path) -> Path:
     """Name the file in which `path` grows, and remove what dead processes left in its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,9 @@ def write_failure(path: Path, error: BaseException) -> OSError:
         cause = cause.__context__
     code = cause.errno if isinstance(cause, OSError) else None
     reason = os.strerror(code).lower() if code else str(error)
-    failure = OSError(f"Cannot write {path} ({reason}): free some space or choose another place.")
+    failure = OSError(
+        f"Cannot write {shown(path)} ({reason}): free some space or choose another place."
+    )
     failure.errno = code
     return failure
 
@@ -190,8 +198,8 @@ def only_writer(folder: str | Path, file: str | None = None) -> Iterator[None]:
     except Timeout:
         kind, place = ("file", folder / file) if file else ("folder", folder)
         raise OSError(
-            f"Another process is writing into {place}: wait until it is done or choose another "
-            f"{kind}."
+            f"Another process is writing into {shown(place)}: wait until it is done or choose "
+            f"another {kind}."
         ) from None
     try:
         yield

@@ -54,6 +54,14 @@ def test_a_failure_to_write_names_the_file_and_the_reason(tmp_path: Path) -> Non
         write_json(tmp_path / "file" / "a.json", {})
 
 
+def test_what_cannot_be_written_is_named_in_one_line_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("two\nlines", os.fsdecode(b"caf\xe9")):
+        with pytest.raises(OSError, match="Cannot write") as raised:
+            write_json(tmp_path / "file" / name, {})
+        assert str(raised.value).isprintable() and raised.value.errno
+
+
 def test_tensors_are_as_readable_as_other_files(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"x": torch.arange(6.0).view(2, 3).T}, {"k": "v"})
     (tmp_path / "other").touch()

@@ -95,6 +95,11 @@ def test_real_clips_come_shuffled_in_one_order_and_at_other_lengths(root: Path) 
         data.clips("valid")
 
 
+def test_fractions_that_leave_nothing_are_refused_before_a_video_is_looked_at() -> None:
+    with pytest.raises(ValueError, match=r"add up to more than 1: change --data\.val_fraction"):
+        VideoDataModule(root="nowhere", val_fraction=0.75, test_fraction=0.5)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -16,8 +16,9 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ardiffusion.data.notices import shown, warn_once
+from ardiffusion.data.notices import warn_once
 from ardiffusion.data.pictures import ANIMATED, is_animation, is_file, is_folder, is_picture
+from ardiffusion.files import shown
 
 VIDEOS = frozenset(
     ".3g2 .3gp .3gp2 .3gpp .264 .265 .amv .asf .av1 .avc .avi .dav .dif .divx .drc .dv .dvr-ms "

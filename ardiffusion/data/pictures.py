@@ -21,8 +21,9 @@ from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ardiffusion.data.notices import shown, warn_once
+from ardiffusion.data.notices import warn_once
 from ardiffusion.data.order import time_order
+from ardiffusion.files import shown
 
 PICTURES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .webp .avif .tif .tiff .tga .jp2 .ppm .pgm .pbm "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ardiffusion.data.layouts import without_suffix
-from ardiffusion.data.notices import shown
+from ardiffusion.files import shown
 
 NAMES = ("train", "val", "test")
 _SHOWN = 200  # letters of a line that is no name

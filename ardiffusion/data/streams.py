@@ -24,8 +24,8 @@ from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 
-from ardiffusion.data.notices import shown
 from ardiffusion.data.pictures import MAX_PIXELS, Size, check_size, over_white, square
+from ardiffusion.files import shown
 
 _LARGE = 1280 * 720  # pixels from which decoding a whole file on several threads pays
 # FFmpeg's default flags darken by 0.6 of 255 on average

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ardiffusion.data.notices import shown, warn_once
+from ardiffusion.data.notices import warn_once
 from ardiffusion.data.pictures import PICTURES, picture_files, read_animation, read_picture
 from ardiffusion.data.streams import read_video
 from ardiffusion.data.windows import extent
 from ardiffusion.data.writer import VideoWriter, write_video
+from ardiffusion.files import shown
 
 __all__ = [
     "PICTURES",

@@ -16,8 +16,7 @@ from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 
-from ardiffusion.data.notices import shown
-from ardiffusion.files import partial_path, write_failure
+from ardiffusion.files import partial_path, shown, write_failure
 
 FPS = (0.1, 1000.0)  # players and containers know the rates between
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709

@@ -15,7 +15,7 @@ from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule, read_catalog
 from ardiffusion.data.clips import VideoFiles
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import EpochSampler, ResumableLoader
-from ardiffusion.data.splits import NAMES
+from ardiffusion.data.splits import NAMES, check_fractions
 from ardiffusion.data.windows import EveryWindow, FrameSpan, RandomWindows, Reader, extent
 
 
@@ -81,6 +81,7 @@ class VideoDataModule(LightningDataModule):
             fractions={"val": val_fraction, "test": test_fraction},
             seed=seed,
         )
+        check_fractions(self.rule.fractions)
         self._resolution = resolution
         # tells the keys of clips that need no prediction, once the weights are there
         self.skip: Callable[[], Collection[str]] = tuple

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 else:
     from jsonargparse import typing
 
+    from ardiffusion.data.writer import FPS as RATES
     from ardiffusion.diffusion.noise import LAST_SEED
 
     PositiveInt, NonNegativeInt = typing.PositiveInt, typing.NonNegativeInt
     NonNegativeFloat = typing.NonNegativeFloat
     Seed = typing.restricted_number_type("Seed", int, [(">=", 0), ("<=", LAST_SEED)])
-    FPS = typing.restricted_number_type("FPS", float, [(">=", 1), ("<=", 240)])
+    FPS = typing.restricted_number_type("FPS", float, [(">=", RATES[0]), ("<=", RATES[1])])
 
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a source tree
