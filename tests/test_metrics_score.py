@@ -8,7 +8,7 @@ from ardiffusion import __version__
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.protocol import OfficialARDiffusion, StyleGANV
 from ardiffusion.metrics.score import Score, check_comparable
-from ardiffusion.tools.galleries.scores import by_protocol
+from ardiffusion.tools.galleries.page import by_protocol
 
 SCORE = Score(
     metric="frechet_random3d_16",

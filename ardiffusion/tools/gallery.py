@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ardiffusion.tools.galleries.page import Figure, Section, Table, picture, write_page
+from ardiffusion.tools.galleries.page import (
+    Figure,
+    Section,
+    Table,
+    by_protocol,
+    picture,
+    read_score,
+    write_page,
+)
 from ardiffusion.tools.galleries.rows import collect_videos
-from ardiffusion.tools.galleries.scores import by_protocol, read_score
 from ardiffusion.tools.options import check_option
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
@@ -27,17 +34,7 @@ def write_gallery(
 ) -> dict[str, Any]:
     """Write a page that carries all it shows; it appears, whole, when it is done.
 
-    Args:
-        path: The HTML file to write.
-        title: Title of the page.
-        sections: What it shows.
-        text: What it says below the title; paragraphs are apart by blank lines.
-        settings: What everything on it was made with.
-        every: Step between two frames in the strips of frames.
-        limit: Rows of videos per section at most.
-
-    Returns:
-        What was written: bytes, numbers of rows and videos, and sentences about broken videos.
+    The options are those of `gallery`; `settings` is what everything on it was made with.
     """
     check_option("every", every, low=1)
     check_option("limit", limit, low=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports] of the extra `live`
@@ -19,6 +20,7 @@ SHOWN = 24  # tiles of frames in flight
 PAUSE = 0.1  # seconds between two looks at a video
 PEOPLE = 8  # who watch at once; others wait for one of them to stop
 KEPT = 64  # frames as they stand on the page, more than all of them see
+STYLE = Path(__file__).with_name("live.css")
 
 ABOUT = """\
 # AR-Diffusion, live
@@ -30,30 +32,6 @@ MAP = (
     "Finished frames, the newest with a blue edge, then those that are being denoised now: the "
     "grainier a tile, the more noise is left in it. Below stand a frame's number and its steps."
 )
-CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
-footer { display: none !important; }
-.screen img { display: block; margin: 0 auto; width: 384px; max-width: 100%;
-  aspect-ratio: 1; border-radius: 8px; image-rendering: auto; }
-.screen .blank { width: 384px; max-width: 100%; aspect-ratio: 1; margin: 0 auto; display: grid;
-  place-items: center; border-radius: 8px; text-align: center; padding: 2rem;
-  box-sizing: border-box;
-  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
-.map { display: flex; flex-wrap: wrap; gap: 6px; justify-content: center; }
-.map figure { margin: 0; width: 52px; font-size: 11px; text-align: center; line-height: 1.3;
-  font-variant-numeric: tabular-nums; }
-.map .tile { position: relative; width: 52px; height: 52px; border-radius: 4px; overflow: hidden;
-  background: #9ecae1; }
-.map .tile * { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; }
-.map .newest .tile { outline: 3px solid #2563eb; }
-.map .given .tile { outline: 3px solid #d97706; }
-.map b { color: var(--body-text-color); font-weight: 600; }
-.grain { background: url(GRAIN); image-rendering: pixelated; }
-.legend { text-align: center; font-size: 14px; max-width: 860px; margin: 8px auto 0; }
-.said { text-align: center; font-variant-numeric: tabular-nums; }
-.said.problem { color: #b91c1c; font-weight: 600; }
-.dark .said.problem { color: #fca5a5; }
-"""
 
 
 def picture_url(picture: Image.Image, kind: str = "PNG") -> str:
@@ -230,7 +208,7 @@ def serve(studio: Studio, host: str, port: int | None) -> Iterator[str]:
             footer_links=[],
             max_file_size="500mb",
             theme=gr.themes.Default(font=system, font_mono=["ui-monospace", "monospace"]),
-            css=CSS.replace("GRAIN", grain),
+            css=STYLE.read_text(encoding="utf-8").replace("GRAIN", grain),
         )
     except OSError:
         taken = f"Port {port} of {host} is taken" if port else f"No port of {host} is free"

@@ -38,11 +38,7 @@ class LossCurve:
 
 
 def read_curve(folder: Path, name: str) -> LossCurve:
-    """Read a run's `stability.jsonl`, or what TensorBoard was told if that has no finite loss.
-
-    Raises:
-        ValueError: If the folder holds neither, or no finite loss.
-    """
+    """Read a run's `stability.jsonl`, or what TensorBoard was told if that has no finite loss."""
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: name the folder of a training run.")
     lines = read_json_lines(folder / LOG)
@@ -102,9 +98,6 @@ def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[dict[str, Any], n
     """Measure how steady a run is, and say of each of its losses if it is a spike.
 
     But for the final loss no number has the scale of the losses.
-
-    Raises:
-        ValueError: If its losses lie around 0 or below, where nothing is relative to them.
     """
     final = float(np.median(finite(curve.losses)[-rule.window :]))
     if final <= 0:

@@ -23,11 +23,7 @@ def output_file(path: str) -> Path:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name.
-
-    Raises:
-        ValueError: If it is not there.
-    """
+    """Return the device of a name, if it is there."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -28,11 +28,7 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def make_panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
-    """Make a figure of empty panels, row after row, that no window shows.
-
-    Raises:
-        ValueError: If matplotlib is not there.
-    """
+    """Make a figure of empty panels, row after row, that no window shows."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -85,12 +81,9 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 
 def draw_runs(curves: Sequence[LossCurve], spikes: Sequence[np.ndarray], width: int) -> "Figure":
-    """Draw the losses of runs.
+    """Draw the losses of runs, relative to their final ones, with a running mean over `width`.
 
-    Args:
-        curves: The runs, relative to their final losses.
-        spikes: Whether each of their losses is marked as a spike.
-        width: Losses of the running mean.
+    Spikes say of each loss of each run whether it is marked.
     """
     names = [curve.name for curve in curves]
     by_bin = late_profiles({c.name: c.bins for c in curves}, lambda i, count: (i + 0.5) / count)

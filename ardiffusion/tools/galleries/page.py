@@ -5,8 +5,9 @@ that one video at a time is in memory.
 """
 
 import hashlib
+import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from markupsafe import Markup
 
 from ardiffusion import __version__
 from ardiffusion.files import atomic_write
-from ardiffusion.tools.galleries.scores import measured, quote, warned
+from ardiffusion.metrics.score import Score
 
 PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -110,3 +111,42 @@ def setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(setting(inner) for inner in value) or "–"
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_score(score: Path | Mapping[str, Any]) -> Score:
+    """Return a score, of its file or its fields."""
+    try:
+        if isinstance(score, Mapping):
+            return Score(**score)
+    except TypeError as error:
+        raise ValueError(f"A score record lacks fields or has others: {error}.") from error
+    if not score.is_file():
+        raise FileNotFoundError(f"Score {score} does not exist: correct --scores.")
+    return Score.load(score)
+
+
+def by_protocol(scores: Iterable[Score]) -> list[list[Score]]:
+    """Group scores that were measured alike, numbers of two protocols do not compare."""
+    groups: dict[str, list[Score]] = {}
+    for score in scores:
+        alike = {name: value for name, value in score.compared().items() if name != "metric"}
+        groups.setdefault(json.dumps(alike, sort_keys=True, default=str), []).append(score)
+    return list(groups.values())
+
+
+def warned(scores: Sequence[Score]) -> dict[str, list[str]]:
+    """Name the scores that each warning is about."""
+    found: dict[str, list[str]] = {}
+    for score in scores:
+        for warning in score.warnings:
+            found.setdefault(warning, []).append(f"{score.metric} of {measured(score)}")
+    return found
+
+
+def measured(score: Score) -> str:
+    return str(score.data.get("fake") or score.data.get("real") or "–")
+
+
+def quote(score: Score) -> str:
+    """Say a score in one line, also where its protocol has no name."""
+    return score.line() if "name" in score.protocol else f"{score.metric} = {score.value:.4f}"
