@@ -64,11 +64,7 @@ def is_running(pid: int) -> bool:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield another name in the same folder; what is written there becomes `path` in the end.
-
-    Raises:
-        OSError: If it cannot be written, with a sentence that names the file.
-    """
+    """Yield another name in the same folder; what is written there becomes `path` in the end."""
     path = Path(path)
     try:
         partial = partial_path(path)
@@ -134,9 +130,6 @@ def append_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> N
     """Append JSON objects in one write that is on disk when this returns.
 
     Processes do not mix their lines, and a line that was cut short spoils none of the new ones.
-
-    Raises:
-        OSError: If they cannot be written, with a sentence that names the file.
     """
     path, text = Path(path), "".join(json.dumps(line) + "\n" for line in lines)
     try:
@@ -179,12 +172,7 @@ def has_type(value: object, kind: Any) -> bool:  # noqa: ANN401 any type
 def only_writer(folder: str | Path, file: str | None = None) -> Iterator[None]:
     """Be the one process that writes into a folder; of a job's processes one speaks for all.
 
-    Args:
-        folder: The folder, which is made.
-        file: The file in it that is written, if others may write other ones there.
-
-    Raises:
-        OSError: If another process is at work there, with a sentence that names the place.
+    The folder is made; `file` is what is written, if others may write other ones there.
     """
     folder = Path(folder)
     lock = FileLock(folder / f".{file or 'writer'}.lock")

@@ -23,11 +23,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: If it cannot be written, with a sentence that names the file.
-        """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -45,11 +40,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Read a checkpoint.
-
-        Raises:
-            ValueError: If it is not as it was written, with a sentence that names the file.
-        """
         if Path(path).is_file():
             check_intact(path)
         return super().load_checkpoint(path, *args, **options)

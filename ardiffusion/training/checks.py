@@ -33,10 +33,6 @@ def check_devices(accelerator: object, devices: object) -> None:
     """Raise if a configuration asks for more devices than there are; call it before the trainer.
 
     A CPU is one device, unless `cpu` is what was asked for: then devices are processes.
-
-    Args:
-        accelerator: What `--trainer.accelerator` says.
-        devices: What `--trainer.devices` says.
     """
     if isinstance(devices, str) and devices.lstrip("-").isdigit():
         devices = int(devices)

@@ -9,14 +9,7 @@ from torch.optim import Optimizer
 def clip_gradients(
     module: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str | None
 ) -> None:
-    """Clip as Lightning does, but refuse a fused optimiser only where gradients are scaled.
-
-    Args:
-        module: The module in training.
-        optimizer: The optimiser of the gradients.
-        value: What `gradient_clip_val` of the trainer says.
-        algorithm: What `gradient_clip_algorithm` of the trainer says.
-    """
+    """Clip as Lightning does, but refuse a fused optimiser only where gradients are scaled."""
     plugin = module.trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
         super(MixedPrecision, plugin).clip_gradients(  # leaves out nothing but the refusal

@@ -178,7 +178,7 @@ class DiffusionModule(LightningModule):
     def loss(
         self, x: Tensor, label: Tensor, t: Tensor, noise: Tensor, null: Tensor | None
     ) -> Tensor:
-        """Compute the error of every frame.
+        """Compute the mean squared error of every frame, shape (B, F).
 
         Args:
             x: Normalised tokens, shape (B, F, L, C).
@@ -186,9 +186,6 @@ class DiffusionModule(LightningModule):
             t: Timesteps, shape (B, F).
             noise: Standard normal noise, shape (B, F, L, C).
             null: Clips to be seen without their class, bool, shape (B,).
-
-        Returns:
-            Mean squared errors, shape (B, F).
         """
         alpha, sigma = self.schedule.alpha_sigma(t, dtype=x.dtype)
         target = self.target.from_clean(x, noise=noise, alpha=alpha, sigma=sigma)

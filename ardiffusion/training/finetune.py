@@ -24,14 +24,7 @@ def check_given(start: str | None, arvae: str | None, **parts: object) -> None:
 def start_from(source: str, arvae: str | None, data: object) -> dict[str, Any]:
     """Load the arguments of a `Generator` that is to learn from other data, classes aside.
 
-    Args:
-        source: Any source of `Generator.from_pretrained`.
-        arvae: Where to take the auto-encoder from, instead of the one in `source`.
-        data: The data module; its classes are passed over by a network without classes.
-
-    Raises:
-        OSError: If there is no such source, or the Hub does not hand it out.
-        ValueError: If it holds no generator, or one with classes where the data has none.
+    The classes of the data are passed over by a network without classes.
     """
     parts = load_parts(source, arvae=arvae)
     classes, frames = getattr(data, "classes", []), getattr(data, "frames", 1)

@@ -38,8 +38,7 @@ WARNINGS = (
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Print bad input as the sentence that its error is, and leave with exit code 2.
 
-    Args:
-        kinds: Errors that are bad input too, besides those of parsers, values and files.
+    Of such `kinds` are errors besides those of parsers, values and files.
     """
     try:
         with clear_messages():

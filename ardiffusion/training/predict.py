@@ -1,7 +1,7 @@
 """Writing generated videos: what `ardiff-dit predict` runs, one MP4 and one JSON line a sample."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ardiffusion.data.writer import VideoWriter
 from ardiffusion.diffusion.noise import sample_seed
 from ardiffusion.diffusion.plans import AD
 from ardiffusion.diffusion.sampler import Sampler
+from ardiffusion.files import has_type
 from ardiffusion.generator import Generator
 from ardiffusion.weights.description import describe
 
@@ -118,14 +119,11 @@ def read_labels(given: str | Sequence[str | int], classes: Sequence[str]) -> lis
 
     A name is taken as it is written: YAML would read classes called 1, yes, null or 1e3 as
     something else.
-
-    Raises:
-        ValueError: If a name is not among the classes, or there is none.
     """
     if isinstance(given, str):
         listed = given.strip()
         inner = listed[1:-1] if listed.startswith("[") and listed.endswith("]") else listed
-        names = [given] if given in classes else [unquote(part) for part in split_list(inner)]
+        names = [given] if given in classes else split_list(inner)
     else:
         names = [str(name) for name in given]
     if not names:
@@ -138,29 +136,15 @@ def read_labels(given: str | Sequence[str | int], classes: Sequence[str]) -> lis
 
 
 def split_list(text: str) -> list[str]:
-    """Split a list at the commas that stand in no quotes, which begin where an item does."""
-    parts, quote = [""], ""
-    for letter in text:
-        opens = letter in "'\"" and parts[-1].lstrip()[:1] in ("", letter)
-        quote = "" if letter == quote else quote or (letter if opens else "")
-        parts = [*parts, ""] if letter == "," and not quote else [*parts[:-1], parts[-1] + letter]
-    return [part for part in parts if part.strip()]
-
-
-def unquote(text: str) -> str:
-    """Strip blanks and, around them, quotes as YAML has them."""
-    text = text.strip()
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return str(yaml.safe_load(text)) if quoted else text
+    """Split a list as YAML has it, each item a text; what is none there is cut at its commas."""
+    with suppress(yaml.YAMLError):
+        found = yaml.load(f"[{text}]", Loader=yaml.BaseLoader)
+        if has_type(found, list[str]):
+            return found
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def make_requests(samples: int, seed: int, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """List what to generate: index, seed and class name of each sample.
-
-    Args:
-        samples: Number of videos.
-        seed: Seed of the run.
-        labels: Class names, taken in turn; empty for a model without classes.
-    """
+    """List what to generate: index, seed and class of each sample, labels in turn."""
     turns = list(labels) or [None]
     return [{"index": i, "seed": seed, "label": turns[i % len(turns)]} for i in range(samples)]

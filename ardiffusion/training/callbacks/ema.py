@@ -93,11 +93,8 @@ class EMA(Callback):
         for name, weight in weights.items():
             parameters[name].data.copy_(weight)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_validation_start(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_validation_end(trainer, pl_module)
+    on_test_start = on_validation_start
+    on_test_end = on_validation_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -21,7 +21,7 @@ from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.callbacks.report import report
-from ardiffusion.training.callbacks.sides import Samples, feature_cache, real_videos
+from ardiffusion.training.callbacks.sides import feature_cache, real_videos, sampled_videos
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.predict import sampling_settings
 
@@ -187,7 +187,7 @@ class FVDGen(Callback):
         data, generator = trainer.datamodule, cast(Generator, module.generator)  # pyright: ignore[reportAttributeAccessIssue]
         sampler = generator.sampler(frames=self.protocol.span)
         real = real_videos(data, self.splits, protocol=self.protocol)
-        samples = Samples(
+        samples = sampled_videos(
             generator,
             sampler=sampler,
             protocol=self.protocol,
@@ -201,7 +201,7 @@ class FVDGen(Callback):
         score = evaluate(
             self.protocol,
             real=real,
-            fake=samples.videos(),
+            fake=samples,
             split="+".join(self.splits),
             cache=feature_cache(data),
             device=module.device,

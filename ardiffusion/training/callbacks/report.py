@@ -9,16 +9,10 @@ from ardiffusion.training.step_guard import log_folder
 
 
 def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -> None:
-    """Log a score, print its line and write `scores/NAME_step_000123.json` beside the logs.
+    """Log a score, print its line and write `scores/NAME_step_000123.json`; all processes must.
 
     Where nothing is trained the trainer knows no step, and the file is called after the
     fingerprint of the weights: `scores/NAME_test_0123456789abcdef.json`.
-
-    Args:
-        score: The score.
-        name: What to log it as.
-        trainer: The trainer; every process must report.
-        module: What logs.
     """
     for warning in score.warnings:
         rank_zero_warn(f"{name}: {warning}")

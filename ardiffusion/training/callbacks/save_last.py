@@ -171,11 +171,9 @@ def run_folder(trainer: Trainer) -> Path | None:
 
 
 def refuse_second_run(trainer: Trainer, ckpt_path: str | None) -> None:
-    """Raise if `fit` would write over another run; call it before processes are launched.
+    """Raise if `fit` would write over another run than that of `ckpt_path`.
 
-    Args:
-        trainer: The trainer.
-        ckpt_path: The checkpoint that the run goes on from.
+    Call it before processes are launched.
     """
     folder = run_folder(trainer)
     requeued = SLURMEnvironment.detect() and trainer._checkpoint_connector._hpc_resume_path

@@ -18,13 +18,7 @@ from ardiffusion.training.data import VideoDataModule
 
 
 def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol) -> Videos:
-    """Return the videos of splits, at the frame rate and resolution that the network learns.
-
-    Args:
-        data: The data module; of its frames only every `stride`th counts.
-        splits: Names of the splits, in their order.
-        protocol: How many frames a clip has, and their step.
-    """
+    """Return the videos of splits, at the frame rate and resolution that the network learns."""
     # A video may be in two lists.
     videos = list({v.path: v for split in splits for v in data.videos[split]}.values())
 
@@ -52,55 +46,27 @@ def feature_cache(data: VideoDataModule) -> Path:
     return cache_file(data.root, data.cache).parent / "features"
 
 
-class Samples:
-    """Videos that a network makes when they are asked for, a batch at a time.
+def sampled_videos(
+    generator: Generator, sampler: Sampler, protocol: Protocol, seed: int, batch_size: int
+) -> Videos:
+    """Return the videos that a protocol asks for, made a batch at a time when they are.
 
     Sample i depends on `seed` and i alone, whatever the batch size and the number of processes.
-
-    Args:
-        generator: What generates.
-        sampler: Its sampler.
-        protocol: How many samples are asked for, and of how many frames.
-        seed: Seed of the samples.
-        batch_size: Videos generated at once.
     """
+    lengths = [protocol.span] * protocol.videos
+    keys = [str(i) for i in range(len(lengths))]
+    shares = own_chunks(protocol.fake(lengths)).values()
+    order = list(dict.fromkeys(clip.video for share in shares for clip in share))
+    batch: dict[int, Tensor] = {}
 
-    def __init__(
-        self,
-        generator: Generator,
-        sampler: Sampler,
-        protocol: Protocol,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self.generator, self.sampler, self.protocol = generator, sampler, protocol
-        self.seed, self.batch_size = seed, batch_size
-        self.lengths = [protocol.span] * protocol.videos
-        shares = own_chunks(protocol.fake(self.lengths)).values()
-        self.order = list(dict.fromkeys(clip.video for share in shares for clip in share))
-        self.batch: dict[int, Tensor] = {}
+    def read(clip: Clip) -> Tensor:
+        if clip.video not in batch:
+            first = order.index(clip.video)
+            indices = order[first : first + batch_size]
+            seeds, labels = sample_seeds(seed, indices), generator.labels_in_turn(indices)
+            made = generator.generate(seeds, protocol.span, labels=labels, sampler=sampler)
+            batch.clear()
+            batch.update(zip(indices, made.cpu(), strict=True))
+        return batch[clip.video][clip.start : clip.start + protocol.span : protocol.stride]
 
-    def videos(self) -> Videos:
-        """Return the samples as one side of a comparison."""
-        keys = [str(i) for i in range(len(self.lengths))]
-        return Videos(
-            "samples", keys, self.lengths, names=keys, read=self.read, identity={}, made=True
-        )
-
-    def read(self, clip: Clip) -> Tensor:
-        """Return a clip of a sample, which is made unless it was with those before it."""
-        if clip.video not in self.batch:
-            first = self.order.index(clip.video)
-            self.make(self.order[first : first + self.batch_size])
-        video = self.batch[clip.video]
-        return video[clip.start : clip.start + self.protocol.span : self.protocol.stride]
-
-    def make(self, indices: list[int]) -> None:
-        """Make samples in the place of the last ones."""
-        made = self.generator.generate(
-            sample_seeds(self.seed, indices),
-            frames=self.protocol.span,
-            labels=self.generator.labels_in_turn(indices),
-            sampler=self.sampler,
-        )
-        self.batch = dict(zip(indices, made.cpu(), strict=True))
+    return Videos("samples", keys, lengths, names=keys, read=read, identity={}, made=True)

@@ -193,16 +193,10 @@ class Stability(StepGuard):
 def batch_sums(outputs: Mapping[str, Any], bins: int, timesteps: int, gathered: int) -> Tensor:
     """Sum the losses of a batch on its device, without waiting for it.
 
-    Sums add up over batches, steps and devices; means are taken in the end.
-
-    Args:
-        outputs: What the training step returned: `losses` and `t`, shape (B, F), or `loss` alone.
-        bins: Number of equal parts of the timesteps.
-        timesteps: Number of timesteps.
-        gathered: Batches per optimiser step, which Lightning divides `loss` by.
-
-    Returns:
-        One row: loss, batches, clips, then per bin its sum, per bin its count, per frame its sum.
+    Sums add up over batches, steps and devices; means are taken in the end. One row: loss,
+    batches, clips, then per bin its sum, per bin its count, per frame its sum. What the training
+    step returned has `losses` and `t`, shape (B, F), or `loss` alone, which Lightning divides by
+    the batches `gathered` per optimiser step.
     """
     if "losses" not in outputs:
         loss = outputs["loss"].detach().float() * gathered

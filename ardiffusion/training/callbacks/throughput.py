@@ -130,9 +130,7 @@ def now(device: torch.device) -> float:
 def peak_flops(name: str, precision: str) -> float | None:
     """Return the most operations per second of a device, or None if they are not known.
 
-    Args:
-        name: Name of the device, as torch.cuda.get_device_name gives it.
-        precision: Precision of the training, as Lightning spells it.
+    The name is that of torch.cuda.get_device_name, the precision as Lightning spells it.
     """
     words = set(name.upper().replace("-", " ").split())
     found = [PEAKS[chip] for chip in PEAKS if words.issuperset(chip.split())]
