@@ -27,7 +27,7 @@ def from_published(
     causal: bool = True,
     open_context: bool = True,
 ) -> dict[str, nn.Module]:
-    """Build the networks that a published file holds, around the file's own tensors.
+    """Build the networks that a published file holds, "arvae", "dit" or both, around its tensors.
 
     Args:
         state_dict: The file's tensors.
@@ -38,23 +38,20 @@ def from_published(
         causal: Whether a frame of the transformer sees no later frame.
         open_context: Whether the transformer's context tokens see the frames.
 
-    Returns:
-        "arvae", "dit" or both.
-
     Raises:
         ValueError: If there is neither, or what there is does not fit; it names each fault.
     """
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     nested = {n.removeprefix(TOKENIZER): v for n, v in state.items() if n.startswith(TOKENIZER)}
     rest = {name: value for name, value in state.items() if not name.startswith(TOKENIZER)}
-    tokenizer = nested or (rest if tokenizer_names.holds_arvae(rest) else {})
+    tokenizer = nested or (rest if tokenizer_names.QUERIES in rest else {})
     networks: dict[str, nn.Module] = {}
-    if tokenizer_names.holds_titok(tokenizer):
+    if {tokenizer_names.QUERIES, tokenizer_names.VECTORS} <= tokenizer.keys():
         networks["arvae"] = from_titok(tokenizer, tokens=tokens)
     elif tokenizer:
         own = None if nested else heads
         networks["arvae"] = convert_arvae(tokenizer, heads=own, frames=frames)
-    if transformer_names.holds_dit(rest):
+    if any(name.startswith("diffusion_model.") for name in rest):
         networks["dit"] = convert_dit(
             rest,
             heads=heads,
@@ -98,9 +95,6 @@ def from_titok(
         state_dict: The tensors of tokenizer_titok_l32.bin or a sibling.
         tokens: Tokens per frame.
         channels: Channels per token, at most half of TiTok's.
-
-    Raises:
-        ValueError: If the tensors are not those of a TiTok tokenizer; it names each fault.
     """
     state = tokenizer_names.titok_as_published(state_dict, tokens=tokens, channels=channels)
     return convert_arvae(state)
@@ -129,16 +123,10 @@ def convert_dit(
 
 
 def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE:
-    """Load an autoencoder that diffusers saved.
+    """Load an autoencoder that diffusers saved: config.json and its weights in a folder.
 
-    Args:
-        folder: The folder of config.json and diffusion_pytorch_model.safetensors.
-        resolution: The height and width of a frame; the configuration's if not given. The network
-            is convolutional and takes others too.
-
-    Raises:
-        FileNotFoundError: If one of the two files is not there.
-        ValueError: If they hold something else.
+    The configuration says the height and width of a frame if `resolution` does not; the network
+    is convolutional and takes others too.
     """
     path, weights_file = Path(folder, "config.json"), Path(folder, diffusers.WEIGHTS)
     config = read_config(path)

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.nn.published_layers import context_mask
 
 
 def tiny(
@@ -129,14 +128,7 @@ def test_forward_matches_a_naive_loop_over_tokens(
 @pytest.mark.parametrize("open_context", [True, False])
 def test_context_mask_matches_double_loop(causal: bool, open_context: bool) -> None:
     net = tiny(causal=causal, open_context=open_context)
-    mask = context_mask(
-        5,
-        frames=3,
-        tokens=3,
-        causal=causal,
-        open_context=open_context,
-        device=torch.device("cpu"),
-    )
+    mask = net.mask(3, device=torch.device("cpu"))
     for query in range(14):
         for key in range(14):
             assert (mask is None or bool(mask[query, key])) == sees(query, key, net)

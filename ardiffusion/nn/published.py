@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ardiffusion.nn.conditions import ConditionTable, TimestepEmbedding
@@ -18,7 +18,6 @@ from ardiffusion.nn.published_layers import (
     ClassContext,
     PublishedBlock,
     SharedContext,
-    context_mask,
     normalise,
 )
 from ardiffusion.nn.rotary import Phases, float64_device, rotary_phases
@@ -163,15 +162,17 @@ class PublishedDiT(nn.Module):
         return [block.modulation(condition) for block in self.blocks]  # pyright: ignore[reportCallIssue]
 
     def mask(self, frames: int, device: torch.device) -> Tensor | None:
-        """Return who sees whom, shape (N + F L, N + F L), or None for everyone."""
-        return context_mask(
-            self.context,
-            frames=frames,
-            tokens=self.tokens,
-            causal=self.causal,
-            open_context=self.open_context,
-            device=device,
-        )
+        """Say which token sees which, shape (N + F L, N + F L); None if everyone sees everyone.
+
+        A frame sees no later one if the network is causal; the context sees frames if it is open.
+        """
+        if self.open_context and not self.causal:
+            return None
+        index = repeat(torch.arange(frames, device=device), "f -> (f l)", l=self.tokens)
+        index = F.pad(index, (self.context, 0), value=-1)  # the context counts as frame -1
+        query, key = index[:, None], index[None, :]
+        mask = (key <= query) | (not self.causal)
+        return torch.where(query < 0, (key < 0) | self.open_context, mask)
 
     def phases(self, frames: int, device: torch.device) -> Phases | None:
         """Return cosines and sines of every token's place, (N + F L, d), if places rotate."""

@@ -112,21 +112,3 @@ class ClassContext(nn.Module):
             return repeat(self.table[0], "n c -> b n c", b=batch)
         row = label.clamp(min=0)
         return self.table[row if null is None else row.masked_fill(null, 0)]
-
-
-def context_mask(
-    context: int, frames: int, tokens: int, causal: bool, open_context: bool, device: torch.device
-) -> Tensor | None:
-    """Say which token sees which, context tokens first, then those of the frames.
-
-    A frame sees no later one if the network is `causal`, and context tokens see the frames if
-    they are open. True is where attention is allowed, shape (context + F L, context + F L);
-    `None` if it is everywhere.
-    """
-    if open_context and not causal:
-        return None
-    index = repeat(torch.arange(frames, device=device), "f -> (f l)", l=tokens)
-    index = F.pad(index, (context, 0), value=-1)  # the context counts as frame -1
-    query, key = index[:, None], index[None, :]
-    mask = (key <= query) | (not causal)
-    return torch.where(query < 0, (key < 0) | open_context, mask)

@@ -10,9 +10,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+QUERIES = "latent_tokens"  # by which a tokenizer is known, published or TiTok's
 # What to replace in our names, one rule after the other, to get the published ones.
 RULES = (
-    (r"^encoder\.queries$", "latent_tokens"),
+    (r"^encoder\.queries$", QUERIES),
     (r"\.(query|latent)_positions$", ".latent_token_positional_embedding"),
     (r"\.positions$", ".positional_embedding"),
     (r"\.class_token$", ".class_embedding"),
@@ -58,16 +59,6 @@ def published_name(name: str) -> str:
     return name
 
 
-def holds_arvae(state: Mapping[str, Tensor]) -> bool:
-    """Say whether a file holds a tokenizer, published with AR-Diffusion or TiTok's."""
-    return "latent_tokens" in state
-
-
-def holds_titok(state: Mapping[str, Tensor]) -> bool:
-    """Say whether a file holds TiTok's own tokenizer."""
-    return holds_arvae(state) and VECTORS in state
-
-
 def arvae_arguments(state: Mapping[str, Tensor], heads: int | None, frames: int) -> dict[str, Any]:
     """Return the arguments of the PublishedARVAE that a file's tensors belong to.
 
@@ -89,7 +80,7 @@ def read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Read the sizes that shapes tell, by the names of PublishedARVAE's arguments."""
     width, _, patch, _ = shape(state, "encoder.patch_embed.weight", dimensions=4)
     places, _ = shape(state, "encoder.positional_embedding", dimensions=2)
-    tokens, _ = shape(state, "latent_tokens", dimensions=2)
+    tokens, _ = shape(state, QUERIES, dimensions=2)
     _, channels = shape(state, "decoder.decoder_embed.weight", dimensions=2)
     embedding, codebook, *_ = shape(state, "pixel_quantize_conv.weight", dimensions=4)
     _, pixel_width, *_ = shape(state, "pixel_decoder.conv_out.weight", dimensions=4)
@@ -139,7 +130,7 @@ def titok_as_published(
     """
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     embed, positions = "decoder.decoder_embed.weight", "latent_token_positional_embedding"
-    counted = ("latent_tokens", f"encoder.{positions}", f"decoder.{positions}")
+    counted = (QUERIES, f"encoder.{positions}", f"decoder.{positions}")
     for name in (VECTORS, EMBEDDINGS, embed, *counted):
         shape(state, name, dimensions=2)
     half = shape(state, "encoder.conv_out.weight", dimensions=4)[0] // 2

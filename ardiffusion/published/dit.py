@@ -53,11 +53,6 @@ def published_name(name: str, classes: int) -> str:
     raise AssertionError(f"{name} is in no table")
 
 
-def holds_dit(state: Mapping[str, Tensor]) -> bool:
-    """Say whether a published file holds the transformer."""
-    return any(name.startswith("diffusion_model.") for name in state)
-
-
 def split_dit(
     state: Mapping[str, Tensor], heads: int | None, tokens: int, frames: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
