@@ -102,17 +102,13 @@ class Generator(nn.Module):
     def from_pretrained(
         cls, source: str | Path, arvae: str | Path | None = None, classes: Sequence[str] = ()
     ) -> Self:
-        """Load a generator; weights stay mapped to the file.
+        """Load a generator; weights stay mapped to the file, and nothing in it is run.
 
         Args:
             source: A checkpoint of `ardiff-dit fit`, a folder that `save_pretrained` wrote, a file
                 of weights, published ones too, user/repo or hf://user/repo[/path][@revision].
             arvae: Where to take the auto-encoder from, instead of the one in `source`.
             classes: Names of the classes, where the source has classes and does not name them.
-
-        Raises:
-            OSError: If there is no such source, or the Hub does not hand it out.
-            ValueError: If it holds no generator, or a broken one; nothing in it is run.
         """
         return cls(**load_parts(source, arvae=arvae, classes=classes)).eval()
 

@@ -68,12 +68,8 @@ class Solver(ABC):
     ) -> Coefficients:
         """Return the coefficients of one iteration of a plan.
 
-        Args:
-            before: Step index of each frame before the iteration, shape (F,).
-            after: Step index after it, shape (F,).
-            k_prev: Step index before the frame's previous step, -1 if there was none, shape (F,).
-            times: The placed steps.
-            target: What the network predicts.
+        Step indices of each frame, shape (F,), are those before and after it, and before the
+        frame's previous step, -1 if there was none.
         """
         a, b, c, d = self.solve(before.clamp(max=times.steps - 1), after, k_prev, times=times)
         u, v = x0_coefficients(before, times=times, target=target)

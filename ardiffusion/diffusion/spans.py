@@ -67,8 +67,7 @@ def in_flight(rows: Iterable[Iteration], steps: int, given_frames: int) -> Itera
 def sliding(rows: Iterable[Iteration], steps: int, window: int, end: int) -> Iterator[Span]:
     """Compute a window whose end moves by at most one frame per iteration.
 
-    Raises:
-        ValueError: If a frame would leave the window before it is clean, or start outside it.
+    No frame may leave the window before it is clean, or start outside it.
     """
     for row in rows:
         end += row.end > end

@@ -57,14 +57,7 @@ class VideoFeatures(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, video: Tensor) -> Tensor:
-        """Describe videos.
-
-        Args:
-            video: Videos, uint8 (B, F, 3, H, W).
-
-        Returns:
-            Features, float32 (B, width).
-        """
+        """Describe videos, uint8 (B, F, 3, H, W), by features, float32 (B, width)."""
 
 
 class Random3D(VideoFeatures):

@@ -148,14 +148,9 @@ class I3DPretrained400(KineticsI3D):
         return network
 
     def forward(self, video: Tensor) -> Tensor:
-        """Describe videos.
+        """Describe uint8 videos (B, F, 3, H, W), scaled bilinearly, by features, float32 (B, 400).
 
-        Args:
-            video: Videos, uint8 (B, F, 3, H, W), which are scaled to 224 x 224 bilinearly, or
-                floats in [-1, 1], (B, F, 3, 224, 224), which a protocol has scaled its own way.
-
-        Returns:
-            Features, float32 (B, 400).
+        Or floats in [-1, 1], (B, F, 3, 224, 224), which a protocol has scaled its own way.
         """
         self.check_frames(video.shape[1])
         scale = scale_bytes if video.dtype == torch.uint8 else check_prepared

@@ -63,11 +63,7 @@ def describe_value(value: object) -> object:
 
 
 def build(description: Any, source: str) -> Any:  # noqa: ANN401 read from a file
-    """Build a described part; networks without memory for their weights.
-
-    Args:
-        description: What `describe` returned, as a file gave it back.
-        source: The file, for error messages.
+    """Build what `describe` returned, as a file gave it back; networks without memory for weights.
 
     Raises:
         ValueError: If it describes none of the parts in the table, or one that cannot be built.
@@ -121,11 +117,8 @@ def assign_weights(
 ) -> Network:
     """Make `weights` the network's own, all of them and nothing else, uncopied.
 
-    Args:
-        network: The network, which may have been built on the meta device.
-        weights: Tensors by their names in the file.
-        source: Where the weights come from, for error messages.
-        names: The name in the file of each of the network's entries, where it is another one.
+    The network may have been built on the meta device; `names` says what each of its entries is
+    called in the file, where that is another name. Every fault is named.
     """
     own = network.state_dict()
     names = names or {name: name for name in own}

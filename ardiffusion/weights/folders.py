@@ -38,13 +38,7 @@ def write_model(
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, card: Card | None = None) -> None:
-    """Write a network; what stands in the folder is replaced file by file.
-
-    Args:
-        model: One of our networks.
-        folder: Where to.
-        card: What its model card says beside its sizes.
-    """
+    """Write a network; what stands in the folder is replaced file by file."""
     write_model(folder, describe(model), weights=model.state_dict(), card=card)
 
 
@@ -58,9 +52,6 @@ def push_to_hub(
         repository: Where to, user/repo[/folder], with or without hf://.
         card: What its model card says beside its sizes.
         private: Whether a new repository is private.
-
-    Returns:
-        Its source for `load_arvae` or `load_dit`.
     """
     return upload(
         lambda folder: save_pretrained(model, folder, card=card),
