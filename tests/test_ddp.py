@@ -63,7 +63,7 @@ class Fixed(DiffusionModule):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
         t = torch.cat([self.timesteps(1, x.shape[1], generator=g) for g in generators])
-        return self.loss(x, label=batch["label"], t=t, noise=noise, null=None).mean()
+        return self.loss(x, label=batch["label"], t=t, noise=noise, null=None, seen=x).mean()
 
 
 class Listener(DiffusionModule):

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from ardiffusion.diffusion.timesteps import (
+    Dice,
     FoPP,
     Independent,
     Mixture,
     NonDecreasing,
     PlanRows,
+    StratifiedFoPP,
     Synchronous,
     Timesteps,
 )
@@ -44,6 +46,16 @@ def test_fopp_matches_enumeration(frames: int, timesteps: int) -> None:
     freedom = len(probability) - 1
     # five standard deviations of a chi-square variable
     assert chi2 <= freedom + 5 * (2 * freedom) ** 0.5 + 1e-9
+
+
+def test_stratified_pivots_are_uniform_alone_and_even_together() -> None:
+    dice, sampler = Dice(seeded(), "cpu"), StratifiedFoPP()
+    first = torch.stack([sampler.pivots(16, dice)[3] for _ in range(4000)])
+    for pivots in first.unbind(dim=1):
+        counts = torch.histc(pivots.float(), bins=10, min=0, max=1)
+        assert (counts - 400).abs().max() < 100  # five standard deviations
+    for pivots in sampler.pivots(16, dice).unbind(dim=1):
+        assert pivots.sort().values.diff().max() < 3 / 16
 
 
 def marginals(frames: int, timesteps: int) -> torch.Tensor:

@@ -198,9 +198,10 @@ def test_batches_draw_noise_of_their_own() -> None:
     noises: list[Tensor] = []
 
     class Listener(ARVAEModule):
-        def latent_noise(self, video: Tensor) -> Tensor:
-            noises.append(super().latent_noise(video))
-            return noises[-1]
+        def draw_noise(self, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            drawn = super().draw_noise(video)
+            noises.extend(noise for noise in drawn if noise is not None)
+            return drawn
 
     torch.manual_seed(3)
     module = Listener(make_arvae(), perceptual=0.0, adversarial=0.0)

@@ -47,7 +47,7 @@ class Fixed(DiffusionModule):
         generator = torch.Generator().manual_seed(zlib.crc32(batch["key"][0].encode()))
         noise = torch.randn(x.shape, generator=generator)
         t = self.timesteps(*x.shape[:2], generator=generator)
-        losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=None)
+        losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=None, seen=x)
         return {"loss": losses.mean(), "losses": losses.detach(), "t": t}
 
 
@@ -368,9 +368,9 @@ def test_first_stage_skips_bad_steps(tmp_path: Path, adversarial: float, gathere
         sampled=True,
         optimizer=partial(AdamW, lr=1e-2, fused=True),
     )
-    draw = module.latent_noise
-    module.latent_noise = lambda video: (  # pyright: ignore[reportAttributeAccessIssue]
-        draw(video) * (torch.nan if module.global_step == 2 else 1.0)
+    draw = module.draw_noise
+    module.draw_noise = lambda video: tuple(  # pyright: ignore[reportAttributeAccessIssue]
+        x if x is None or module.global_step != 2 else x * torch.nan for x in draw(video)
     )
     module.arvae.register_buffer("followed", torch.zeros(4))
     module.arvae.update_statistics = lambda latents: module.arvae.followed.add_(  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]

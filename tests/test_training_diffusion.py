@@ -70,7 +70,7 @@ def test_loss_equals_a_naive_loop(target: Target, tokenizer: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x, noise = torch.randn(2, 2, 3, 2, 4, generator=generator, dtype=torch.float64)
     t = torch.tensor([[0, 4, 9], [2, 2, 5]])
-    loss = module.loss(x, label=torch.zeros(2).long(), t=t, noise=noise, null=None)
+    loss = module.loss(x, label=torch.zeros(2).long(), t=t, noise=noise, null=None, seen=x)
     for b in range(2):
         factors = [alpha_sigma(int(step)) for step in t[b]]
         x_t = torch.stack(

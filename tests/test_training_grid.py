@@ -63,9 +63,10 @@ class Told(ARVAEModule):
         self.told = [*getattr(self, "told", []), weights(self)]
         return super().training_step(batch, batch_idx)
 
-    def latent_noise(self, video: Tensor) -> Tensor:
+    def draw_noise(self, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
         bad = self.global_rank == 1 and self.global_step == 2
-        return super().latent_noise(video) * (torch.nan if bad else 1.0)
+        noise, error = super().draw_noise(video)
+        return noise if noise is None or not bad else noise * torch.nan, error
 
     def on_train_start(self) -> None:
         update, self.latents = self.arvae.update_statistics, list[Tensor]()

@@ -39,7 +39,7 @@ def test_a_step_to_v_equals_a_naive_loop(tokenizer: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x, noise = torch.randn(2, 2, 3, 2, 4, generator=generator, dtype=torch.float64)
     t = torch.tensor([[0, 400, 999], [250, 20, 5]])
-    loss = module.loss(x, label=torch.zeros(2).long(), t=t, noise=noise, null=None)
+    loss = module.loss(x, label=torch.zeros(2).long(), t=t, noise=noise, null=None, seen=x)
     abar, level = [], 1.0
     for u in range(1000):
         level *= 1 - (8.5e-4**0.5 + u / 999 * (0.012**0.5 - 8.5e-4**0.5)) ** 2

@@ -34,7 +34,7 @@ def step(module: DiffusionModule) -> None:
     t = module.timesteps(2, 5, device=DEVICE)
     null = torch.rand(2, device=DEVICE) < 0.1
     label = torch.zeros(2, dtype=torch.long, device=DEVICE)
-    loss = module.loss(x, label=label, t=t, noise=torch.randn_like(x), null=null).mean()
+    loss = module.loss(x, label=label, t=t, noise=torch.randn_like(x), null=null, seen=x).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.dit.parameters(), 1.0)
 

@@ -91,9 +91,13 @@ class FoPP(Timesteps):
         AR-Diffusion (Sun et al., CVPR 2025), section 3.3.
     """
 
+    def pivots(self, batch: int, dice: Dice) -> Tensor:
+        """Draw the pivot frame and its timestep, as shares of all in [0, 1), shape (B, 2)."""
+        return torch.cat([dice.uniform(batch, 1), dice.uniform(batch, 1)], dim=1)
+
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
-        pivot = (dice.uniform(batch, 1) * frames).long()  # (B, 1)
-        t_pivot = (dice.uniform(batch, 1) * self.timesteps).long()  # (B, 1)
+        where, when = self.pivots(batch, dice).split(1, dim=1)
+        pivot, t_pivot = (where * frames).long(), (when * self.timesteps).long()  # (B, 1) each
         f = torch.arange(frames, device=dice.device)  # (F,)
         after = f > pivot  # (B, F)
         start = torch.where(after, pivot + 1, 0)  # first frame of a frame's side
@@ -101,6 +105,19 @@ class FoPP(Timesteps):
         values = torch.where(after, self.timesteps - t_pivot, t_pivot + 1)  # m
         t = offset + urn(values, start=start, uniform=dice.uniform(batch, frames))
         return torch.where(f == pivot, t_pivot, t).sort(dim=1).values
+
+
+class StratifiedFoPP(FoPP):
+    """FoPP whose pivots cover frames and timesteps evenly within a batch, for a calmer loss.
+
+    They are the points of a Kronecker lattice, shifted at random as a whole, so that each alone is
+    as FoPP's. The idea is VDM's for one timestep (Kingma et al., 2021, appendix I.1).
+    """
+
+    def pivots(self, batch: int, dice: Dice) -> Tensor:
+        rank = torch.arange(batch, device=dice.device, dtype=dice.uniform(1).dtype)
+        steps = torch.stack([rank * 0.7548776662466927, rank * 0.5698402909980532], dim=1)
+        return (steps + dice.uniform(1, 2)) % 1  # the steps are the plastic ratio's
 
 
 class NonDecreasing(Timesteps):

@@ -55,8 +55,12 @@ class Autoencoder(nn.Module, ABC):
     channels: int
     temporal: bool = False
 
-    def forward(self, video: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, video: Tensor, noise: Tensor | None = None, error: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode video (B, F, 3, H, W) in [0, 1] and decode a sample, or the mean without noise.
+
+        An `error` (B, F, L, C) is added to the normalised latents before they are decoded.
 
         Returns:
             The reconstruction (B, F, 3, H, W), unclamped, and the posterior's mean and
@@ -64,6 +68,8 @@ class Autoencoder(nn.Module, ABC):
         """
         posterior = self.posterior(video)
         latents = posterior.mean if noise is None else posterior.sample(noise)
+        if error is not None:
+            latents = self.normalise(latents) + error
         return self.decode(latents), posterior.mean, posterior.logvar
 
     def encode(self, video: Tensor) -> Tensor:

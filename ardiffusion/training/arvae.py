@@ -31,7 +31,7 @@ from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.training.checkpoint import check_fits, describe_into, init_from
 from ardiffusion.training.checks import check_at_least
 from ardiffusion.training.compatibility import check_videos
-from ardiffusion.training.randomness import step_generator
+from ardiffusion.training.randomness import graded_noise, step_generator
 from ardiffusion.training.step_guard import inspect_step, step_skipped
 from ardiffusion.weights.description import describe
 
@@ -51,6 +51,8 @@ class ARVAEModule(LightningModule):
         adversarial: Weight of the adversarial loss; 0 trains no discriminator.
         adversarial_start: Batch from which on the discriminator takes part.
         sampled: Whether to decode a sample of the posterior in training instead of its mean.
+        latent_noise: Most noise, as a standard deviation drawn per frame, on the normalised
+            latents that training decodes, so that errors of a generator show less (l-DeTok, 2025).
         lpips: The perceptual distance.
         discriminator: The discriminator.
         optimizer: Optimiser of the AR-VAE.
@@ -73,6 +75,7 @@ class ARVAEModule(LightningModule):
         adversarial: float = 1.0,
         adversarial_start: int = 50_000,
         sampled: bool = True,
+        latent_noise: float = 0.0,
         lpips: LPIPS | None = None,
         discriminator: Discriminator | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -85,8 +88,9 @@ class ARVAEModule(LightningModule):
         super().__init__()
         check_at_least(0, l1=l1, mse=mse, perceptual=perceptual, kl=kl, adversarial=adversarial)
         check_at_least(0, adversarial_start=adversarial_start, grad_clip=grad_clip)
+        check_at_least(0, latent_noise=latent_noise)
         check_at_least(1, accumulate=accumulate)
-        if not any((l1, mse, perceptual, adversarial)):
+        if not l1 + mse + perceptual + adversarial:
             raise ValueError("No loss: l1, mse, perceptual or adversarial must be above 0.")
         if temporal_only and not arvae.temporal:
             raise ValueError("temporal_only needs an AR-VAE with temporal: true.")
@@ -94,7 +98,7 @@ class ARVAEModule(LightningModule):
         self.arvae, self.start, self.started = arvae, start, False
         self.l1, self.mse, self.perceptual, self.kl = l1, mse, perceptual, kl
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
-        self.sampled, self.lpips = sampled, lpips or LPIPS()
+        self.sampled, self.latent_noise, self.lpips = sampled, latent_noise, lpips or LPIPS()
         self.discriminator = (discriminator or Discriminator()) if adversarial > 0 else None
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.lr_scheduler = lr_scheduler
@@ -137,8 +141,8 @@ class ARVAEModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Update the AR-VAE and, once it takes part, the discriminator; return the loss."""
         video = to_unit(batch["video"])  # (B, F, 3, H, W)
-        noise = self.latent_noise(video) if self.sampled else None  # (B, F, L, C)
-        fake, mean, logvar = self.arvae(video, noise=noise)
+        noise, error = self.draw_noise(video)
+        fake, mean, logvar = self.arvae(video, noise=noise, error=error)
         terms = self.reconstruction_terms(video, fake=fake, posterior=Posterior(mean, logvar))
         loss = sum((getattr(self, name) * terms[name] for name in terms), torch.zeros(()))
         adversarial = self.discriminator is not None and self.global_step >= self.adversarial_start
@@ -172,16 +176,14 @@ class ARVAEModule(LightningModule):
         assert self.discriminator is not None
         self.discriminator.requires_grad_(False)
         gan = generator_loss(self.discriminator(frames_of(fake)))
-        last_layer = self.arvae.last_layer
-        if not last_layer.requires_grad:  # stage 1b: nothing to balance at the last layer
+        if not (layer := self.arvae.last_layer).requires_grad:  # stage 1b: nothing to balance
             return gan, torch.ones_like(gan)
-        return gan, adaptive_weight(loss, adversarial=gan, last_layer=last_layer)
+        return gan, adaptive_weight(loss, adversarial=gan, last_layer=layer)
 
     def discriminator_term(self, real: Tensor, fake: Tensor) -> Tensor:
         assert self.discriminator is not None
-        self.discriminator.requires_grad_(True)
-        real_scores = self.discriminator(frames_of(real))
-        return discriminator_loss(real_scores, self.discriminator(frames_of(fake)))
+        score = self.discriminator.requires_grad_(True)
+        return discriminator_loss(score(frames_of(real)), score(frames_of(fake)))
 
     def take_step(self, adversarial: bool) -> None:
         """Step optimisers when enough batches are gathered, schedules and counter in any case."""
@@ -203,10 +205,12 @@ class ARVAEModule(LightningModule):
         progress.increment_ready()
         progress.increment_completed()
 
-    def latent_noise(self, video: Tensor) -> Tensor:
+    def draw_noise(self, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Draw the noise of the posterior, and what is added to latents, (B, F, L, C) or None."""
         size = (*video.shape[:2], self.arvae.tokens, self.arvae.channels)
-        generator = step_generator(self.trainer, device=video.device)
-        return torch.randn(size, generator=generator, device=video.device)
+        generator, most = step_generator(self.trainer, device=video.device), self.latent_noise
+        noise = torch.randn(size, generator=generator, device=video.device)
+        return noise if self.sampled else None, graded_noise(size, most, generator)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Reconstruct a batch for the callbacks and log its errors."""
@@ -217,8 +221,7 @@ class ARVAEModule(LightningModule):
         self.log_dict(errors, batch_size=len(real), sync_dist=True)
         return {"real": batch["video"], "fake": to_bytes(fake)}
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        return self.validation_step(batch, batch_idx)
+    test_step = validation_step
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Encode a batch; the latents are those of the posterior's mean."""
@@ -227,13 +230,12 @@ class ARVAEModule(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
         """Build one optimiser per network, each with its schedule."""
-        trained = [p for p in self.arvae.parameters() if p.requires_grad]
-        optimizers = [self.optimizer(trained)]
+        optimizers = [self.optimizer([p for p in self.arvae.parameters() if p.requires_grad])]
         if self.discriminator is not None:
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
         schedule = self.lr_scheduler or partial(ConstantLR, factor=1.0)
         schedulers = [schedule(optimizer) for optimizer in optimizers]
-        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+        if any(isinstance(each, ReduceLROnPlateau) for each in schedulers):
             raise ValueError("lr_scheduler steps every batch, which ReduceLROnPlateau cannot.")
         return optimizers, schedulers
 

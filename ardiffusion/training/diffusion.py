@@ -1,10 +1,11 @@
 """Stage 2: the LightningModule that trains AR-Diffusion (paper, section 3.3).
 
-    loss = mean (network(x_t, t) - target)^2,   x_t = alpha_t x + sigma_t eps,
+    loss = mean w (network(x_t, t) - target)^2,   x_t = alpha_t x + sigma_t eps,
 with x the normalised tokens of a clip and one timestep t_f per frame.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +17,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ardiffusion.diffusion.history import OwnHistory
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import Solver
 from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.diffusion.timesteps import FoPP, Timesteps
+from ardiffusion.diffusion.weighting import Uniform, Weighting
 from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
@@ -34,16 +37,18 @@ from ardiffusion.weights.description import build, describe
 class DiffusionModule(LightningModule):
     """Trains a generator on the latents of a frozen AR-VAE.
 
-    Checkpoints hold the generator, AR-VAE included, and need nothing else to generate.
+    Checkpoints hold all that generates, AR-VAE included.
 
     Args:
         dit: The network.
         arvae: Where the AR-VAE's weights are: a file, a folder or hf://user/repo.
         start: A generator to go on with, in place of `dit`, `schedule` and `target`: a checkpoint,
-            a folder, a file of weights, or one of these on the Hub, hf://user/repo[/path].
+            folder or file of weights, also on the Hub, as hf://user/repo[/path].
         schedule: The noise schedule.
         timesteps: How training timesteps are drawn.
         target: What the network predicts.
+        weighting: How much the errors of noise levels count; all alike if not given.
+        history: How own predictions of the network stand in for true past frames, if at all.
         class_dropout: Probability of training a clip without its class.
         solver: How a step of sampling is taken; that of `start`, or DDIM, if not given.
         steps: Denoising steps per frame; those of `start`, or 50, if not given.
@@ -64,6 +69,8 @@ class DiffusionModule(LightningModule):
         schedule: NoiseSchedule | None = None,
         timesteps: Timesteps | None = None,
         target: Target | None = None,
+        weighting: Weighting | None = None,
+        history: OwnHistory | None = None,
         class_dropout: float = 0.1,
         solver: Solver | None = None,
         steps: int | None = None,
@@ -83,15 +90,13 @@ class DiffusionModule(LightningModule):
         self.schedule, self.target = schedule or NoiseSchedule(), target or X0()
         self.timesteps = timesteps or FoPP(self.schedule.timesteps)
         asked = {"solver": solver, "steps": steps, "difference": difference, "guidance": guidance}
-        self.sampling: dict[str, Any] = {
-            n: value for n, value in asked.items() if value is not None
-        }
-        self.class_dropout = class_dropout
-        self.optimizer, self.lr_scheduler, self.compiled = optimizer, lr_scheduler, compile
+        self.sampling = {name: value for name, value in asked.items() if value is not None}
+        self.weighting, self.history = weighting or Uniform(), history
+        self.class_dropout, self.compiled = class_dropout, compile
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
 
     @property
     def arvae(self) -> Autoencoder:
-        """The frozen AR-VAE."""
         return self.generator.arvae
 
     def set_autoencoder(self, arvae: Autoencoder) -> None:
@@ -123,8 +128,7 @@ class DiffusionModule(LightningModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 torch's own
         """Return the generator's weights, under the names that they have there."""
-        whole = self.generator if hasattr(self, "generator") else super()
-        return whole.state_dict(*args, **kwargs)
+        return getattr(self, "generator", super()).state_dict(*args, **kwargs)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -132,7 +136,7 @@ class DiffusionModule(LightningModule):
         """Load the generator's weights, those of the network alone while there is no AR-VAE."""
         if hasattr(self, "generator"):
             return self.generator.load_state_dict(state_dict, strict=strict, assign=assign)
-        own = {name: value for name, value in state_dict.items() if name.startswith("dit.")}
+        own = {name: w for name, w in state_dict.items() if name.startswith("dit.")}
         return super().load_state_dict(own, strict=strict, assign=assign)
 
     @classmethod
@@ -176,32 +180,33 @@ class DiffusionModule(LightningModule):
         return self.generator.encode(batch["video"])
 
     def loss(
-        self, x: Tensor, label: Tensor, t: Tensor, noise: Tensor, null: Tensor | None
+        self, x: Tensor, label: Tensor, t: Tensor, noise: Tensor, null: Tensor | None, seen: Tensor
     ) -> Tensor:
-        """Compute the mean squared error of every frame, shape (B, F).
+        """Return the mean squared error of every frame, (B, F).
 
-        Args:
-            x: Normalised tokens, shape (B, F, L, C).
-            label: Class indices, shape (B,).
-            t: Timesteps, shape (B, F).
-            noise: Standard normal noise, shape (B, F, L, C).
-            null: Clips to be seen without their class, bool, shape (B,).
+        Learnt are tokens x (B, F, L, C) of classes `label` (B,), hidden where `null` (B,) is true;
+        shown is `seen`, x or x with a past of its own, with noise (B, F, L, C) at timesteps t.
         """
         alpha, sigma = self.schedule.alpha_sigma(t, dtype=x.dtype)
         target = self.target.from_clean(x, noise=noise, alpha=alpha, sigma=sigma)
-        output = self.dit(alpha * x + sigma * noise, t, label=label, null=null)
+        output = self.dit(alpha * seen + sigma * noise, t, label=label, null=null)
         return (output.float() - target).square().mean(dim=(-2, -1))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> STEP_OUTPUT:
         """Compute the loss of a batch; callbacks get that of every frame with its timestep."""
         x = self.latents(batch)  # (B, F, L, C)
         generator = step_generator(self.trainer, device=x.device)
-        t = self.timesteps(x.shape[0], x.shape[1], generator=generator, device=x.device)  # (B, F)
+        t = self.timesteps(*x.shape[:2], generator=generator, device=x.device)  # (B, F)
         null = torch.rand(len(x), generator=generator, device=x.device) < self.class_dropout
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=null)  # (B, F)
-        loss = losses.mean()
-        self.log("train/loss", loss.detach())
+        seen, weights = x, self.weighting(*self.schedule.alpha_sigma(t, dtype=x.dtype))[..., 0, 0]
+        if self.history is not None:
+            network, parts = partial(self.dit, label=batch["label"]), (self.schedule, self.target)
+            seen, counted = self.history(network, x, t, *parts, generator=generator)
+            weights = weights * counted  # (B, F)
+        losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=null, seen=seen)
+        loss = (weights * losses).mean()
+        self.log("train/loss", losses.detach().mean())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return {"loss": loss, "losses": losses.detach(), "t": t}
 
@@ -210,7 +215,7 @@ class DiffusionModule(LightningModule):
         x, generator = self.latents(batch), torch.Generator().manual_seed(batch_idx)
         t = self.timesteps(x.shape[0], x.shape[1], generator=generator).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x.device)
-        loss = self.loss(x, label=batch["label"], t=t, noise=noise, null=None).mean()
+        loss = self.loss(x, label=batch["label"], t=t, noise=noise, null=None, seen=x).mean()
         name = "test/loss" if self.trainer.testing else "val/loss"
         self.log(name, loss, batch_size=len(x), sync_dist=True, prog_bar=True)
 
@@ -219,9 +224,8 @@ class DiffusionModule(LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 whatever Lightning takes
         """Build the optimiser of the network; the AR-VAE has none."""
         optimizer = self.optimizer(self.dit.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
+        schedulers = [self.lr_scheduler(optimizer)] if self.lr_scheduler else []
+        return [optimizer], [{"scheduler": each, "interval": "step"} for each in schedulers]
 
     def configure_gradient_clipping(
         self,
@@ -239,7 +243,7 @@ class DiffusionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuild the AR-VAE that the checkpoint brings."""
-        mine = {"dit": self.dit, "schedule": self.schedule, "target": self.target}
+        mine = {name: getattr(self, name) for name in ("dit", "schedule", "target")}
         parts = check_fits(checkpoint, stage="dit", **mine)
         arvae: Autoencoder = build(parts["arvae"], source="The checkpoint")
         self.set_autoencoder(arvae.to_empty(device=self.device))

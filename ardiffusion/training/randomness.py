@@ -8,6 +8,7 @@ import hashlib
 
 import torch
 from lightning import Trainer
+from torch import Tensor
 
 
 def step_generator(trainer: Trainer, device: torch.device) -> torch.Generator:
@@ -16,3 +17,12 @@ def step_generator(trainer: Trainer, device: torch.device) -> torch.Generator:
     name = f"{torch.initial_seed()}/{batch}/{trainer.global_rank}"
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
     return torch.Generator(device).manual_seed(seed)
+
+
+def graded_noise(size: tuple[int, ...], most: float, generator: torch.Generator) -> Tensor | None:
+    """Draw noise (B, F, L, C) whose standard deviation is drawn for each frame from [0, most)."""
+    if most == 0:
+        return None
+    place = generator.device
+    level = torch.rand(*size[:2], 1, 1, generator=generator, device=place)
+    return most * level * torch.randn(size, generator=generator, device=place)
