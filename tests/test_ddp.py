@@ -1,5 +1,6 @@
 import json
 import zlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from recorder import Recorder, assert_same_videos
 from stages import make_arvae, make_data, make_dit, make_first_stage, make_trainer, weights
 from torch import Tensor
@@ -19,6 +21,7 @@ from ardiffusion.data.windows import EveryWindow
 from ardiffusion.training import predict as predicting
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
+from ardiffusion.training.callbacks.save_last import SaveLast
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 
@@ -52,6 +55,53 @@ def fit(
     callbacks = [Tell(folder), *options.pop("callbacks", [])]
     make_trainer(max_steps=4, callbacks=callbacks, **options).fit(module, datamodule=data)
     return [torch.load(path) for path in sorted(folder.glob("*.pt"))]
+
+
+class Keys(Callback):
+    """Write the keys of all clips of an epoch that a process trains on."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: dict[str, Any],
+        batch_idx: int,
+    ) -> None:
+        path = Path(
+            trainer.default_root_dir, f"{trainer.current_epoch}.{trainer.global_rank}.keys"
+        )
+        with path.open("a") as file:
+            file.writelines(f"{key}\n" for key in batch["key"])
+
+
+def train_and_save(root: Path, folder: Path, size: int, **options: Any) -> None:  # noqa: ANN401
+    """Train stage 1 with so many clips a batch, from its checkpoint if there is one."""
+    keep = ModelCheckpoint(folder, every_n_train_steps=100, save_last=True, save_top_k=0)
+    options |= {"callbacks": [Keys(), SaveLast(), keep], "enable_checkpointing": True}
+    trainer = make_trainer(default_root_dir=folder, **options)
+    data = make_data(root, batch_size=size, clips_per_video=4)
+    trainer.fit(make_first_stage(), datamodule=data, ckpt_path="last")
+
+
+def test_each_clip_comes_once_in_an_epoch_whatever_processes_share_it(
+    skies: Path, tmp_path: Path
+) -> None:
+    def seen(folder: Path, epoch: int) -> Counter[str]:
+        texts = [path.read_text() for path in folder.glob(f"{epoch}.*.keys")]
+        return Counter(key for text in texts for key in text.splitlines())
+
+    whole, legs = tmp_path / "whole", tmp_path / "legs"
+    whole.mkdir()
+    legs.mkdir()
+    train_and_save(skies, whole, size=3, devices=1, max_epochs=2, max_steps=-1)
+    for devices, size, steps in ((1, 2, 3), (2, 3, 5), (4, 2, 7), (1, 5, -1)):
+        ends = {"max_epochs": 2 if steps < 0 else None, "max_steps": steps}
+        strategy = "auto" if devices == 1 else "ddp_fork"
+        train_and_save(skies, legs, size=size, devices=devices, strategy=strategy, **ends)
+    for epoch in range(2):
+        assert seen(legs, epoch) == seen(whole, epoch)
+        assert seen(whole, epoch).total() == 40
 
 
 class Fixed(DiffusionModule):

@@ -58,7 +58,7 @@ def test_batches_of_all_stages(root: Path) -> None:
     assert batch["label"].tolist() == [CLASSES.index(k.split("/")[0]) for k in batch["key"]]
     train = set(files(data.train_dataloader()))
     val, test = files(data.val_dataloader()), files(data.test_dataloader())
-    assert (len(train), len(val), len(test)) == (6, 3 * 3, 1 * 3)
+    assert (len(train), len(val), len(test)) == (8, 3 * 3, 1 * 3)
     assert not train & set(val) and not set(val) & set(test)
     assert set(files(data.predict_dataloader())) == {*files(data.clips("train")), *val, *test}
     assert len(data.predict_keys()) == 12 * 3
@@ -188,13 +188,13 @@ def fit(root: Path, folder: Path, steps: int, save: int, resume: str | None = No
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize("killed", [3, 5, 7, 10])  # 5 batches per epoch
+@pytest.mark.parametrize("killed", [3, 6, 7, 12])  # 6 batches per epoch
 def test_killed_training_resumes_with_the_batches_that_would_have_come(
     root: Path, tmp_path: Path, killed: int
 ) -> None:
-    whole = fit(root, tmp_path / "whole", steps=12, save=killed).seen
+    whole = fit(root, tmp_path / "whole", steps=14, save=killed).seen
     first = fit(root, tmp_path, steps=killed, save=killed).seen
     checkpoint = str(tmp_path / f"step={killed}.ckpt")
-    second = fit(root, tmp_path, steps=12, save=killed, resume=checkpoint).seen
+    second = fit(root, tmp_path, steps=14, save=killed, resume=checkpoint).seen
     assert first + second == whole
-    assert len(whole) == 36
+    assert len(whole) == 16 + 16 + 6

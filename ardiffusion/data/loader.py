@@ -1,57 +1,113 @@
-"""Loading of training batches so that a killed run resumes to the same batches."""
+"""Loading of training batches so that a killed run goes on, on any number of processes.
+
+Every epoch has one order of all samples. A batch is what comes next in it: the processes share it
+by taking every `replicas`th sample. How far a run is in its epoch is therefore one number, which
+does not depend on the number of processes or the size of their batches.
+"""
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from itertools import pairwise
+from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 T = TypeVar("T")
 
 
-class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffle a data set into indices `(epoch, i)`, from which random clips are drawn.
+class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
+    """Shuffle a data set into batches of indices `(epoch, i)`, from which random clips are drawn.
+
+    No sample is left out, so the last batch may be smaller. None is repeated, unless fewer are
+    left than there are processes and the batch before has none to spare.
 
     Args:
         dataset: The data set.
+        batch_size: Samples per batch and process.
         replicas: Number of processes.
         rank: Number of this process.
         seed: Seed of the order, which differs between epochs.
     """
 
     def __init__(
-        self, dataset: Dataset[Any], replicas: int = 1, rank: int = 0, seed: int = 0
+        self,
+        dataset: Dataset[Any],
+        batch_size: int = 1,
+        replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
-        self.skip = 0  # samples that were seen already, in the next epoch to be iterated
+        self.samples, self.size, self.shared = len(dataset), batch_size * replicas, batch_size > 1  # pyright: ignore[reportArgumentType]
+        self.start = 0  # samples that were seen already, in the next epoch to be iterated
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        skip, self.skip = self.skip, 0
-        indices = list(cast(Iterator[int], super().__iter__()))
-        return iter([(self.epoch, index) for index in indices[skip:]])
+    def __len__(self) -> int:
+        """Count the batches of a whole epoch."""
+        return len(self.ends(0))
+
+    def ends(self, start: int) -> list[int]:
+        """List how many samples have been seen after each batch that follows a start."""
+        if start >= self.samples:
+            return []
+        ends = [*range(start + self.size, self.samples, self.size), self.samples]
+        if self.shared and len(ends) > 1:  # or some processes had nothing in the last one
+            ends[-2] = min(ends[-2], self.samples - self.num_replicas)
+        return ends
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start, self.start = self.start, 0
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.samples, generator=generator)
+        for first, last in pairwise([start, *self.ends(start)]):
+            own = first + self.rank % (last - first)
+            yield [(self.epoch, i) for i in order[own : last : self.num_replicas].tolist()]
+
+
+class Batched(Dataset[Any]):
+    """A data set that is read a batch at a time, as `EpochBatches` asks for.
+
+    Args:
+        dataset: The data set of single samples.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, indices: list[tuple[int, int]]) -> Any:  # noqa: ANN401
+        return default_collate([self.dataset[index] for index in indices])
 
 
 class ResumableLoader(DataLoader[T]):
-    """A DataLoader over an `EpochSampler` that continues in the middle of an epoch.
+    """A DataLoader over `EpochBatches`, without a batch size, that continues in mid-epoch.
 
-    Lightning keeps what `state_dict` returns in its checkpoints. The count is of the batches
-    handed out, not of those that workers read ahead.
+    Lightning keeps what `state_dict` returns in its checkpoints: the samples that all processes
+    together were handed out, not those that workers read ahead.
     """
 
-    _seen = 0
-    _resume: tuple[int, int] | None = None  # an epoch, and how many of its batches are over
+    _epoch, _seen = -1, 0  # an epoch, and how many of its samples are over
+    _loaded = False  # whether a state says so that was not gone on from yet
+
+    @property
+    def batches(self) -> EpochBatches:
+        assert isinstance(self.sampler, EpochBatches)
+        return self.sampler
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        assert isinstance(self.sampler, EpochSampler)
-        resume, self._resume = self._resume, None
-        first = resume[1] if resume is not None and resume[0] == self.sampler.epoch else 0
-        self.sampler.skip = first * (self.batch_size or 1)
-        for self._seen, batch in enumerate(super().__iter__(), start=first + 1):
+        loaded, self._loaded = self._loaded and self._epoch == self.batches.epoch, False
+        self._epoch, self._seen = self.batches.epoch, self._seen if loaded else 0
+        self.batches.start, ends = self._seen, self.batches.ends(self._seen)
+        for batch, self._seen in zip(super().__iter__(), ends, strict=True):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        assert isinstance(self.sampler, EpochSampler)
-        return {"epoch": self.sampler.epoch, "seen": self._seen}
+        return {"epoch": self._epoch, "samples": self._seen}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._resume = (state["epoch"], state["seen"])
+        # Older states count batches; they tell the samples if nothing else has changed since.
+        seen = state["samples"] if "samples" in state else state["seen"] * self.batches.size
+        self._epoch, self._seen, self._loaded = state["epoch"], seen, True
+
+    def batches_over(self) -> int:
+        """Count the batches that a loaded state leaves out of the epoch's."""
+        return len(self.batches) - len(self.batches.ends(self._seen))

@@ -167,7 +167,7 @@ class EveryWindow(Dataset[dict[str, Any]]):
 class RandomWindows(Dataset[dict[str, Any]]):
     """Random clips of every video, other ones in every epoch.
 
-    An index `(epoch, i)`, as `EpochSampler` gives it, always names the same clip; with a plain
+    An index `(epoch, i)`, as `EpochBatches` gives it, always names the same clip; with a plain
     index `i` torch's default generator draws one.
 
     Args:

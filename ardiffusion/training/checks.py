@@ -1,5 +1,7 @@
 """What is checked before anything is trained, so that it ends in a sentence and not in a run."""
 
+from math import inf
+
 import torch
 from lightning import Trainer
 
@@ -9,6 +11,14 @@ def check_at_least(least: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_range(low: float, high: float = inf, **options: float) -> None:
+    """Raise if an option of --data lies below or above what it may be."""
+    for name, value in options.items():
+        if not low <= value <= high:
+            bounds = f"be at least {low}" if high == inf else f"lie between {low} and {high}"
+            raise ValueError(f"--data.{name} is {value} and must {bounds}.")
 
 
 def check_trainer_options(trainer: Trainer) -> None:

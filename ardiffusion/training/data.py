@@ -3,20 +3,20 @@
 import os
 from collections.abc import Callable, Collection
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule, read_catalog, usable_videos
 from ardiffusion.data.clips import VideoFiles
 from ardiffusion.data.latents import LatentCache
-from ardiffusion.data.loader import EpochSampler, ResumableLoader
+from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.splits import NAMES, check_fractions
 from ardiffusion.data.windows import EveryWindow, FrameSpan, RandomWindows, Reader, extent
+from ardiffusion.training.checks import check_range
 
 
 class VideoDataModule(LightningDataModule):
@@ -184,9 +184,11 @@ class VideoDataModule(LightningDataModule):
                 f"No video under {every.reader.place} is left to train on: lower "
                 "--data.val_fraction and --data.test_fraction or correct the lists."
             )
-        replicas, rank = self._processes
-        sampler = EpochSampler(clips, replicas=replicas, rank=rank, seed=self.seed)
-        return self._load(clips, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
+        batches = EpochBatches(clips, self.batch_size, *self._processes, seed=self.seed)
+        loader = self._load(Batched(clips), sampler=batches, batch_size=None)
+        if self.trainer is not None and self.trainer.fit_loop.restarting:
+            continue_epoch(self.trainer, loader)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._load(self._cut(*self._source("val")))
@@ -226,9 +228,15 @@ class VideoDataModule(LightningDataModule):
         return self._load(share, persistent_workers=False)
 
 
-def check_range(low: float, high: float = inf, **options: float) -> None:
-    """Raise if an option of --data lies below or above what it may be."""
-    for name, value in options.items():
-        if not low <= value <= high:
-            bounds = f"be at least {low}" if high == inf else f"lie between {low} and {high}"
-            raise ValueError(f"--data.{name} is {value} and must {bounds}.")
+def continue_epoch(trainer: Trainer, loader: DataLoader[Any]) -> None:
+    """Count a resumed epoch's batches as if all of them had been of the size that they have now.
+
+    Lightning counts them to know when an epoch ends, and takes all epochs for equally long.
+    """
+    for state in trainer.fit_loop._combined_loader_states_to_load:
+        assert isinstance(loader, ResumableLoader)
+        loader.load_state_dict(state)
+        now = trainer.fit_loop.epoch_loop.batch_progress.current
+        moved = loader.batches_over() - now.ready
+        for name, count in vars(now).items():
+            setattr(now, name, count + moved)
