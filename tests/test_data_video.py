@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def encode(
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     size: tuple[int, int] = (64, 96),
-    first: int = 0,
+    times: Sequence[int] = range(COUNT),
     options: dict[str, str] | None = None,
     container: str | None = None,
 ) -> Path:
@@ -52,7 +52,7 @@ def encode(
         for index in range(COUNT):
             frame = VideoFrame.from_ndarray(barcode(index, *size), format="rgb24")
             frame = frame.reformat(format=pix_fmt)
-            frame.pts = index + first
+            frame.pts = times[index]
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path
@@ -66,7 +66,7 @@ KINDS = {
     "matroska.mkv": {"options": {"bf": "2"}},
     "animation.gif": {"codec": "gif", "pix_fmt": "rgb8"},
     "odd_size.mkv": {"codec": "ffv1", "size": (63, 95)},
-    "late_start.mp4": {"first": 17},
+    "late_start.mp4": {"times": range(17, 17 + COUNT)},
     "ten_bit_h264.mp4": {"pix_fmt": "yuv420p10le"},
     "ten_bit_hevc.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le"},
     "name with #100%d:.mp4": {},

@@ -1,9 +1,8 @@
 """Frames of video files, as FFmpeg decodes them: upright, of square pixels, over white."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,8 @@ from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 
+from ardiffusion.data.notices import warn_once
+from ardiffusion.data.packets import Misplaced, PacketTable, read_table
 from ardiffusion.data.pictures import MAX_PIXELS, Size, check_size, over_white, square
 from ardiffusion.files import shown
 
@@ -32,7 +33,7 @@ _LARGE = 1280 * 720  # pixels from which decoding a whole file on several thread
 _ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails  # covers and previews
 _OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # for sizes that only the decoder finds
-_STRICT = {"err_detect": "explode"}
+_STRICT = {**_OPTIONS, "err_detect": "explode"}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop it
 _SPARE = 0.1  # seconds by which a stream may end early
 
@@ -72,9 +73,13 @@ def _choose(container: InputContainer, path: Path) -> VideoStream:
 
 
 def read_video(
-    path: Path, threads: bool, report: Callable[[str], None]
-) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that give the frames of a file, uint8 (3, H, W), from first to last.
+    path: Path,
+    threads: bool,
+    report: Callable[[str], None],
+    table: PacketTable | None = None,
+    start: int = 0,
+) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+    """Yield the numbers of frames, and functions that give them, uint8 (3, H, W), to the last.
 
     All are scaled to the size of the first. Not every decoder marks the frames that it makes up
     where a file is damaged, so all are first asked to stop at errors.
@@ -83,16 +88,20 @@ def read_video(
         path: The video file.
         threads: Whether a large video is decoded on several threads.
         report: Called with a sentence, over and over, when FFmpeg conceals damage.
+        table: Where frames are, if that is known.
+        start: The first frame that is wanted; with a table, few before it are decoded.
     """
-    done = 0
+    convert, number = VideoReformatter(), -1
     try:
-        for frame in _decode(path, threads, report, options=_OPTIONS | _STRICT):
-            yield frame
-            done += 1
-    except ValueError:  # broken, too large or damaged: it ends here, too, or goes on
-        for frame in islice(_decode(path, threads, report, options=_OPTIONS), done, None):
-            report(_damaged(path))
-            yield frame
+        for number, frame, size in _decode(path, threads, report, _STRICT, table, start):
+            yield number, partial(_picture, frame, size=size, convert=convert)
+    # broken, too large or damaged: it ends here, too, or goes on
+    except (Misplaced, ValueError) as error:
+        for other, frame, size in _decode(path, threads, report, _OPTIONS):
+            if other > number:
+                if not isinstance(error, Misplaced):
+                    report(_damaged(path))
+                yield other, partial(_picture, frame, size=size, convert=convert)
 
 
 def _damaged(path: Path) -> str:
@@ -103,26 +112,56 @@ def _damaged(path: Path) -> str:
 
 
 def _decode(
-    path: Path, threads: bool, report: Callable[[str], None], options: dict[str, str]
-) -> Iterator[Callable[[], Tensor]]:
+    path: Path,
+    threads: bool,
+    report: Callable[[str], None],
+    options: dict[str, str],
+    table: PacketTable | None = None,
+    start: int = 0,
+) -> Iterator[tuple[int, VideoFrame, Size]]:
+    """Yield frames with their numbers and the sizes that they are to have."""
     with open_video(path) as (container, stream):
-        aspect, size = stream.sample_aspect_ratio, None
-        check_size(path, square((stream.width, stream.height), aspect))
-        decoder, convert = _decoder(stream, threads, options), VideoReformatter()
-        last = 0
-        for packet in container.demux(stream):
+        aspect = stream.sample_aspect_ratio
+        size = square((stream.width, stream.height), aspect)
+        check_size(path, size)
+        decoder, last = _decoder(stream, threads, options), 0
+        number, packets = (table or PacketTable()).enter(container, stream, start)
+        for packet in packets:
             last = max(last, (packet.pts or 0) + (packet.duration or 0))
             for frame in decoder.decode(packet):
-                if frame.is_corrupt or packet.is_corrupt:
+                corrupt = frame.is_corrupt or packet.is_corrupt
+                # what FFmpeg makes up depends on the frames before
+                if table and (corrupt or table.number(frame.pts) != number):
+                    raise Misplaced
+                if corrupt:
                     report(_damaged(path))
-                size = size or square((frame.width, frame.height), aspect)
-                yield partial(_picture, frame, size=size, convert=convert)
+                if number == 0:
+                    size = square((frame.width, frame.height), aspect)
+                yield number, frame, size
+                number += 1
         end = float(last * (stream.time_base or 0))
         if end < (announced := _duration(stream)) - _SPARE:
             report(
                 f"{shown(path)} ends after {end:.2f} of the {announced:.2f} seconds it announces: "
                 "replace it."
             )
+
+
+def find_table(path: Path) -> PacketTable:
+    """Make the packet table of a file, and decode a few frames to see whether it is true."""
+    with open_video(path) as (container, stream):
+        size = (stream.width, stream.height)
+        table = read_table(container, stream, seconds=_duration(stream) - _SPARE)
+    for start in {0, len(table) - 1} if table else ():
+        found: list[tuple[int, Size]] = []
+        with suppress(Misplaced, ValueError):
+            for number, frame, _ in _decode(path, False, warn_once, _STRICT, table, start):
+                found.append((number, (frame.width, frame.height)))
+                if len(found) == 2:
+                    break
+        if not found or found != [(n, size) for n in range(found[0][0], len(table))][:2]:
+            return PacketTable(doubt="frames are not decoded as its packets promise")
+    return table
 
 
 def _decoder(stream: VideoStream, threads: bool, options: dict[str, str]) -> VideoCodecContext:

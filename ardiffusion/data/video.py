@@ -1,8 +1,7 @@
 """Frame-exact reading of videos: files through PyAV, pictures and animations through Pillow.
 
-Frame `i` is the i-th picture that a full sequential decode yields. Timestamps are never turned
-into indices and files are never seeked: AVI with B-frames, edit lists and variable frame rates
-make both land on the wrong frame.
+Frame `i` is the i-th picture that a full sequential decode yields. Files are seeked where a packet
+table proves that this gives the same pictures, and are read from their beginning elsewhere.
 """
 
 import stat
@@ -13,8 +12,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ardiffusion.data.notices import warn_once
+from ardiffusion.data.packets import PacketTable
 from ardiffusion.data.pictures import PICTURES, picture_files, read_animation, read_picture
-from ardiffusion.data.streams import read_video
+from ardiffusion.data.streams import find_table, read_video
 from ardiffusion.data.windows import extent
 from ardiffusion.data.writer import VideoWriter, write_video
 from ardiffusion.files import shown
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 2**32  # of the frames of one clip, which would fill the memory of many machines
+_FAR = 250  # frames to decode that a table is worth, which takes the time of 4 % of all of them
 
 
 def _is_folder(path: Path) -> bool:
@@ -57,19 +58,20 @@ def _is_folder(path: Path) -> bool:
 
 
 def _frames(
-    path: Path, threads: bool, report: Callable[[str], None]
-) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that give the frames of a file, uint8 (3, H, W), from first to last."""
+    path: Path, threads: bool, table: PacketTable | None, start: int
+) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+    """Yield functions that give the frames of a file, uint8 (3, H, W), with their numbers."""
     if path.suffix.lower() in PICTURES:
-        return read_animation(path)
-    return read_video(path, threads=threads, report=report)
+        return enumerate(read_animation(path))
+    return read_video(path, threads=threads, report=warn_once, table=table, start=start)
 
 
 class Contents(NamedTuple):
-    """What a video holds: its frames, and the damage that FFmpeg conceals if there is any."""
+    """What a video holds: its frames, the damage that FFmpeg conceals, and its packet table."""
 
     frames: int
     damage: str | None = None
+    table: PacketTable = PacketTable()
 
 
 class VideoReader:
@@ -77,21 +79,27 @@ class VideoReader:
 
     Args:
         path: Video file, animation, or folder of pictures whose names hold numbers.
+        table: The packet table of a file, which is made when it pays if it is not given.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, table: PacketTable | None = None) -> None:
+        self.path, self.table = Path(path), table
         self._files: list[Path] | None = None  # of a folder
-        self._frames: Iterator[Callable[[], Tensor]] = iter(())
+        self._frames: Iterator[tuple[int, Callable[[], Tensor]]] = iter(())
         self._next: int | None = None  # index of the frame that comes next, None at the end
 
     def _decode(self, wanted: slice) -> Iterator[Tensor]:
-        if self._next is None or wanted.start < self._next:
+        here = self._next if self._next is not None and self._next <= wanted.start else 0
+        if self.table is None and wanted.start - here >= _FAR:
+            picture = self.path.suffix.lower() in PICTURES
+            self.table = PacketTable() if picture else find_table(self.path)
+        entry = self.table.entry(wanted.start) if self.table else 0
+        if self._next is None or not entry <= self._next <= wanted.start:
             # for a clip the start of FFmpeg's threads costs more than they save
             threads = wanted.stop is None
-            self._frames, self._next = _frames(self.path, threads, report=warn_once), 0
-        first, self._next = self._next, None  # an error or the end leaves nothing to go on with
-        for index, frame in enumerate(self._frames, start=first):
+            self._frames = _frames(self.path, threads, self.table, wanted.start)
+        self._next = None  # an error or the end leaves nothing to go on with
+        for index, frame in self._frames:
             if index >= wanted.start and (index - wanted.start) % wanted.step == 0:
                 yield frame()
             if wanted.stop is not None and index + 1 >= wanted.stop:
@@ -158,18 +166,20 @@ def read_frames(
 
 
 def examine(path: str | Path) -> Contents:
-    """Decode a whole video, or list the pictures of a folder, and say what is there."""
-    path = Path(path)
+    """Say what is in a video; where its packets do not prove it, it is decoded."""
+    path, table = Path(path), PacketTable()
     damage: list[str] = []
     if _is_folder(path):
         count = len(picture_files(path))
     elif path.suffix.lower() in PICTURES:
         count = sum(1 for frame in read_animation(path) if frame() is not None)
+    elif table := find_table(path):
+        count = len(table)
     else:
         count = sum(1 for _ in read_video(path, threads=True, report=damage.append))
     if count == 0:
         raise ValueError(f"{shown(path)} holds no frames: remove it from the data folder.")
-    return Contents(count, damage=damage[0] if damage else None)
+    return Contents(count, damage=damage[0] if damage else None, table=table)
 
 
 def count_frames(path: str | Path) -> int:
