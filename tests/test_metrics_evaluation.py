@@ -52,9 +52,9 @@ def content(side: int, video: int, frames: int = 12) -> Tensor:
 def videos(side: int, count: int, read: Callable[[Clip], Tensor] | None = None) -> Videos:
     return Videos(
         name=f"/data/{'fake' if side else 'real'}",
-        keys=[f"{i}:{side}" for i in range(count)],
-        lengths=[12] * count,
         names=[str(i) for i in range(count)],
+        lengths=[12] * count,
+        stamp=lambda video: str(side),
         read=read or (lambda clip: content(side, clip.video)[clip.start : clip.start + 4]),
         identity={"side": side},
     )
@@ -118,7 +118,7 @@ def test_more_videos_cost_only_their_own_clips(tmp_path: Path) -> None:
 def test_changed_files_and_other_preparations_are_computed_anew(tmp_path: Path) -> None:
     measure(StyleGANV(frames=4, extractor=Colours()), cache=tmp_path)
     changed = videos(1, 20)
-    changed = replace(changed, keys=[*changed.keys[:-1], "19:later"])
+    changed = replace(changed, stamp=lambda video: "later" if video == 19 else "1")
     protocol = StyleGANV(frames=4, extractor=Colours())
     evaluate(protocol, videos(0, 20), changed, split="", cache=tmp_path)
     assert protocol.extractor.seen == 4  # pyright: ignore[reportAttributeAccessIssue] its chunk
@@ -431,8 +431,8 @@ def test_scores_of_numbered_videos_are_those_on_record(name: str) -> None:
             video = numbered(clip.video + 3 * number, frames=lengths[number][clip.video])
             return video[clip.start :: protocol.stride][:4]
 
-        keys = [str(i) for i in range(len(lengths[number]))]
-        return Videos("ab"[number], keys, lengths[number], names=keys, read=read, identity={})
+        names = [str(i) for i in range(len(lengths[number]))]
+        return Videos("ab"[number], names, lengths[number], stamp=str, read=read, identity={})
 
     score = evaluate(protocol, side(0), side(1), split="train", bootstrap=Bootstrap(50))
     assert score.value == pytest.approx(value, rel=tolerance)

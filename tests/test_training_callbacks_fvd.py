@@ -384,6 +384,16 @@ def test_without_a_data_module_generation_asks_for_one(tmp_path: Path) -> None:
         run.validate(Model(), dataloaders=batches)
 
 
+def test_real_videos_that_are_gone_are_told_before_training(
+    data: VideoDataModule, tmp_path: Path
+) -> None:
+    data.setup()
+    data.root, model = tmp_path / "gone", Model()  # as where latents alone were copied
+    with pytest.raises(FileNotFoundError, match=r"compared with .*gone.*mp4, which is not there"):
+        trainer(tmp_path, FVDGen(protocol())).fit(model, datamodule=data)
+    assert model.calls == [] and model.global_step == 0
+
+
 class Colours(nn.Module):
     """Somebody's own network."""
 

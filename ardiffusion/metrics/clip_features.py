@@ -31,9 +31,9 @@ class Videos:
 
     Attributes:
         name: Its folder, or what else to call it.
-        keys: For each video, its name and what changes with its content.
+        names: What each video is called.
         lengths: The number of frames of each video.
-        names: What people call each video.
+        stamp: Says what changes with the content of a video.
         read: Reads a clip, uint8 (F, 3, H, W).
         identity: What else the frames depend on, like a folder and a resolution.
         made: Whether `read` makes the clips, like samples of a network that trains: then it is
@@ -41,16 +41,16 @@ class Videos:
     """
 
     name: str
-    keys: Sequence[str]
-    lengths: Sequence[int]
     names: Sequence[str]
+    lengths: Sequence[int]
+    stamp: Callable[[int], str]
     read: Callable[[Clip], Tensor]
     identity: dict[str, Any]
     made: bool = False
 
     def clip_keys(self, clips: Sequence[Clip]) -> list[str]:
         """Name clips by their video, what its content is known by, and their start."""
-        return [f"{self.keys[clip.video]}:{clip.start}" for clip in clips]
+        return [f"{self.names[c.video]}:{self.stamp(c.video)}:{c.start}" for c in clips]
 
     def clip_names(self, clips: Sequence[Clip]) -> list[str]:
         """Name clips for people."""

@@ -54,12 +54,11 @@ class VideoFolder:
     def videos(self, protocol: Protocol) -> Videos:
         """Return what the evaluation by a protocol needs."""
         frames, stride = protocol.frames, protocol.stride
-        known = zip(self.paths, self.lengths, strict=True)
         return Videos(
             name=str(self.root),
-            keys=[f"{path}:{stamp(self.root / path) if n else ''}" for path, n in known],
-            lengths=self.lengths,
             names=self.paths,
+            lengths=self.lengths,
+            stamp=lambda video: stamp(self.root / self.paths[video]),
             read=lambda clip: self.read(clip.video, clip.start, frames=frames, stride=stride),
             identity={"root": os.path.realpath(self.root), "resolution": self.resolution},
         )

@@ -21,7 +21,12 @@ from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.callbacks.report import report
-from ardiffusion.training.callbacks.sides import feature_cache, real_videos, sampled_videos
+from ardiffusion.training.callbacks.sides import (
+    check_there,
+    feature_cache,
+    real_videos,
+    sampled_videos,
+)
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.predict import sampling_settings
 
@@ -164,6 +169,7 @@ class FVDGen(Callback):
             self.protocol.load()
             if not isinstance(getattr(trainer, "datamodule", None), VideoDataModule):
                 raise ValueError("FVDGen takes real clips from a VideoDataModule; train with one.")
+            check_there(trainer.datamodule, self.splits, protocol=self.protocol)  # pyright: ignore[reportAttributeAccessIssue]
 
     # Averaged weights are in place between the start and the end of the epoch, so at the first
     # batch they are there whatever the order of the callbacks.

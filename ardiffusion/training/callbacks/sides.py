@@ -33,12 +33,23 @@ def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
     identity = {"root": str(data.root.resolve()), "resolution": data.resolution}
     return Videos(
         name=str(data.root),
-        keys=[f"{video.path}:{stamp(data.root / video.path)}" for video in videos],
-        lengths=[(video.frames - 1) // data.stride + 1 for video in videos],
         names=[video.path for video in videos],
+        lengths=[(video.frames - 1) // data.stride + 1 for video in videos],
+        stamp=lambda video: stamp(data.root / videos[video].path),
         read=read,
         identity=identity | {"stride": data.stride},
     )
+
+
+def check_there(data: VideoDataModule, splits: Sequence[str], protocol: Protocol) -> None:
+    """Raise if a real video that a protocol chooses is gone, as may be where latents are kept."""
+    real = real_videos(data, splits, protocol=protocol)
+    for clip in protocol.real(real.lengths):
+        if not (path := data.root / real.names[clip.video]).exists():
+            raise FileNotFoundError(
+                f"Generated videos are to be compared with {path}, which is not there: set "
+                "--data.root to the videos that the latents are of."
+            )
 
 
 def feature_cache(data: VideoDataModule) -> Path:
@@ -54,7 +65,7 @@ def sampled_videos(
     Sample i depends on `seed` and i alone, whatever the batch size and the number of processes.
     """
     lengths = [protocol.span] * protocol.videos
-    keys = [str(i) for i in range(len(lengths))]
+    names = [str(i) for i in range(len(lengths))]
     shares = own_chunks(protocol.fake(lengths)).values()
     order = list(dict.fromkeys(clip.video for share in shares for clip in share))
     batch: dict[int, Tensor] = {}
@@ -69,4 +80,4 @@ def sampled_videos(
             batch.update(zip(indices, made.cpu(), strict=True))
         return batch[clip.video][clip.start : clip.start + protocol.span : protocol.stride]
 
-    return Videos("samples", keys, lengths, names=keys, read=read, identity={}, made=True)
+    return Videos("samples", names, lengths, stamp=str, read=read, identity={}, made=True)
