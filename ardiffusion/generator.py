@@ -26,9 +26,8 @@ from ardiffusion.hub import load_parts, load_published
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.sources import BUILT, PLAIN
-from ardiffusion.weights.card import Card
 from ardiffusion.weights.description import describe
-from ardiffusion.weights.folders import upload, write_model
+from ardiffusion.weights.folders import Card, upload, write_model
 
 
 class Generator(nn.Module):
@@ -173,7 +172,6 @@ class Generator(nn.Module):
         return torch.tensor(numbers, device=self.device)
 
     def labels_in_turn(self, indices: Sequence[int]) -> Tensor | None:
-        """Return a class (B,) for each sample of a run, in turn; None without classes."""
         return self.label_indices([i % max(len(self.classes), 1) for i in indices])
 
     @torch.no_grad()

@@ -2,10 +2,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ardiffusion.data.samples import shared_settings
 from ardiffusion.tools.galleries.rows import (
     Clip,
     GalleryRow,
-    common_settings,
     pair_clips,
     read_clips,
     select_rows,
@@ -85,4 +85,6 @@ def test_samples_tell_index_class_and_settings_even_after_a_crash(tmp_path: Path
         ("z.mp4", "000000", "day"),
         ("a.mp4", "000001", "3"),
     ]
-    assert common_settings(found) == {"steps": 5}
+    assert shared_settings([clip.sample for clip in found], own=("index", "file", "label")) == {
+        "steps": 5
+    }

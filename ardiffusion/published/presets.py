@@ -51,19 +51,12 @@ def published_sampling() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Preset:
-    """A data set with published weights.
+    """A data set with published weights."""
 
-    Attributes:
-        title: The data set's name.
-        words: What the paths of its files may contain, in lower case.
-        repository: The repository of the weights on the Hub.
-        classes: Names of the classes of its class-conditional model.
-    """
-
-    title: str
-    words: tuple[str, ...]
-    repository: str = REPOSITORY
-    classes: tuple[str, ...] = ()
+    title: str  # the data set's name
+    words: tuple[str, ...]  # what the paths of its files may contain, in lower case
+    repository: str = REPOSITORY  # of the weights on the Hub
+    classes: tuple[str, ...] = ()  # names of those of its class-conditional model
 
 
 PRESETS = {
@@ -75,7 +68,6 @@ PRESETS = {
 
 
 def preset(dataset: str) -> Preset:
-    """Return the preset of a data set."""
     if dataset not in PRESETS:
         known = ", ".join(PRESETS)
         raise ValueError(f"There are no published weights for {dataset}, only for {known}.")

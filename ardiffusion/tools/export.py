@@ -11,11 +11,10 @@ from ardiffusion.generator import Generator
 from ardiffusion.hub import complete
 from ardiffusion.metrics.score import Score
 from ardiffusion.sources import BUILT, KINDS, Parts, load_source, published
-from ardiffusion.weights.card import Card
 from ardiffusion.weights.checkpoint import read_checkpoint
 from ardiffusion.weights.description import describe
 from ardiffusion.weights.download import fetch, parse_hub_path
-from ardiffusion.weights.folders import upload, write_model
+from ardiffusion.weights.folders import Card, upload, write_model
 from ardiffusion.weights.tensor_files import read_tensors
 
 # What the shapes of a published file cannot tell, as it usually is.

@@ -30,17 +30,11 @@ TRANSPORT_ERRORS = cast(type[Exception], HfHubHTTPError.__bases__[0])
 
 @dataclass(frozen=True)
 class HubPath:
-    """A place on the Hub, written hf://user/repo[/path][@revision].
-
-    Attributes:
-        repo: The repository, user/repo.
-        path: File or folder in it; empty for the repository itself.
-        revision: Branch, tag or commit.
-    """
+    """A place on the Hub, written hf://user/repo[/path][@revision]."""
 
     repo: str
-    path: str = ""
-    revision: str = "main"
+    path: str = ""  # file or folder; empty for the repository itself
+    revision: str = "main"  # branch, tag or commit
 
     def __str__(self) -> str:
         path = f"/{self.path}" if self.path else ""
@@ -57,12 +51,10 @@ class HubPath:
         return Path(constants.HF_HUB_CACHE, name)
 
     def at(self, revision: str) -> "HubPath":
-        """Return the same place at another revision."""
         return replace(self, revision=revision)
 
 
 def parse_hub_path(source: str) -> HubPath:
-    """Read hf://user/repo[/path][@revision]."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)((?:/[^@/]+)*)/?(?:@([^@]+))?", source)
     parts = re.split("[/@]", source)
     if match is None or ".." in parts:

@@ -1,24 +1,64 @@
-"""A model as a folder: config.json, model.safetensors and a README.md that describes it.
+"""A model as a folder: config.json, model.safetensors and README.md, the model card.
 
-The weights file carries the configuration too, so that it can also be loaded by itself.
+The weights file carries the configuration too, so that it can also be loaded by itself. The card
+says what a model is, learned from, and can do, as the Hub shows it.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from torch import Tensor, nn
 
 from ardiffusion.files import atomic_write, write_tensors
-from ardiffusion.weights.card import Card, render_card
-from ardiffusion.weights.description import describe
+from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.weights.description import PARTS, describe
 from ardiffusion.weights.download import parse_hub_path, readable_hub_errors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 METADATA_KEY = "ardiffusion"  # the configuration's name among the notes of a weights file
+TAGS = ["video-generation", "ar-diffusion"]
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+{{ summary }}
+
+    {{ code | indent(4) }}
+
+| | |
+|---|---|
+{% for name, value in rows %}| {{ name }} | {{ value }} |
+{% endfor %}
+{%- if scores %}
+| score | value | measured |
+|---|---|---|
+{% for name, value, how in scores %}| {{ name }} | {{ value }} | {{ how }} |
+{% endfor %}
+{%- endif %}"""
+GENERATOR_CODE = """from ardiffusion.generator import Generator
+generator = Generator.from_pretrained("hf://USER/REPOSITORY")
+video = generator.generate(seeds=[0], frames=128)  # uint8 (1, 128, 3, H, W)"""
+NETWORK_CODE = """from ardiffusion.hub import {loader}
+model = {loader}("hf://USER/REPOSITORY")"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says beside the model's sizes."""
+
+    summary: str = "A model of AR-Diffusion (Sun et al., CVPR 2025)."
+    data: str = "not stated"  # what it was trained on
+    license: str = "unknown"  # by the Hub's name, such as apache-2.0
+    steps: int | None = None  # of the optimiser
+    metrics: Mapping[str, float] = field(default_factory=dict)  # results by name
+    scores: Sequence[tuple[str, str, str]] = ()  # name, value, and how it was measured
 
 
 def write_model(
@@ -92,8 +132,48 @@ def parse_config(config: str, source: str) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a config.json."""
     try:
         return parse_config(path.read_text(encoding="utf-8"), source=str(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}).") from error
+
+
+def render_card(description: dict[str, Any], parameters: int, card: Card) -> str:
+    """Write the card of a described model as Markdown behind the Hub's header."""
+    name = str(description["class"])
+    first = issubclass(PARTS.get(name, object), Autoencoder)
+    loader = "load_arvae" if first else "load_dit"
+    rows = {
+        "data": card.data,
+        "optimiser steps": "not stated" if card.steps is None else f"{card.steps:,}",
+        **{name: f"{value:g}" for name, value in card.metrics.items()},
+        "parameters": f"{parameters:,}",
+        **flatten(description),
+    }
+    # One line a cell: what a user writes must not break out of its row.
+    cells = [
+        (name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in rows.items()
+    ]
+    return str(
+        ModelCard.from_template(
+            ModelCardData(license=card.license, library_name="ardiffusion", tags=TAGS),
+            template_str=TEMPLATE,
+            name=name,
+            summary=card.summary,
+            code=GENERATOR_CODE if name == "Generator" else NETWORK_CODE.format(loader=loader),
+            rows=cells,
+            scores=card.scores,
+        )
+    )
+
+
+def flatten(description: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return a described part's arguments by name, those of a generator's parts as dit.width."""
+    found: dict[str, object] = dict(description.get("arguments", {}))
+    for name, part in description.items():
+        if isinstance(part, Mapping) and name != "arguments":
+            found[name] = part.get("class", ", ".join(f"{k} {v}" for k, v in part.items()))
+            found |= {f"{name}.{key}": value for key, value in flatten(part).items()}
+        elif name not in ("class", "arguments"):
+            found[name] = ", ".join(map(str, part)) if isinstance(part, list) else part
+    return {f"{prefix}{name}": value for name, value in found.items()}

@@ -10,11 +10,11 @@ from stages import make_first_stage
 from tiny_models import assert_equal
 from torch import nn
 
+from ardiffusion.convert import DIFFUSERS_WEIGHTS as WEIGHTS
 from ardiffusion.convert import from_diffusers
 from ardiffusion.hub import load_arvae, save_pretrained
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.grid import GridVAE
-from ardiffusion.published.diffusers import WEIGHTS
 from ardiffusion.training.checkpoint import init_from
 from ardiffusion.weights.description import describe
 
