@@ -5,7 +5,7 @@ guidance, solver, target, schedule, prefix, frames per second, precision, and as
 fingerprint of the generator. This is the only place that knows the format.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -94,13 +94,18 @@ def is_inside(file: object) -> bool:
 def read_sample_log(folder: str | Path) -> SampleLog:
     """Say what the log of a folder of generated videos tells; nothing where there is none."""
     lines = list(read_samples(folder).values())
-    settings = {
-        name: value
-        for name, value in (lines[0] if lines else {}).items()
-        if name not in OWN and all(name in line and line[name] == value for line in lines)
-    }
     return SampleLog(
         seeds=sorted({line["seed"] for line in lines if isinstance(line.get("seed"), int)}),
         models=sorted({str(line["model"]) for line in lines if "model" in line}),
-        settings=settings,
+        settings=shared_settings(lines, own=OWN),
     )
+
+
+def shared_settings(lines: Iterable[dict[str, Any]], own: Collection[str]) -> dict[str, Any]:
+    """Return what all lines share, without the names of what is a sample's own."""
+    first, *rest = [*lines] or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in own and all(name in other and other[name] == value for other in rest)
+    }

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import check_difference
-from ardiffusion.diffusion.denoiser import Denoiser
-from ardiffusion.diffusion.guidance import Guided
+from ardiffusion.diffusion.denoiser import Denoiser, Guided
 from ardiffusion.diffusion.plans import AD, FixedPlan, Plan
 from ardiffusion.diffusion.run import SamplingRun
 from ardiffusion.diffusion.schedule import NoiseSchedule
@@ -137,7 +136,6 @@ class Sampler:
         )
 
     def iterations(self, denoiser: Denoiser, frames: int, given_frames: int = 0) -> int:
-        """Return how many iterations a video takes, whose leading `given_frames` are given."""
         window, steps = evaluated(denoiser), self.times.steps
         rows = self.plan.rows(frames, steps=steps, window=window, given_frames=given_frames)
         return sum(1 for _ in rows)

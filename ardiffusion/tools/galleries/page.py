@@ -42,23 +42,14 @@ class Figure:
 
 @dataclass
 class Section:
-    """A part of the page.
+    """A part of the page."""
 
-    Args:
-        title: Its heading.
-        text: Paragraphs below it, apart by blank lines.
-        columns: Folders of videos by the names of their columns.
-        tables: Tables.
-        figures: Pictures.
-        scores: Score records or their files.
-    """
-
-    title: str
-    text: str = ""
-    columns: Mapping[str, Path] = field(default_factory=dict)
+    title: str  # its heading
+    text: str = ""  # paragraphs below it, apart by blank lines
+    columns: Mapping[str, Path] = field(default_factory=dict)  # folders of videos by column
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
-    scores: Sequence[Path | dict[str, Any]] = ()
+    scores: Sequence[Path | dict[str, Any]] = ()  # records or their files
 
 
 def write_page(path: Path, **shown: object) -> None:

@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from ardiffusion.data.layouts import find_clips, without_suffix
-from ardiffusion.data.samples import read_samples
+from ardiffusion.data.samples import read_samples, shared_settings
 from ardiffusion.tools.galleries.media import Media, prepare
+
+OWN = ("file", "index", "label")  # what a sample has for itself
 
 
 @dataclass
@@ -55,7 +57,6 @@ class GalleryRow:
 
     @property
     def label(self) -> str | None:
-        """The class of the first video that has one."""
         return next((clip.label for clip in self.clips.values() if clip.label is not None), None)
 
     @property
@@ -98,11 +99,13 @@ def collect_videos(folders: Mapping[str, Path], stem: Path, every: int, limit: i
     shown = [row for row in selected if row.clips]
     if not shown:
         raise ValueError(f"None of {len(clips)} videos can be shown. {broken[0]}")
+    said = {name: [c.sample for c in clips if c.sample] for name, clips in columns.items()}
+    settings = {name: shared_settings(lines, own=OWN) for name, lines in said.items()}
     return Videos(
         rows=shown,
         ordered=ordered,
         left_out=len(rows) - len(selected),
-        settings={n: found for n, clips in columns.items() if (found := common_settings(clips))},
+        settings={name: found for name, found in settings.items() if found},
         broken=broken,
     )
 
@@ -142,17 +145,6 @@ def read_clips(column: str, folder: Path) -> list[Clip]:
         named = label if told is None else str(told)
         clips.append(Clip(path, path=folder / path, label=named, sample=sample))
     return sorted(clips, key=lambda clip: clip.key) if samples else clips
-
-
-def common_settings(clips: Iterable[Clip]) -> dict[str, Any]:
-    """Return what all samples of a column share, the names of single samples left out."""
-    first, *rest = [clip.sample for clip in clips if clip.sample] or [{}]
-    return {
-        name: value
-        for name, value in first.items()
-        if name not in ("file", "index", "label")
-        and all(name in other and other[name] == value for other in rest)
-    }
 
 
 def pair_clips(columns: Mapping[str, Sequence[Clip]]) -> tuple[list[GalleryRow], list[str]]:

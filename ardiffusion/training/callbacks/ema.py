@@ -37,7 +37,6 @@ class EMA(Callback):
         self.raw: dict[str, Tensor] = {}
 
     def parameters(self, pl_module: LightningModule) -> dict[str, nn.Parameter]:
-        """Return the parameters of the network by name."""
         network = getattr(pl_module, self.network, None)
         if not isinstance(network, nn.Module):
             raise ValueError(
@@ -84,7 +83,6 @@ class EMA(Callback):
             self.put(self.shadow, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Train on with the raw weights."""
         self.put(self.raw, pl_module)
         self.raw = {}
 

@@ -20,11 +20,11 @@ from ardiffusion.metrics.image import FrameMean, psnr, ssim
 from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.training.callbacks.report import report
 from ardiffusion.training.callbacks.sides import (
     check_there,
     feature_cache,
     real_videos,
+    report,
     sampled_videos,
 )
 from ardiffusion.training.data import VideoDataModule
@@ -231,5 +231,4 @@ def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
 
 
 def warn_left_out(name: str, real: int, fake: int) -> None:
-    """Say that there is nothing to compare."""
     rank_zero_warn(f"{name} needs two videos or more and is left out: {real} real, {fake} made.")

@@ -16,7 +16,6 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return the numbers to show."""
         every = max(trainer.log_every_n_steps, 1)  # pyright: ignore[reportAttributeAccessIssue]
         step = trainer.global_step
         due = step % every == 0 and step != self.read  # once, however many batches make the step

@@ -26,12 +26,7 @@ class SaveLast(Callback):
 
     A stop between the batches of one optimiser step waits for that step, because checkpoints do
     not hold the gradients gathered so far. A resumed run's timer goes on counting, so `max_time`
-    is the time of the whole run.
-
-    While a run trains, its folder has no other writer.
-
-    Args:
-        signals: What may tell the run to stop from outside.
+    is the time of the whole run. While a run trains, its folder has no other writer.
     """
 
     def __init__(self, signals: StopSignals | None = None) -> None:

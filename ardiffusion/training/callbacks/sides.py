@@ -1,8 +1,11 @@
-"""The sides that a callback compares: real videos of the data, samples of the network."""
+"""The sides that a callback compares, videos of the data and samples, and where scores go."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
@@ -14,7 +17,9 @@ from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.clip_features import Videos, own_chunks
 from ardiffusion.metrics.protocol import Clip, Protocol
+from ardiffusion.metrics.score import Score
 from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.step_guard import log_folder
 
 
 def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol) -> Videos:
@@ -53,7 +58,6 @@ def check_there(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
 
 
 def feature_cache(data: VideoDataModule) -> Path:
-    """Name the folder for features of real clips, beside the data module's index."""
     return cache_file(data.root, data.cache).parent / "features"
 
 
@@ -81,3 +85,21 @@ def sampled_videos(
         return batch[clip.video][clip.start : clip.start + protocol.span : protocol.stride]
 
     return Videos("samples", names, lengths, stamp=str, read=read, identity={}, made=True)
+
+
+def report(score: Score, name: str, trainer: Trainer, module: LightningModule) -> None:
+    """Log a score, print its line and write `scores/NAME_step_000123.json`; all processes must.
+
+    Where nothing is trained the trainer knows no step, and the file is called after the
+    fingerprint of the weights: `scores/NAME_test_0123456789abcdef.json`.
+    """
+    for warning in score.warnings:
+        rank_zero_warn(f"{name}: {warning}")
+    module.log(name, score.value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+    folder = log_folder(trainer)
+    when = f"step_{trainer.global_step:06d}"
+    if trainer.state.fn is not TrainerFn.FITTING:
+        when = f"{'test' if trainer.testing else 'val'}_{score.weights}"
+    if trainer.is_global_zero:
+        score.save(folder / "scores" / f"{name}_{when}.json")
+        trainer.print(score.line())

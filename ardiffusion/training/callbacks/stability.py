@@ -64,7 +64,6 @@ class Stability(StepGuard):
         self.pending: list[Step] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learn where the run's folder is."""
         super().setup(trainer, pl_module, stage)
         self.log = self.folder / LOG
 

@@ -67,7 +67,6 @@ class Throughput(Callback):
         *_: object,
         **__: object,
     ) -> None:
-        """Count a batch; log if the trainer logs this step."""
         self.count(batch, dit=pl_module.dit)  # pyright: ignore[reportArgumentType]
         if trainer.global_step == self.step:  # gathering gradients
             return
@@ -111,11 +110,9 @@ class Throughput(Callback):
         self.started = now(device)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave validation out."""
         self.pause(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on after validation."""
         if self.started is not None:
             self.resume(pl_module.device)
 
