@@ -47,22 +47,16 @@ class SaveFitConfig(SaveConfigCallback):
     """Keeps the configuration of a training run, which later commands must not replace."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml into the run's folder."""
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
 
 
 class StageCLI(LightningCLI):
-    """LightningCLI of one stage: finds shipped configs and refuses the other stage's checkpoints.
+    """LightningCLI of one stage; finds shipped configs, refuses the other stage's checkpoints."""
 
-    Attributes:
-        stage: Name of the stage in checkpoints.
-        described: What a checkpoint says of the module, in place of its configuration.
-        factories: Options that name what is called later, and what that must make.
-    """
-
-    stage: str
-    described: tuple[str, ...]
+    stage: str  # its name in checkpoints
+    described: tuple[str, ...]  # what a checkpoint says, not the configuration
+    # options that name what is called later, and what that must make
     factories: ClassVar[dict[str, type]] = {"optimizer": Optimizer, "lr_scheduler": LRScheduler}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -123,11 +117,9 @@ class StageCLI(LightningCLI):
         refuse_second_run(self.trainer, ckpt_path=self.config.fit.get("ckpt_path"))
 
     def after_validate(self) -> None:
-        """Refuse to have measured nothing."""
         self.check_measured(self.trainer.num_val_batches, split="val")
 
     def after_test(self) -> None:
-        """Refuse to have measured nothing."""
         self.check_measured(self.trainer.num_test_batches, split="test")
 
     def check_measured(self, batches: list[int | float], split: str) -> None:

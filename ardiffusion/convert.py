@@ -1,7 +1,9 @@
 """Files of other projects as our networks: the published weights, TiTok's, and diffusers'."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +12,24 @@ from ardiffusion.nn.arvae import PublishedARVAE
 from ardiffusion.nn.grid import GridVAE
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.published import arvae as tokenizer_names
-from ardiffusion.published import diffusers
 from ardiffusion.published import dit as transformer_names
 from ardiffusion.weights.description import assign_weights
 from ardiffusion.weights.folders import read_config
 from ardiffusion.weights.tensor_files import read_safetensors
 
 TOKENIZER = "vae."  # before the tokenizer's names in a file of both stages
+DIFFUSERS_CLASS = "AutoencoderKL"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+ARGUMENTS = {  # of GridVAE, by diffusers' names
+    "sample_size": "resolution",
+    "latent_channels": "channels",
+    "block_out_channels": "widths",
+    "layers_per_block": "layers",
+    "norm_num_groups": "groups",
+}
+MOMENTS = {"scaling_factor", "shift_factor", "latents_mean", "latents_std"}
+IDLE = {"force_upcast"}  # a hint for pipelines
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def from_published(
@@ -128,13 +141,11 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
     The configuration says the height and width of a frame if `resolution` does not; the network
     is convolutional and takes others too.
     """
-    path, weights_file = Path(folder, "config.json"), Path(folder, diffusers.WEIGHTS)
+    path, weights_file = Path(folder, "config.json"), Path(folder, DIFFUSERS_WEIGHTS)
     config = read_config(path)
     if not weights_file.is_file():
-        raise FileNotFoundError(f"{folder} holds config.json but no {diffusers.WEIGHTS}: add it.")
-    given = {
-        ours: config[theirs] for theirs, ours in diffusers.ARGUMENTS.items() if theirs in config
-    }
+        raise FileNotFoundError(f"{folder} holds config.json but no {DIFFUSERS_WEIGHTS}: add it.")
+    given = {ours: config[theirs] for theirs, ours in ARGUMENTS.items() if theirs in config}
     if resolution is not None:
         given["resolution"] = resolution
     try:
@@ -142,8 +153,43 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
             arvae = GridVAE(**given)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be built: {error}") from error
-    diffusers.check_config(config, arvae, source=path)
+    check_config(config, arvae, source=path)
     tensors, _ = read_safetensors(weights_file)
-    weights = {f"network.{diffusers.new_name(name)}": value for name, value in tensors.items()}
-    weights["shift"], weights["scale"] = diffusers.moments(config, channels=arvae.channels)
+    weights = {f"network.{new_name(name)}": value for name, value in tensors.items()}
+    weights["shift"], weights["scale"] = moments(config, channels=arvae.channels)
     return assign_weights(arvae, weights, source=str(weights_file))
+
+
+def is_diffusers(config: dict[str, Any]) -> bool:
+    return config.get("_class_name") == DIFFUSERS_CLASS
+
+
+def check_config(config: dict[str, Any], arvae: GridVAE, source: Path) -> None:
+    """Refuse what a GridVAE is not built with: other blocks, other activations."""
+    for name, ours in arvae.network.config.items():
+        if name.startswith("_") or name in MOMENTS | IDLE | {"sample_size"}:
+            continue
+        theirs = config.get(name, ours)
+        if theirs != (list(ours) if isinstance(ours, tuple) else ours):
+            raise ValueError(
+                f"{source} has {name} {theirs}, GridVAE is built with {ours} only: choose another "
+                "autoencoder."
+            )
+
+
+def new_name(name: str) -> str:
+    """Return what an entry of older files is called now."""
+    old = "|".join(OLD_NAMES)
+    pattern = rf"(\.attentions\.\d+)\.({old})\."
+    return re.sub(pattern, lambda match: f"{match[1]}.{OLD_NAMES[match[2]]}.", name)
+
+
+def moments(config: dict[str, Any], channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation (C) of each channel, as far as they are known.
+
+    They are those per channel where the configuration lists them, else one number for all.
+    """
+    shift = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * channels
+    factor = config.get("scaling_factor", 0.18215)  # diffusers' default
+    scale = config.get("latents_std") or [1 / factor] * channels
+    return torch.tensor(shift), torch.tensor(scale)

@@ -39,7 +39,6 @@ def partial_path(path: Path) -> Path:
 
 
 def host_name() -> str:
-    """Name this machine, without what cannot stand in a file name."""
     return re.sub(r"[^\w]", "_", socket.gethostname())
 
 
@@ -92,7 +91,6 @@ def write_failure(path: Path, error: BaseException) -> OSError:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write JSON for people and programs to read."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -197,6 +195,5 @@ def only_writer(folder: str | Path, file: str | None = None) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for what can be computed again."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "ardiffusion"

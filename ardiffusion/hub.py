@@ -18,9 +18,8 @@ from ardiffusion.published.presets import (
     select_file,
 )
 from ardiffusion.sources import KINDS, Parts, load_source
-from ardiffusion.weights.card import Card
 from ardiffusion.weights.download import HubPath, entry_names, list_files
-from ardiffusion.weights.folders import push_to_hub, save_pretrained
+from ardiffusion.weights.folders import Card, push_to_hub, save_pretrained
 
 __all__ = [
     "Card",

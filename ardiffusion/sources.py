@@ -17,12 +17,16 @@ from typing import Any
 
 from torch import nn
 
-from ardiffusion.convert import from_diffusers, from_published
+from ardiffusion.convert import (
+    DIFFUSERS_WEIGHTS,
+    from_diffusers,
+    from_published,
+    is_diffusers,
+)
 from ardiffusion.files import has_type
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published import diffusers
 from ardiffusion.published.dit import published_schedule
 from ardiffusion.weights.checkpoint import read_parts
 from ardiffusion.weights.description import assign_weights, build
@@ -77,10 +81,9 @@ def load_hub(source: HubPath) -> Parts:
 
 
 def load_hub_folder(folder: HubPath) -> Parts:
-    """Load from a folder with a configuration on the Hub."""
     config, commit = fetch(folder / CONFIG)
-    found = diffusers.is_diffusers(read_config(config))
-    fetch((folder / (diffusers.WEIGHTS if found else WEIGHTS)).at(commit))
+    found = is_diffusers(read_config(config))
+    fetch((folder / (DIFFUSERS_WEIGHTS if found else WEIGHTS)).at(commit))
     return load_folder(config.parent)
 
 
@@ -89,7 +92,7 @@ def load_folder(folder: Path) -> Parts:
     config = folder / CONFIG
     if config.is_file():
         described = read_config(config)
-        if diffusers.is_diffusers(described):
+        if is_diffusers(described):
             return {"arvae": from_diffusers(folder)}
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder} holds {CONFIG} but no {WEIGHTS}.")
@@ -107,7 +110,6 @@ def load_folder(folder: Path) -> Parts:
 
 
 def load_file(path: Path) -> Parts:
-    """Load from a file of ours or a published one."""
     tensors, notes = read_tensors(path)
     if METADATA_KEY in notes:
         described = parse_config(notes[METADATA_KEY], source=str(path))

@@ -103,7 +103,6 @@ def check_plan(plan: Tensor, steps: int) -> None:
 
 
 def check_difference(difference: int, steps: int) -> None:
-    """Raise unless 0 <= difference <= steps."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if not 0 <= difference <= steps:

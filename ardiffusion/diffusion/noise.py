@@ -19,7 +19,6 @@ def sample_seed(seed: int, index: int) -> int:
 
 
 def sample_seeds(seed: int, indices: Iterable[int]) -> list[int]:
-    """Return the seed of each of some samples of a run."""
     return [sample_seed(seed, index) for index in indices]
 
 

@@ -77,19 +77,12 @@ class NoiseSchedule:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Where the step indices k = 0 (pure noise) .. S (clean) of a solver lie on the schedule.
+    """Where the step indices k = 0 (pure noise) .. S (clean) of a solver lie on the schedule."""
 
-    Attributes:
-        leaving: Timestep told to the network for a frame about to leave index k, shape (S,).
-        waiting: Timestep told for a frame that stays pure noise.
-        clean: Timestep told for a finished frame.
-        alphas_cumprod: abar at index k, shape (S + 1,), float64.
-    """
-
-    leaving: Tensor
-    waiting: int
-    clean: int
-    alphas_cumprod: Tensor
+    leaving: Tensor  # timestep told to the network for a frame about to leave index k, (S,)
+    waiting: int  # timestep told for a frame that stays pure noise
+    clean: int  # timestep told for a finished frame
+    alphas_cumprod: Tensor  # abar at index k, (S + 1,), float64
 
     @property
     def steps(self) -> int:

@@ -15,23 +15,14 @@ from ardiffusion.diffusion.plans import Plan
 
 
 class Span(NamedTuple):
-    """Frames `start` to `end` of a video, which an iteration computes.
-
-    Attributes:
-        start: Index of the first frame.
-        end: Index behind the last frame.
-        before: Step indices of these frames before the iteration.
-        after: Step indices of these frames after it.
-        keep: Frames before this one are not needed any more.
-        final: Frames before this one are clean after the iteration.
-    """
+    """Frames `start` to `end` of a video, the latter left out, which an iteration computes."""
 
     start: int
     end: int
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    keep: int
-    final: int
+    before: tuple[int, ...]  # step indices of these frames before the iteration
+    after: tuple[int, ...]  # step indices of these frames after it
+    keep: int  # frames before this one are not needed any more
+    final: int  # frames before this one are clean after the iteration
 
 
 def plan_spans(

@@ -24,14 +24,10 @@ CONFIDENCE = 0.95
 
 
 class Bootstrap(NamedTuple):
-    """How videos are drawn.
+    """How many times, by which seed and whether in pairs videos are drawn.
 
-    Attributes:
-        draws: How many times.
-        seed: Seed of the draws.
-        paired: Whether the videos of one number on both sides are a pair, as a video and its
-            reconstruction, of which both are drawn or neither; what pairs have in common then
-            does not widen the range.
+    The videos of one number on both sides may be a pair, as a video and its reconstruction, of
+    which both are drawn or neither; what pairs have in common then does not widen the range.
     """
 
     draws: int = 200

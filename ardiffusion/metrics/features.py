@@ -18,17 +18,11 @@ from ardiffusion.nn.sizes import check_sizes
 
 
 class VideoFeatures(nn.Module, ABC):
-    """A frozen network that describes each video by one vector.
+    """A frozen network that describes each video by one vector."""
 
-    Attributes:
-        name: What it is called in records.
-        width: The length of the vectors, if it is known.
-        frames: How many frames a clip must have at least.
-    """
-
-    name: str
-    width: int | None = None
-    frames: int = 1
+    name: str  # what it is called in records
+    width: int | None = None  # the length of the vectors, if it is known
+    frames: int = 1  # how many a clip must have at least
 
     def load(self) -> None:
         """Fetch what `forward` needs, so that a missing file is told before any work is done."""

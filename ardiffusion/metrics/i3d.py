@@ -27,20 +27,14 @@ class KineticsI3D(Pretrained, VideoFeatures):
 
     Args:
         path: The file; `None` takes it from the Hugging Face Hub or the Hub's cache.
-
-    Attributes:
-        blob: The file's name in git, wherever it is committed.
-        what: What it is, for sentences.
-        url: Where to get the file by hand.
-        repository: Where it is on the Hub, and in the attributes below it there.
     """
 
     width = 400
     frames = 10
-    blob: str
-    what: str
-    url: str
-    repository: str
+    blob: str  # the file's name in git, wherever it is committed
+    what: str  # what it is, for sentences
+    url: str  # where to get the file by hand
+    repository: str  # where it is on the Hub, and in what follows it there
     file: str
     repository_type: str | None = None
     revision: str | None = None

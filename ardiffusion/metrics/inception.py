@@ -30,11 +30,7 @@ Size = tuple[int, int, int]
 
 
 class InflatedInception(nn.Module):
-    """I3D for videos of 224 x 224 pixels; its weights are named as PyTorch's ports name them.
-
-    Args:
-        classes: Length of the result.
-    """
+    """I3D for videos of 224 x 224 pixels; its weights are named as PyTorch's ports name them."""
 
     def __init__(self, classes: int = 400) -> None:
         super().__init__()

@@ -30,16 +30,11 @@ class Protocol(ABC):
         stride: Step between two frames of a clip.
         seed: Seed of what is drawn at random.
         extractor: Feature network; I3DTorchScript by default.
-
-    Attributes:
-        ddof: What the covariance is divided by is the number of clips less this.
-        split: Where the published numbers take their real videos from.
-        recorded_name: What records call the protocol, if not by its class.
     """
 
-    ddof: int = 0
-    split: str
-    recorded_name: str
+    ddof: int = 0  # what the covariance is divided by is the number of clips less this
+    split: str  # where the published numbers take their real videos from
+    recorded_name: str  # what records call the protocol, if not by its class
 
     def __init__(
         self,

@@ -18,40 +18,24 @@ COMPARED = ("metric", "protocol", "real", "fake", "split", "stride", "resolution
 class Score:
     """A measured number and how it was measured; one JSON object on disk.
 
-    Attributes:
-        metric: What was measured, as fvd_16, frechet_random3d_16 or psnr.
-        value: The number.
-        interval: A range made so that about 95 % of such ranges contain the mean over repetitions
-            with as many other videos, if known.
-        protocol: What `Protocol.describe` says, or the like.
-        real: Number of real clips.
-        fake: Number of generated clips.
-        split: Where the real videos come from.
-        stride: Step between two frames of a clip.
-        resolution: Short side of the frames in pixels.
-        seeds: Seeds of the generated videos and of what the protocol draws.
-        network: Name and hash of the feature network.
-        weights: Fingerprint of the model that generated, if known.
-        versions: Versions of the packages involved.
-        data: Names of the folders and what else is known about the videos.
-        warnings: Sentences about what makes the number doubtful.
+    About 95 % of such intervals contain the mean over repetitions with as many other videos.
     """
 
-    metric: str
+    metric: str  # as fvd_16, frechet_random3d_16 or psnr
     value: float
-    protocol: dict[str, Any]
-    real: int
-    fake: int
-    split: str
-    stride: int
-    resolution: int
-    network: dict[str, str]
+    protocol: dict[str, Any]  # what `Protocol.describe` says, or the like
+    real: int  # number of real clips
+    fake: int  # number of generated clips
+    split: str  # where the real videos come from
+    stride: int  # step between two frames of a clip
+    resolution: int  # short side of the frames in pixels
+    network: dict[str, str]  # name and hash of the feature network
     interval: tuple[float, float] | None = None
-    seeds: dict[str, Any] = field(default_factory=dict)
-    weights: str | None = None
+    seeds: dict[str, Any] = field(default_factory=dict)  # of the videos and the protocol
+    weights: str | None = None  # fingerprint of the model that generated, if known
     versions: dict[str, str] = field(default_factory=lambda: versions())
-    data: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)  # folders and what else is known
+    warnings: list[str] = field(default_factory=list)  # what makes the number doubtful
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.value, *(self.interval or ())))):

@@ -55,12 +55,10 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the discriminator, from its logits for real and for generated images."""
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """Hinge loss of the generator, from the discriminator's logits for what it generated."""
     return -fake.mean()
 
 

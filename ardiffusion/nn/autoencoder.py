@@ -42,18 +42,12 @@ class Autoencoder(nn.Module, ABC):
 
     `encode` gives latents, which caches hold; stage 2 learns `normalise` of them; `decode` takes
     either, so `decode(normalise(z))` is `decode(z)`.
-
-    Attributes:
-        resolution: The height and width of a frame in pixels.
-        tokens: The number of latent tokens per frame L.
-        channels: The number of latent channels per token C.
-        temporal: Whether the decoder sees earlier frames.
     """
 
-    resolution: int
-    tokens: int
-    channels: int
-    temporal: bool = False
+    resolution: int  # height and width of a frame in pixels
+    tokens: int  # per frame, L
+    channels: int  # per token, C
+    temporal: bool = False  # whether the decoder sees earlier frames
 
     def forward(
         self, video: Tensor, noise: Tensor | None = None, error: Tensor | None = None

@@ -72,7 +72,6 @@ class VGGDistance(nn.Module):
 
     @property
     def heads(self) -> list[Tensor]:
-        """The weight of each channel in each stage."""
         return [self.get_buffer(f"head{stage}") for stage in range(len(VGG_STAGES))]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ class Pretrained(nn.Module, ABC):
             self._loaded.append(network)
 
     def network(self, device: torch.device | str) -> nn.Module:
-        """Return the network on a device."""
         if not self._loaded:
             raise RuntimeError(f"{type(self).__name__} has no network yet: call its load() first.")
         with torch.inference_mode(False):

@@ -118,12 +118,10 @@ class PublishedDiT(nn.Module):
 
     @property
     def window(self) -> int:
-        """Frames that a frame attends to, itself included."""
         return self.frames
 
     @property
     def class_table(self) -> Tensor | None:
-        """One row of context for each class, and a last one that is not used."""
         return self.condition.table if self.classes else None
 
     def forward(

@@ -72,7 +72,6 @@ def run(args: Sequence[str]) -> Any:  # noqa: ANN401 whatever the tool returns
 
 
 def find_tool(name: str) -> Callable[..., Any]:
-    """Import a tool."""
     return getattr(import_module(f"ardiffusion.tools.{name}"), name)
 
 

@@ -51,22 +51,16 @@ class Wish:
 class Studio:
     """What all sessions share: the frozen generator, and the turns they take with it.
 
-    Attributes:
-        generator: What generates.
-        folder: Where videos grow.
-        plan: Which frame takes which step; the AD schedule by default.
-        fps: Frames per second of the files, and no more than that are made.
-        turn: Who holds it computes, for one iteration: CUDA graphs cannot be captured while
-            somebody else computes.
-        videos: The newest video of each session.
+    Who holds the turn computes, for one iteration: CUDA graphs cannot be captured while somebody
+    else computes.
     """
 
     generator: Generator
-    folder: Path
-    plan: Plan | None = None
-    fps: float = 25
+    folder: Path  # where videos grow
+    plan: Plan | None = None  # the AD schedule by default
+    fps: float = 25  # of the files; frames come no faster
     turn: threading.Lock = field(default_factory=threading.Lock)
-    videos: dict[str, "LiveVideo"] = field(default_factory=dict)
+    videos: dict[str, "LiveVideo"] = field(default_factory=dict)  # the newest of each session
 
     def begin(self, session: str, wish: Wish) -> "LiveVideo":
         """Begin a session's next video; the one before is gone."""
@@ -84,31 +78,22 @@ class Studio:
 
 
 class LiveVideo:
-    """A video that grows in a thread of its own until it is stopped.
-
-    Attributes:
-        pictures: The last finished frames, uint8 (3, H, W).
-        frames: How many frames are finished.
-        given: How many of them were given.
-        span: What the last iteration did.
-        rate: Frames per second of late.
-        problem: The sentence that says why it ended, unless it was stopped.
-        file: The MP4, there and whole when the thread has ended.
-    """
+    """A video that grows in a thread of its own until it is stopped."""
 
     def __init__(self, studio: Studio, wish: Wish) -> None:
         self.studio, self.wish = studio, wish
         self.file = Path(tempfile.mkdtemp(dir=studio.folder), f"seed-{wish.seed}.mp4")
-        self.pictures: deque[Tensor] = deque(maxlen=RECENT)
+        self.pictures: deque[Tensor] = deque(maxlen=RECENT)  # finished frames, uint8 (3, H, W)
         self.times: deque[float] = deque(maxlen=9)
-        self.frames = self.given = 0
-        self.span: Span | None = None
-        self.problem = ""
+        self.frames = self.given = 0  # finished, and given ones among them
+        self.span: Span | None = None  # what the last iteration did
+        self.problem = ""  # why it ended, unless it was stopped
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     @property
     def rate(self) -> float:
+        """Frames per second of late."""
         times = list(self.times)
         return (len(times) - 1) / max(times[-1] - times[0], 1e-3) if times else 0.0
 

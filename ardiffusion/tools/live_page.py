@@ -49,7 +49,6 @@ def frame_image(frame: Tensor, index: int) -> str:
 
 
 def screen(video: LiveVideo | None) -> str:
-    """Show the newest frame, large."""
     if video is None:
         return '<div class="screen"><div class="blank">Press Start.</div></div>'
     if not video.pictures:
@@ -157,8 +156,6 @@ def controls(studio: Studio) -> list[Any]:
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """Lay the page out and wire it up."""
-
     def start(request: gr.Request, *wished: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
         yield from watch(studio, str(request.session_hash), Wish(*wished))
 

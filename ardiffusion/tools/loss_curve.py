@@ -32,7 +32,6 @@ class LossCurve:
     frames: np.ndarray  # (steps, F)
 
     def over(self, loss: float) -> "LossCurve":
-        """Return the curve relative to a loss."""
         losses, bins, frames = (x / loss for x in (self.losses, self.bins, self.frames))
         return replace(self, losses=losses, bins=bins, frames=frames)
 
@@ -76,7 +75,6 @@ def numbers(values: ArrayLike) -> np.ndarray:
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-    """Drop NaN."""
     return values[np.isfinite(values)]
 
 

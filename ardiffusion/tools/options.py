@@ -15,7 +15,6 @@ def check_option(name: str, value: int | None, low: int, high: int = LARGEST) ->
 
 
 def output_file(path: str) -> Path:
-    """Return the place of a file that is to be written."""
     place = Path(path).expanduser()
     if not place.name or place.is_dir():
         raise ValueError(f"--output is {path!r}, which names no file: give one to write to.")
@@ -23,7 +22,6 @@ def output_file(path: str) -> Path:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name, if it is there."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

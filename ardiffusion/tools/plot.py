@@ -75,7 +75,6 @@ def log_heights(panel: "Axes", values: Sequence[float]) -> None:
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as PNG."""
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png")
 

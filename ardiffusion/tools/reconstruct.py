@@ -97,7 +97,6 @@ def read_stamps(folder: Path, made_by: dict[str, Any]) -> dict[str, Any]:
 
 
 def sources_of(videos: Path) -> dict[str, Path]:
-    """Find the videos, by the names of their reconstructions."""
     try:
         entries = find_clips(videos)
     except OSError as error:

@@ -68,7 +68,6 @@ class VideoFolder:
         return self._scaled(read_frames(path, start=start, frames=frames, stride=stride))
 
     def parts(self, video: int, frames: int, part: int) -> Iterator[Tensor]:
-        """Read the first frames of a video, `part` at a time."""
         reader = VideoReader(self.root / self.paths[video])
         for start in range(0, frames, part):
             yield self._scaled(reader.read(start, frames=min(part, frames - start)))

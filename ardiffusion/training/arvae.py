@@ -229,7 +229,6 @@ class ARVAEModule(LightningModule):
         return {"latents": latents, "label": batch["label"], "key": batch["key"]}
 
     def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
-        """Build one optimiser per network, each with its schedule."""
         optimizers = [self.optimizer([p for p in self.arvae.parameters() if p.requires_grad])]
         if self.discriminator is not None:
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))

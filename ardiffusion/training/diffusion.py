@@ -222,7 +222,6 @@ class DiffusionModule(LightningModule):
     test_step = validation_step
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 whatever Lightning takes
-        """Build the optimiser of the network; the AR-VAE has none."""
         optimizer = self.optimizer(self.dit.parameters())
         schedulers = [self.lr_scheduler(optimizer)] if self.lr_scheduler else []
         return [optimizer], [{"scheduler": each, "interval": "step"} for each in schedulers]
@@ -237,12 +236,10 @@ class DiffusionModule(LightningModule):
         clip_gradients(self, optimizer, value=gradient_clip_val, algorithm=gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the generator, so that it can be rebuilt without its configuration."""
         parts = self.generator.describe() | {"timesteps": describe(self.timesteps)}
         describe_into(checkpoint, stage="dit", parts=parts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Rebuild the AR-VAE that the checkpoint brings."""
         mine = {name: getattr(self, name) for name in ("dit", "schedule", "target")}
         parts = check_fits(checkpoint, stage="dit", **mine)
         arvae: Autoencoder = build(parts["arvae"], source="The checkpoint")

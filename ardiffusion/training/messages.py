@@ -94,7 +94,6 @@ def clear_messages() -> Iterator[None]:
 
 
 def wanted(record: logging.LogRecord) -> bool:
-    """Say whether a message is none of those left out."""
     return not record.getMessage().startswith(INFOS)
 
 

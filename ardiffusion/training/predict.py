@@ -23,13 +23,7 @@ from ardiffusion.weights.description import describe
 class PredictModule(LightningModule):
     """Writes videos that a generator makes; its batches are lists of requests.
 
-    Args:
-        generator: What generates.
-        sampler: How to sample.
-        frames: Frames per video.
-        folder: Where the videos go.
-        fps: Frames per second of the files.
-        prefixes: Frames that videos begin with, uint8 (P, 3, H, W), in turn; none if empty.
+    Videos begin with the prefixes, uint8 (P, 3, H, W), in turn; with none where there are none.
     """
 
     def __init__(
@@ -86,7 +80,6 @@ class PredictModule(LightningModule):
 
 
 def progress_bar(enabled: bool) -> Progress:
-    """Return a progress bar over iterations."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -62,7 +62,6 @@ class StepGuard(Callback):
         self.before = [buffer.clone() for buffer in self.statistics]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learn the run's folder."""
         self.folder = log_folder(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -164,7 +163,6 @@ def inspect_step(optimizers: Sequence[Optimizer], trainer: Trainer) -> None:
 
 
 def step_skipped(trainer: Trainer) -> bool:
-    """Say whether a guard skips the step of the batch in training."""
     return any(guard.skipped for guard in guards_of(trainer))
 
 
