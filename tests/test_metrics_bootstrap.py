@@ -8,7 +8,6 @@ from ardiffusion.metrics.bootstrap import (
     distance_interval,
     draw_videos,
     mean_interval,
-    number_videos,
 )
 from ardiffusion.metrics.frechet import feature_distance
 
@@ -67,7 +66,7 @@ def test_interval_holds_a_value_that_lies_below_all_draws() -> None:
     generator = torch.Generator().manual_seed(0)
     real, fake = torch.randn(2, 24, 20, generator=generator, dtype=torch.float64)
     value, draws = feature_distance(real, fake), torch.Generator().manual_seed(0)
-    clips = number_videos(range(24))
+    clips = torch.arange(24)
     drawn = [
         feature_distance(real, fake, counts=[draw_videos(clips, draws) for _ in range(2)])
         for _ in range(50)
@@ -83,7 +82,7 @@ def test_interval_holds_a_value_that_lies_below_all_draws() -> None:
 
 
 def test_clips_of_one_video_are_drawn_together() -> None:
-    clips = number_videos([5, 5, 5, 9, 9, 2])
+    clips = torch.tensor([1, 1, 1, 2, 2, 0])
     counts = draw_videos(clips, torch.Generator().manual_seed(0))
     assert counts.sum() > 0 and len(counts) == 6
     assert counts[:3].unique().numel() == counts[3:5].unique().numel() == 1

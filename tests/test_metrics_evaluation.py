@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from ardiffusion.metrics.bootstrap import Bootstrap
-from ardiffusion.metrics.checks import range_mismatch
 from ardiffusion.metrics.clip_features import Videos
-from ardiffusion.metrics.evaluation import evaluate
+from ardiffusion.metrics.evaluation import evaluate, range_mismatch
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.i3d import I3DTorchScript

@@ -8,7 +8,6 @@ from torch.testing import assert_close
 
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.i3d import I3DPretrained400, I3DTorchScript
-from ardiffusion.metrics.mp4v import through_mp4v
 from ardiffusion.metrics.protocol import (
     Clip,
     EveryClip,
@@ -16,7 +15,7 @@ from ardiffusion.metrics.protocol import (
     Protocol,
     StyleGANV,
 )
-from ardiffusion.metrics.resize import resize_bicubic
+from ardiffusion.metrics.reencoding import resize_bicubic, through_mp4v
 from ardiffusion.tools.video_folder import VideoFolder
 
 LENGTHS = [9, 3, 4, 20, 12, 30]

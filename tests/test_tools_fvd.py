@@ -19,7 +19,7 @@ from ardiffusion.metrics.frechet import frechet_distance, moments
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.i3d import I3DTorchScript
 from ardiffusion.metrics.image import psnr, ssim
-from ardiffusion.metrics.processes import local_device
+from ardiffusion.metrics.parallel import local_device
 from ardiffusion.metrics.protocol import Clip, StyleGANV
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools import pairs, video_folder

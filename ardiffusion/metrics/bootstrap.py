@@ -17,10 +17,11 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor
 
-from ardiffusion.metrics.determinism import in_threads
 from ardiffusion.metrics.frechet import feature_distance
+from ardiffusion.metrics.parallel import in_threads
 
 CONFIDENCE = 0.95
+ONE_VIDEO = "One side has a single video, which says nothing of how videos scatter: no interval."
 
 
 class Bootstrap(NamedTuple):
@@ -53,11 +54,11 @@ def distance_interval(
     value = feature_distance(real, fake, ddof=ddof)
     generator = torch.Generator().manual_seed(bootstrap.seed)
     drawn_apart = [[*videos[0], *videos[1]]] if bootstrap.paired else videos
-    numbered = [number_videos(side) for side in drawn_apart]
+    places = [torch.tensor(side).unique(return_inverse=True)[1] for side in drawn_apart]
     lengths = [len(side) for side in videos]
 
     def draw_sides() -> list[Tensor]:
-        counts = torch.cat([draw_videos(side, generator) for side in numbered])
+        counts = torch.cat([draw_videos(side, generator) for side in places])
         return list(counts.split(lengths))
 
     counts = [draw_sides() for _ in range(bootstrap.draws)]
@@ -84,20 +85,11 @@ def percentile_interval(drawn: Tensor) -> Tensor:
     return drawn.quantile(drawn.new_tensor([tail, 1 - tail]))
 
 
-class Numbered(NamedTuple):
-    """How many videos clips are of, and for each clip the place of its video among them."""
+def draw_videos(places: Tensor, generator: Generator) -> Tensor:
+    """Draw as many videos as there are with replacement; return how often each clip counts.
 
-    videos: int
-    place: Tensor
-
-
-def number_videos(videos: Sequence[int]) -> Numbered:
-    """Number the videos that clips are of."""
-    numbers, place = torch.tensor(videos).unique(return_inverse=True)
-    return Numbered(len(numbers), place)
-
-
-def draw_videos(clips: Numbered, generator: Generator) -> Tensor:
-    """Draw as many videos as there are with replacement; return how often each clip counts."""
-    chosen = torch.randint(clips.videos, (clips.videos,), generator=generator)
-    return chosen.bincount(minlength=clips.videos)[clips.place]
+    `places` numbers, from 0 on and without gaps, the video that each clip is of.
+    """
+    videos = int(places.max()) + 1
+    chosen = torch.randint(videos, (videos,), generator=generator)
+    return chosen.bincount(minlength=videos)[places]

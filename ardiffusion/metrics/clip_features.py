@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.checks import check_clip, check_size
-from ardiffusion.metrics.determinism import full_precision, in_threads
 from ardiffusion.metrics.features import check_finite
-from ardiffusion.metrics.processes import gather_parts, rank_and_world
+from ardiffusion.metrics.parallel import full_precision, gather_parts, in_threads, rank_and_world
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.store import Chunk, FeatureStore
 
@@ -101,7 +99,7 @@ def extract_features(
         if store is not None:
             store.save(videos.clip_keys(missing[number]), found[number])
         advance(len(missing[number]))
-    return join_chunks(videos, [chunk for _, chunk in sorted(gather_parts(found).items())])
+    return join_chunks(videos, gather_parts(found))
 
 
 def prepared_chunks(
@@ -152,3 +150,21 @@ def embed_chunk(protocol: Protocol, prepared: Chunk, device: torch.device | str)
             batch = max(FRAMES_AT_ONCE // protocol.frames, 1)
             parts = [describe(video) for video in prepared.rows.split(batch)]
     return prepared._replace(rows=torch.cat(parts))
+
+
+def check_clip(video: Tensor, name: str, frames: int) -> None:
+    if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[:2] != (frames, 3):
+        raise ValueError(
+            f"{name} gives clips of {video.dtype} and shape {tuple(video.shape)}, but the "
+            f"distance is of uint8 clips (F, 3, H, W) of {frames} frames with values from 0 to "
+            "255; convert them first."
+        )
+
+
+def check_size(one: str, size: tuple[int, int], other: str, others: tuple[int, int]) -> None:
+    if size != others:
+        folders = one if one == other else f"{one} and {other}"
+        raise ValueError(
+            f"The frames of {folders} differ in size ({size[1]} x {size[0]} and {others[1]} x "
+            f"{others[0]} pixels); give a --resolution that all are scaled and cropped to."
+        )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from ardiffusion.metrics.bootstrap import Bootstrap, distance_interval
-from ardiffusion.metrics.checks import ONE_VIDEO, check_size, range_mismatch, warnings_about
-from ardiffusion.metrics.clip_features import Videos, extract_features
+from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, distance_interval
+from ardiffusion.metrics.clip_features import Videos, check_size, extract_features
 from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.metrics.store import Chunk
+
+ENOUGH = 256  # clips from which papers give numbers
 
 
 def evaluate(
@@ -110,3 +111,28 @@ def select_clips(protocol: Protocol, real: Videos, fake: Videos) -> tuple[list[C
                 "frames."
             )
     return clips
+
+
+def range_mismatch(one: str, highest: int, other: str, others: int) -> str | None:
+    """Say so if one side has no value above 1, and the other has: it was written as floats."""
+    if others <= 1 < highest:
+        return range_mismatch(other, others, one, highest)
+    if not highest <= 1 < others:
+        return None
+    return f"No value in {one} is above {highest}, while {other} reaches {others}"
+
+
+def warnings_about(clips: int, width: int) -> list[str]:
+    """Say what is doubtful about a distance with so few clips on a side, of so many features."""
+    found = []
+    if clips < ENOUGH:
+        found.append(
+            f"There are only {clips} clips on one side: below {ENOUGH} the distance is biased "
+            "upwards so much that it compares only with others of exactly as many."
+        )
+    if clips <= width:
+        found.append(
+            f"{clips} clips are too few for {width} features: the covariance is singular, and the "
+            "distance mostly tells how many clips there are."
+        )
+    return found

@@ -13,7 +13,7 @@ import torch
 from einops import einsum, rearrange, reduce
 from torch import Tensor
 
-from ardiffusion.metrics.determinism import one_thread
+from ardiffusion.metrics.parallel import one_thread
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:

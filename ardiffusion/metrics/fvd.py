@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ardiffusion.metrics.determinism import full_precision
 from ardiffusion.metrics.features import OwnFeatures, VideoFeatures, check_finite
 from ardiffusion.metrics.frechet import feature_sums, frechet_distance, gaussian_from_sums
+from ardiffusion.metrics.parallel import full_precision
 
 
 class FrechetVideoDistance(Metric):

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.i3d import SIDE, I3DPretrained400
-from ardiffusion.metrics.mp4v import through_mp4v
 from ardiffusion.metrics.protocol_base import Clip, Protocol
-from ardiffusion.metrics.resize import resize_bicubic
+from ardiffusion.metrics.reencoding import resize_bicubic, through_mp4v
 from ardiffusion.nn.sizes import check_sizes
 
 

@@ -15,7 +15,7 @@ from ardiffusion.data.samples import SampleLog, read_sample_log
 from ardiffusion.files import cache_folder, only_writer
 from ardiffusion.metrics.bootstrap import Bootstrap
 from ardiffusion.metrics.evaluation import evaluate
-from ardiffusion.metrics.processes import local_device, process_group, rank_and_world
+from ardiffusion.metrics.parallel import local_device, process_group, rank_and_world
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
 from ardiffusion.tools.options import check_option, device_of, output_file

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.bootstrap import Bootstrap, mean_interval
-from ardiffusion.metrics.checks import ONE_VIDEO, check_size
+from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, mean_interval
+from ardiffusion.metrics.clip_features import check_size
 from ardiffusion.metrics.image import psnr, ssim
-from ardiffusion.metrics.processes import gather_parts, rank_and_world
+from ardiffusion.metrics.parallel import gather_parts, rank_and_world
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.autoencoder import to_unit
 from ardiffusion.nn.perceptual import LPIPS, VGG_FILE, VGG_URL
@@ -75,7 +75,7 @@ class Pairs:
                 named = dict(zip(self.similarities, values[pair].tolist(), strict=True))
                 raise ValueError(f"{path} and its pair compare as {named}: check the weights.")
             advance(1)
-        return torch.stack([value for _, value in sorted(gather_parts(values).items())])
+        return torch.stack(gather_parts(values))
 
     def scores(self, values: Tensor, split: str, bootstrap: Bootstrap | None) -> list[Score]:
         """Return the score of each similarity, averaged over the pairs' values (N, K)."""

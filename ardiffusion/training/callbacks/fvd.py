@@ -12,8 +12,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
 from ardiffusion.generator import Generator
-from ardiffusion.metrics.checks import warnings_about
-from ardiffusion.metrics.evaluation import evaluate
+from ardiffusion.metrics.evaluation import evaluate, warnings_about
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import FrameMean, psnr, ssim

@@ -1,18 +1,21 @@
-"""Videos through MPEG-4 part 2 and back, as `VideoWriter` of OpenCV with `mp4v` would have them.
+"""How the code released with AR-Diffusion prepares videos: MPEG-4 part 2, then Pillow's resizing.
 
-Its FFmpeg backend asks for 2 bits per pixel and frame, quantisers from 3 on, an intra frame every
-12 frames and yuv420p, and drops the last row or column of odd sizes.
+`VideoWriter` of OpenCV with `mp4v` asks FFmpeg for 2 bits per pixel and frame, quantisers from 3
+on, an intra frame every 12 frames and yuv420p, and drops the last row or column of odd sizes.
+Resizing is that of clean-fid (Parmar et al., CVPR 2022), on float channels.
 """
 
 import io
 from typing import cast
 
 import av
+import numpy as np
 import torch
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 FPS = 25  # of no consequence: the bits per second grow with it
@@ -52,3 +55,16 @@ def _encode(container: OutputContainer, video: Tensor) -> None:
         picture = picture.reformat(format="yuv420p", interpolation=Interpolation.BICUBIC)
         container.mux(stream.encode(cast(VideoFrame, picture)))
     container.mux(stream.encode(None))
+
+
+def resize_bicubic(video: Tensor, side: int) -> Tensor:
+    """Resize each colour of a uint8 video (F, 3, H, W) as float with Pillow, to a square.
+
+    What overshoots 0 and 255 is neither rounded nor clipped.
+    """
+    channels = rearrange(video, "f c h w -> (f c) h w").float().cpu().numpy()
+    resized = [
+        np.asarray(Image.fromarray(c).resize((side, side), Image.Resampling.BICUBIC))
+        for c in channels
+    ]
+    return rearrange(torch.from_numpy(np.stack(resized)), "(f c) h w -> f c h w", f=len(video))

@@ -1,4 +1,4 @@
-"""Computations that give the same bits whatever the number of threads, and in full float32.
+"""Work that threads and processes share, in full float32: the same bits however many there are.
 
 Threads that share one operation add in another order than one does. That costs rounding, which the
 square roots of a singular covariance raise to 1e-9 of a Fréchet distance. How many threads there
@@ -6,12 +6,14 @@ are differs between machines, and between a process alone and one of torchrun's.
 half precision would shift a distance by far more.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import distributed
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -51,3 +53,39 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         matmul.fp32_precision = before
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank_and_world() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def gather_parts(found: dict[int, T]) -> list[T]:
+    """Give every process what all of them have found, in the order of its numbers."""
+    _, world = rank_and_world()
+    parts: list[Any] = [found] * world
+    if world > 1:
+        distributed.all_gather_object(parts, found)
+    return [thing for _, thing in sorted(item for part in parts for item in part.items())]
+
+
+def local_device(name: str) -> str:
+    """Give each process of torchrun its GPU, in turn where there are more processes than GPUs."""
+    rank = os.environ.get("LOCAL_RANK")
+    if name != "cuda" or rank is None:
+        return name
+    return f"cuda:{int(rank) % max(torch.cuda.device_count(), 1)}"
