@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ardiffusion import __version__
 from ardiffusion.training.arvae import ARVAEModule
-from ardiffusion.training.callbacks.save_last import SaveLast, refuse_second_run
+from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refuse_second_run
 from ardiffusion.training.checkpoint import as_settings
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.checks import check_devices, check_trainer_options
@@ -107,8 +107,12 @@ class StageCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Name the checkpoint to the trainer beforehand, so that modules know of it in `setup`."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        if self.model is not None and kwargs.get("ckpt_path") not in (None, *CHOSEN_BY_LIGHTNING):
-            self.trainer.ckpt_path = kwargs.pop("ckpt_path")
+        path = kwargs.get("ckpt_path")
+        if self.model is not None and path not in (None, "best", "hpc"):
+            del kwargs["ckpt_path"]
+            self.trainer.ckpt_path = newest_last(self.trainer) if path == "last" else path
+            if subcommand != "fit" and not self.trainer.ckpt_path:
+                raise ValueError("This run has no last.ckpt yet: name one with --ckpt_path.")
         return kwargs
 
     def before_fit(self) -> None:

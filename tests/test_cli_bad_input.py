@@ -53,6 +53,12 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "latents in 1": ("vae", "fit", {"data__latents": "LATENTS"}, "reads videos, no latents: lea"),
     "fraction": ("vae", "fit", {"data__val_fraction": 2}, "val_fraction is 2.0 and must lie betw"),
     "no AR-VAE": ("dit", "fit", {"model__arvae": "gone.ckpt"}, r"no file or folder gone\.ckpt"),
+    "no last": (
+        "vae",
+        "validate",
+        {"ckpt_path": "last", "trainer__logger__init_args__save_dir": "BAD/none"},
+        r"This run has no last\.ckpt yet",
+    ),
     "stage 2 in 1": (
         "vae",
         "validate",

@@ -197,6 +197,17 @@ def test_stop_that_is_put_off_saves_nothing_yet(
     assert saved == [5]
 
 
+def test_clips_of_a_step_are_told_and_when_they_change(
+    tokenizer: Path, skies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run(tokenizer, skies, tmp_path, max_steps=1, accumulate_grad_batches=3)
+    assert "A step sees 6 clips: 2 a batch x 1 processes x 3 batches gathered." in caplog.text
+    sentence = r"saw 6 clips before, and sees 2 now: .* x --trainer\.accumulate.* must be 6\."
+    with pytest.warns(UserWarning, match=sentence):
+        run(tokenizer, skies, tmp_path, max_steps=2, ckpt_path=tmp_path / "last.ckpt")
+
+
 LENGTHS = {"epochs": {"max_epochs": 4, "max_steps": -1}, "steps": {"max_steps": 20}}
 
 

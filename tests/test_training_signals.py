@@ -153,7 +153,7 @@ def test_signal_stops_a_run_that_must_not_stop_early(skies: Path, tmp_path: Path
 
 
 def test_handlers_are_those_of_before(skies: Path, tmp_path: Path) -> None:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(SystemExit):
         fit(make_first_stage, skies, tmp_path, Send("train", 2))
@@ -309,6 +309,30 @@ def test_command_that_trains_leaves_its_last_step_and_no_process(
     runs = Runs(tmp_path, root=skies)
     runs.run("vae", "fit", ckpt_path=last, trainer__max_steps=step + 2)
     assert torch.load(last, weights_only=True)["global_step"] == step + 2
+
+
+SLURM = {"JOB_ID": 9, "ARRAY_JOB_ID": 7, "ARRAY_TASK_ID": 2, "JOB_NAME": "train", "NTASKS": 1}
+SLURM |= {"NTASKS_PER_NODE": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+
+
+def test_job_of_slurm_goes_back_into_the_queue_and_on_from_its_last_step(
+    skies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    log, last = tmp_path / "vae/stability.jsonl", tmp_path / "vae/checkpoints/last.ckpt"
+    process = start(tmp_path, skies, "vae", "fit", *TRAINING, "--ckpt_path=last")
+    interrupt(process, lambda: lines(log) > 3, number=signal.SIGUSR1, group=True)
+    assert (tmp_path / "told").read_text() == "requeue 7_2\n"
+    step = torch.load(last, weights_only=True)["global_step"]
+    runs = Runs(tmp_path, root=skies)
+    runs.run("vae", "fit", ckpt_path="last", trainer__max_steps=step + 2)
+    assert torch.load(last, weights_only=True)["global_step"] == step + 2 == lines(log)
 
 
 @pytest.mark.parametrize("group", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -1,13 +1,16 @@
-"""How a command ends that is told to, by SIGTERM or SIGINT, or that loses one of its processes.
+"""How a command ends that a signal tells to, or that loses one of its processes.
 
 Training finishes its step and writes `last.ckpt`; all else ends at once, and what it has written
 by then is whole. The exit code is 128 and the signal's number. A second signal, more than a second
-later, does not wait for the step.
+later, does not wait for the step. SIGUSR1 is how SLURM says that a job's time is up: the job then
+goes back into the queue.
 """
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +28,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|tcpstore", re.IGNORECASE)
 HANGING = 20.0  # seconds after which a process that lost another one does not notice any more
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 NOTE = b"\nStopping after this step and its checkpoint; another signal stops at once.\n"
 
 
@@ -51,7 +55,7 @@ class StopSignals:
         """Take the signals of this process."""
         if self.pid != os.getpid() and threading.current_thread() is threading.main_thread():
             self.pid, self.parent = os.getpid(), os.getppid()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
                 self.handlers[number] = signal.signal(number, self.receive)
             os.register_at_fork(after_in_child=self.leave_to_parent)
 
@@ -59,7 +63,8 @@ class StopSignals:
         """Let a process that is forked, as readers of data are, end when its parent ends it."""
         if self.pid == os.getppid():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
 
     def receive(self, number: int, frame: object) -> None:
         """Note a signal, or end at once; a process and its group may get the same one."""
@@ -164,9 +169,20 @@ class StopSignals:
         told = isinstance(error, SystemExit) or reader_ended(error)
         if self.received and (told or (error is None and self.rank == 0)):
             end_processes(self.processes, seconds=30)
+            if self.received == signal.SIGUSR1:
+                requeue()
             raise SystemExit(128 + self.received) from None
         if self.lost is not None:
             raise ChildProcessError(self.lost) if self.lost else SystemExit(1)
+
+
+def requeue() -> None:
+    """Put the job of SLURM that this is the first process of back into the queue."""
+    job, first = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_PROCID", "0") == "0"
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job and first and shutil.which("scontrol"):
+        subprocess.run(["scontrol", "requeue", job], check=False)  # says itself why it cannot
 
 
 def leave_to_us(*_: object) -> None:

@@ -1,14 +1,14 @@
 """Keeps what a run made: its last step, whatever ends it, and its folder from other runs."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ardiffusion.files import only_writer
 from ardiffusion.training.callbacks.stability import LOG
@@ -35,6 +35,7 @@ class SaveLast(Callback):
         self.deferred = False  # whether a stop waits for the optimiser
         self.loops: dict[str, Any] | None = None  # where training was when validation began
         self.lock = ExitStack()
+        self.clips = 0  # that an optimiser step sees
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come after every callback that may stop the run, but before those that save."""
@@ -47,7 +48,7 @@ class SaveLast(Callback):
         if stage == "fit" and folder is not None and trainer.is_global_zero:
             self.lock.enter_context(only_writer(folder))
 
-    def on_train_start(self, trainer: Trainer, *_: object, **__: object) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch after a checkpoint of an epoch's last batch, which Lightning forgets.
 
         Resumed once more, in that epoch, it would take the epoch for the one before.
@@ -56,6 +57,23 @@ class SaveLast(Callback):
         if trainer.fit_loop.restarted_mid_epoch and epochs.processed == epochs.ready:  # pyright: ignore[reportAttributeAccessIssue]
             trainer.fit_loop.reset_restart_stage()
         self.signals.busy = True
+        self.tell_clips(trainer, pl_module)
+
+    def tell_clips(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say how many clips a step sees, and when that is another number than before."""
+        batch, before = getattr(trainer.datamodule, "batch_size", 0), self.clips  # pyright: ignore[reportAttributeAccessIssue]
+        gathered, world = gathered_by(module) * trainer.accumulate_grad_batches, trainer.world_size
+        self.clips = clips = batch * world * gathered
+        if clips:
+            parts = f"{batch} a batch x {world} processes x {gathered} batches gathered"
+            rank_zero_info(f"A step sees {clips} clips: {parts}.")
+        if clips and before and clips != before:
+            stage_1 = hasattr(module, "accumulate")
+            option = "model.accumulate" if stage_1 else "trainer.accumulate_grad_batches"
+            rank_zero_warn(
+                f"A step of this run saw {before} clips before, and sees {clips} now: for as "
+                f"many, --data.batch_size x --{option} must be {before / world:g}."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
@@ -116,8 +134,14 @@ class SaveLast(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Forget the batches of a validation that was broken off; its numbers would be wrong."""
+        checkpoint["clips_per_step"] = self.clips
         if trainer.interrupted and self.loops is not None:
             checkpoint["loops"]["fit_loop"] = self.loops
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.clips = checkpoint.get("clips_per_step", 0)
 
     def defer_stop(self, trainer: Trainer, module: LightningModule) -> None:
         """Put off a stop while gradients are gathered, and let it happen after that."""
@@ -155,8 +179,13 @@ class SaveLast(Callback):
 
 def gathering(trainer: Trainer, module: LightningModule) -> bool:
     """Say whether there are gradients that no optimiser step has used yet."""
-    batches = int(getattr(module, "accumulate", 1))  # stage 1 gathers by itself
-    return trainer.global_step % batches != 0 or trainer.fit_loop._should_accumulate()
+    waits = trainer.global_step % gathered_by(module) != 0
+    return waits or trainer.fit_loop._should_accumulate()
+
+
+def gathered_by(module: LightningModule) -> int:
+    """Return how many batches of a step a module gathers by itself, as stage 1 does."""
+    return int(getattr(module, "accumulate", 1))
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -165,14 +194,20 @@ def run_folder(trainer: Trainer) -> Path | None:
     return None if trainer.fast_dev_run or not trainer.loggers else folder  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def newest_last(trainer: Trainer) -> str | None:
+    """Find the newest `last.ckpt` that a run has left; None if there is none yet."""
+    callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    found = {path for callback in callbacks for path in callback._find_last_checkpoints(trainer)}
+    return max(found, key=os.path.getmtime, default=None)
+
+
 def refuse_second_run(trainer: Trainer, ckpt_path: str | None) -> None:
     """Raise if `fit` would write over another run than that of `ckpt_path`.
 
     Call it before processes are launched.
     """
     folder = run_folder(trainer)
-    requeued = SLURMEnvironment.detect() and trainer._checkpoint_connector._hpc_resume_path
-    if folder is None or ckpt_path or requeued:
+    if folder is None or ckpt_path:
         return
     own = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
     places = {folder / "checkpoints", *map(Path, filter(None, own))}
