@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ardiffusion import __version__
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refuse_second_run
-from ardiffusion.training.checkpoint import as_settings
+from ardiffusion.training.checkpoint import spell
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.checks import check_devices, check_trainer_options
 from ardiffusion.training.data import VideoDataModule
@@ -77,7 +77,8 @@ class StageCLI(LightningCLI):
         checkpoint = read_checkpoint(path)
         check_stage(checkpoint, stage=self.stage, source=path)
         if self.config.subcommand != "fit":
-            parts = as_settings(read_parts(checkpoint, source=path), names=self.described)
+            found = read_parts(checkpoint, source=path)
+            parts = {name: spell(found[name]) for name in self.described if name in found}
             parts |= {"start": None} if "start" in settings.model else {}  # this is where it went
             given = {self.config.subcommand: {"model": parts}}
             self.config = self.parser.parse_object(given, self.config)

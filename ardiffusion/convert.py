@@ -88,7 +88,6 @@ def from_published(
 def convert_arvae(
     state: Mapping[str, Tensor], heads: int | None = None, frames: int = 16
 ) -> PublishedARVAE:
-    """Build the tokenizer that a published file holds, around the file's own tensors."""
     arguments = tokenizer_names.arvae_arguments(state, heads=heads, frames=frames)
     with torch.device("meta"):
         network = PublishedARVAE(**arguments)
@@ -121,7 +120,6 @@ def convert_dit(
     causal: bool = True,
     open_context: bool = True,
 ) -> PublishedDiT:
-    """Build the transformer that a published file holds, around the file's own tensors."""
     transformer_names.published_schedule(state)  # or its schedule is one that we cannot follow
     arguments, weights = transformer_names.split_dit(
         state, heads=heads, tokens=tokens, frames=frames

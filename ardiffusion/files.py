@@ -98,7 +98,6 @@ def write_json(path: str | Path, content: object) -> None:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file with texts in its header."""
     whole = {name: value.contiguous() for name, value in tensors.items()}
     with atomic_write(path) as partial:
         partial.touch()

@@ -100,6 +100,5 @@ class StepTimes:
         return torch.cat([self.leaving, rest]).unique()
 
     def alpha_sigma(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at step indices of shape (F,), float64."""
         abar = self.alphas_cumprod[index]
         return abar.sqrt(), (1 - abar).sqrt()

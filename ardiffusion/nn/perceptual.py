@@ -38,8 +38,7 @@ class LPIPS(Pretrained):
     def read_network(self) -> nn.Module:
         network = VGGDistance()
         load_trunk(network.features, self.trunk)
-        for head, weight in zip(network.heads, read_heads(), strict=True):
-            head.copy_(weight)
+        network.heads = nn.ParameterList(read_heads())
         return network
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -67,12 +66,7 @@ class VGGDistance(nn.Module):
         # Mean and deviation of photographs in [-1, 1].
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]))
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450]))
-        for stage, widths in enumerate(VGG_STAGES):
-            self.register_buffer(f"head{stage}", torch.zeros(widths[-1]))
-
-    @property
-    def heads(self) -> list[Tensor]:
-        return [self.get_buffer(f"head{stage}") for stage in range(len(VGG_STAGES))]
+        self.heads = nn.ParameterList(torch.zeros(widths[-1]) for widths in VGG_STAGES)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         distance = x.new_zeros(len(x))

@@ -99,7 +99,6 @@ def read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:
-    """Return the shape of an entry that tells sizes."""
     if name not in state:
         raise ValueError(f"The published tokenizer lacks {name}; the file is not whole.")
     found = state[name].shape

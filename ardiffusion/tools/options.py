@@ -8,7 +8,6 @@ LARGEST = 2**63 - 1
 
 
 def check_option(name: str, value: int | None, low: int, high: int = LARGEST) -> None:
-    """Raise unless a number that was given lies within bounds."""
     if value is not None and not low <= value <= high:
         bound = f"at least {low}" if value < low else f"at most {high}"
         raise ValueError(f"--{name} must be {bound}, got {value}.")

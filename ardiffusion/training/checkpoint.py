@@ -57,13 +57,8 @@ def init_from(arvae: Autoencoder, source: str) -> None:
     arvae.load_state_dict(given, strict=False)
 
 
-def as_settings(parts: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Spell described parts as the command line does: class_path and init_args of our classes."""
-    return {name: spell(parts[name]) for name in names if name in parts}
-
-
 def spell(value: Any) -> Any:  # noqa: ANN401 plain values and descriptions of parts
-    """Spell one value; tables are descriptions of parts in our table, or they are refused."""
+    """Spell a described part, or a plain value, as the command line: class_path and init_args."""
     if isinstance(value, list):
         return [spell(item) for item in value]
     if not isinstance(value, dict):

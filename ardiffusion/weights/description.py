@@ -39,6 +39,8 @@ PARTS: dict[str, type] = {
 }
 LARGEST = 1 << 20  # no width, length or number of classes comes near it
 DEEPEST = 1000  # blocks of a network, which are built one by one, and entries of a list
+# What constructors raise over arguments that do not fit.
+UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -57,7 +59,6 @@ def describe(part: object) -> dict[str, Any]:
 
 
 def describe_value(value: object) -> object:
-    """Describe an argument, which may be a part of its own or a list of some."""
     if isinstance(value, list | tuple):
         return [describe_value(item) for item in value]
     return describe(value) if type(value) in PARTS.values() else value
@@ -79,19 +80,11 @@ def build(description: Any, source: str) -> Any:  # noqa: ANN401 read from a fil
         given = {key: build_value(value, source=source) for key, value in arguments.items()}
         with torch.device("meta" if issubclass(PARTS[name], nn.Module) else "cpu"):
             return PARTS[name](**given)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as e:
+    except UNFIT as e:
         raise ValueError(f"{source}: {name} cannot be built: {e}") from e
 
 
 def build_value(value: object, source: str) -> object:
-    """Build an argument that describes a part, or a list of some; others are as they are."""
     if isinstance(value, list):
         return [build_value(item, source=source) for item in value]
     return build(value, source=source) if isinstance(value, dict) else value

@@ -104,7 +104,6 @@ def push_to_hub(
 def upload(
     write: Callable[[str], None], repository: str, message: str, private: bool = False
 ) -> str:
-    """Upload what a function writes into a folder; see `push_to_hub`."""
     target = parse_hub_path(f"hf://{repository.removeprefix('hf://')}")
     with tempfile.TemporaryDirectory() as folder, readable_hub_errors(target):
         write(folder)

@@ -105,7 +105,6 @@ def setting(value: object) -> str:
 
 
 def read_score(score: Path | Mapping[str, Any]) -> Score:
-    """Return a score, of its file or its fields."""
     try:
         if isinstance(score, Mapping):
             return Score(**score)

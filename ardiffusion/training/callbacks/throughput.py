@@ -72,16 +72,14 @@ class Throughput(Callback):
             return
         self.step = trainer.global_step
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if self.started is None:
-            self.resume(pl_module.device)
-            self.restart()
-        elif every > 0 and self.step % every == 0:
-            self.pause(pl_module.device)
-            rates = self.rates(trainer.world_size)
-            pl_module.log_dict(rates)
-            shown = rates["speed/tokens_per_second"]
-            pl_module.log("tokens/s", shown, prog_bar=True, logger=False)
-            self.resume(pl_module.device)
+        if self.started is None or (every > 0 and self.step % every == 0):
+            if self.started is not None:
+                self.pause(pl_module.device)
+                rates = self.rates(trainer.world_size)
+                pl_module.log_dict(rates)
+                shown = rates["speed/tokens_per_second"]
+                pl_module.log("tokens/s", shown, prog_bar=True, logger=False)
+            self.started = now(pl_module.device)
             self.restart()
 
     def count(self, batch: dict[str, Any], dit: nn.Module) -> None:
@@ -106,15 +104,12 @@ class Throughput(Callback):
         if self.started is not None:
             self.seconds += now(device) - self.started
 
-    def resume(self, device: torch.device) -> None:
-        self.started = now(device)
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pause(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.started is not None:
-            self.resume(pl_module.device)
+            self.started = now(pl_module.device)
 
 
 def now(device: torch.device) -> float:
