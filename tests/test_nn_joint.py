@@ -115,7 +115,7 @@ def test_clips_longer_than_the_window_are_refused() -> None:
 
 
 @torch.no_grad()
-def test_a_run_keeps_modulations_alone() -> None:
+def test_a_run_keeps_no_keys_and_values() -> None:
     net = tiny(classes=3)
     x, t = inputs(frames=3, batch=2)
     label, null = torch.tensor([2, 0]), torch.tensor([False, True])
@@ -125,7 +125,7 @@ def test_a_run_keeps_modulations_alone() -> None:
         assert_close(net(x, t, cache=cache), expected, rtol=1e-12, atol=1e-12)
         cache.advance(1)
     assert isinstance(cache, Bidirectional) and cache.conditions is not None
-    assert set(vars(cache)) == {"window", "conditions"}
+    assert set(vars(cache)) == {"window", "conditions", "blocks"}
     assert net.make_cache(2, 3, x.device, timesteps=torch.arange(2000)).conditions is None
 
 

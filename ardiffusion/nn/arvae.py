@@ -16,6 +16,7 @@ from ardiffusion.nn.blocks import PairCache
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
 from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
 from ardiffusion.nn.linear import linear
+from ardiffusion.nn.packed import packed
 from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock
 from ardiffusion.nn.sizes import check_sizes
 
@@ -81,7 +82,7 @@ class ARVAE(Autoencoder):
         )
 
     def posterior(self, video: Tensor) -> Posterior:
-        moments = self.encoder(rearrange(video, "b f c h w -> (b f) c h w"))
+        moments = packed(self.encoder)(rearrange(video, "b f c h w -> (b f) c h w"))
         moments = rearrange(moments, "(b f) l c -> b f l c", f=video.shape[1])
         mean, logvar = moments.chunk(2, dim=-1)
         return Posterior(mean=mean, logvar=logvar.clamp(-30, 20))
@@ -94,14 +95,15 @@ class ARVAE(Autoencoder):
 
         Frames are decoded `window` at a time, so memory for a long video is that of its pixels.
         """
-        cache, parts = self.decoder.make_cache(), latents.split(self.window, dim=1)
-        return torch.cat([self.decode_next(part, cache) for part in parts], dim=1)
+        network, parts = packed(self), latents.split(self.window, dim=1)
+        cache = self.decoder.make_cache()
+        return torch.cat([network.decode_next(part, cache) for part in parts], dim=1)
 
     @torch.no_grad()
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        cache = self.decoder.make_cache()
+        network, cache = packed(self), self.decoder.make_cache()
         for frame in latents:
-            yield self.decode_next(rearrange(frame, "b l c -> b 1 l c"), cache)[:, 0]
+            yield network.decode_next(rearrange(frame, "b l c -> b 1 l c"), cache)[:, 0]
 
     def decode_next(self, latents: Tensor, cache: list[PairCache]) -> Tensor:
         """Decode the frames (B, F, L, C) that follow those in `cache`, and add them to it."""

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ardiffusion.nn.attention import additive, causal_mask, frame_mask
 from ardiffusion.nn.conditions import ConditionTable
@@ -34,11 +34,13 @@ class AttentionContext(ABC):
     Attributes:
         position: Absolute index of the first of the current frames.
         conditions: Modulations of the timesteps and labels of a run, if they are kept.
+        blocks: The network's blocks, packed for a run.
         parts: How the current frames attend, in the order of their tokens.
     """
 
     position: int | Tensor = 0
     conditions: ConditionTable | None = None
+    blocks: nn.ModuleList | None = None
     parts: list[Part]
 
     @abstractmethod

@@ -14,6 +14,7 @@ from ardiffusion.nn.attention import attend
 from ardiffusion.nn.cache import AttentionContext, FullSequence, KVCache, StaticCache
 from ardiffusion.nn.conditions import ConditionTable, LabelEmbedding, TimestepEmbedding
 from ardiffusion.nn.linear import begin_as_dit
+from ardiffusion.nn.packed import packed
 from ardiffusion.nn.rotary import Phases, rotary_phases, rotate
 from ardiffusion.nn.sizes import check_sizes
 
@@ -169,7 +170,8 @@ class ARDiT(nn.Module):
         else:
             *modulations, last = context.conditions(t)
         x = self.embed(x_t.to(self.embed.weight.dtype).contiguous()) + self.position
-        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+        blocks = self.blocks if context.blocks is None else context.blocks
+        for layer, (block, modulation) in enumerate(zip(blocks, modulations, strict=True)):
             x = block(x, modulation, phases, context=context, layer=layer)  # (B, F, L, D)
         shift, scale = rearrange(last, "b f (two d) -> two b f 1 d", two=2)
         return self.out(modulate(x, shift=shift, scale=scale))  # (B, F, L, C)
@@ -224,6 +226,7 @@ class ARDiT(nn.Module):
             static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
         """
         context = self.storage(batch, frames=frames, device=device, static=static)
+        context.blocks = packed(self.blocks)
         labels = 1 if label is None else len(label.unique()) + (null is not None)
         if timesteps is not None and labels * len(timesteps) <= MAX_CONDITIONS:
             timesteps = timesteps.to(device)

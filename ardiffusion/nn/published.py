@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.conditions import ConditionTable, TimestepEmbedding
 from ardiffusion.nn.linear import begin_as_dit
+from ardiffusion.nn.packed import packed
 from ardiffusion.nn.published_layers import (
     ClassContext,
     PublishedBlock,
@@ -36,9 +37,10 @@ def sincos_table(positions: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ConditionCache:
-    """What the network keeps during a run: the modulations of the timesteps it will meet."""
+    """What the network keeps during a run: the packed blocks, modulations of its timesteps."""
 
     conditions: ConditionTable
+    blocks: nn.ModuleList
 
     def advance(self, frames: int) -> None:
         """Keep nothing of the frames, whose keys and values change with later ones."""
@@ -150,7 +152,8 @@ class PublishedDiT(nn.Module):
         if self.position is not None:
             video = video + rearrange(self.position, "(f l) d -> f l d", l=self.tokens)[:frames]
         mask, phases = self.mask(frames, x_t.device), self.phases(frames, x_t.device)
-        for block, modulation in zip(self.blocks, modulations, strict=True):
+        blocks = self.blocks if cache is None else cache.blocks
+        for block, modulation in zip(blocks, modulations, strict=True):
             context, video = block(context, video, modulation, mask=mask, phases=phases)
         return self.out(normalise(video))  # (B, F, L, C)
 
@@ -185,4 +188,5 @@ class PublishedDiT(nn.Module):
     ) -> ConditionCache:
         """Return what stays the same during a run that asks for these timesteps alone, (K,)."""
         assert timesteps is not None, "without timesteps there is nothing to keep"
-        return ConditionCache(ConditionTable(self.modulations, timesteps.to(device)))
+        conditions = ConditionTable(self.modulations, timesteps.to(device))
+        return ConditionCache(conditions, blocks=packed(self.blocks))
