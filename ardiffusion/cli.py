@@ -32,6 +32,7 @@ from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.messages import user_errors
 from ardiffusion.training.options import find_configs, import_object, makes
+from ardiffusion.training.products import fast_products, say_of_compile
 from ardiffusion.training.signals import StopSignals
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 from ardiffusion.weights.checkpoint import check_stage, read_checkpoint, read_parts
@@ -119,6 +120,8 @@ class StageCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse what would train nothing, or write over what was trained."""
         check_trainer_options(self.trainer)
+        if self.model.compiled:
+            say_of_compile(self.trainer)
         refuse_second_run(self.trainer, ckpt_path=self.config.fit.get("ckpt_path"))
 
     def after_validate(self) -> None:
@@ -219,7 +222,7 @@ def run(
     """Run a command, turning bad input into one sentence and exit code 2."""
     given = sys.argv[1:] if args is None else args
     told = nullcontext() if "--debug" in given else user_errors(MisconfigurationException)
-    with told, StopSignals() as signals:
+    with told, fast_products(), StopSignals() as signals:
         cli(
             model_class=model_class,
             datamodule_class=VideoDataModule,

@@ -54,13 +54,16 @@ def packs(module: nn.Module) -> TypeGuard[nn.Linear]:
     if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
         return False
     changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    able = (
-        torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.enabled
-    )
-    if changed or module.weight.device.type != "cpu" or not able:
+    if changed or module.weight.device.type != "cpu" or not has_onednn():
         return False
     half = module.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return half or module.weight.dtype == torch.float32
+
+
+def has_onednn() -> bool:
+    """Say whether oneDNN is there, and at its best on this CPU."""
+    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return vectors and bool(torch.backends.mkldnn.enabled)
 
 
 class PackedLinear(nn.Module):

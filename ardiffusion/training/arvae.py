@@ -60,7 +60,7 @@ class ARVAEModule(LightningModule):
         lr_scheduler: Learning rate schedule of both, stepped every batch; constant if not given.
         grad_clip: Largest norm of the gradients; 0 does not clip.
         accumulate: Batches that one optimiser step gathers.
-        compile: Whether to compile the network with torch.compile.
+        compile: Whether to compile the network with torch.compile; not for a CPU, which it slows.
     """
 
     def __init__(

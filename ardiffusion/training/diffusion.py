@@ -56,7 +56,7 @@ class DiffusionModule(LightningModule):
         guidance: Scale of classifier-free guidance; that of `start`, or 1, if not given.
         optimizer: The optimiser.
         lr_scheduler: Learning rate schedule, stepped every optimiser step; constant if not given.
-        compile: Whether to compile the network with torch.compile.
+        compile: Whether to compile the network with torch.compile; not for a CPU, which it slows.
     """
 
     generator: Generator

@@ -29,6 +29,7 @@ from ardiffusion.training.predict import (
     read_labels,
     sampling_settings,
 )
+from ardiffusion.training.products import say_of_compile
 
 
 class EncodingTrainer(Trainer):
@@ -113,7 +114,7 @@ class SamplingTrainer(Trainer):
             batch_size: Videos generated at once; changes no result beyond rounding.
             fps: Frames per second of the files.
             compile: Compile the network with torch.compile, which takes minutes and pays on GPUs
-                when many videos follow; CPUs get slower by it.
+                when many videos follow. A CPU gets slower by it.
             output: Folder for the videos; a run that was cut short goes on where it was.
         """
         if not output:
@@ -132,6 +133,7 @@ class SamplingTrainer(Trainer):
         names = read_labels(labels, classes=names) if labels != "" else names
         given = read_given(model, prefix, count=prefix_frames, frames=frames)
         if compile:
+            say_of_compile(self)
             model.dit.compile(dynamic=False)
             sampler.static = True  # one or two shapes per batch size
         settings = sampling_settings(model, sampler, frames=frames)
