@@ -7,6 +7,7 @@ what was kept from earlier runs, and come back in their order, so that neither c
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,6 @@ class Videos:
         """Name clips for people."""
         return [f"{self.name}, {self.names[clip.video]}, frame {clip.start} on" for clip in clips]
 
-    def frame_size(self, clip: Clip, frames: int) -> tuple[int, int]:
-        video = self.read(clip)
-        check_clip(video, name=self.name, frames=frames)
-        return video.shape[-2], video.shape[-1]
-
 
 def own_chunks(clips: Sequence[Clip]) -> dict[int, Sequence[Clip]]:
     """Cut clips into chunks, and return by their numbers those that are this process's share."""
@@ -85,8 +81,10 @@ def extract_features(
         store = FeatureStore(cache, name=Path(videos.name).name, identity=identity)
     found: dict[int, Chunk] = {}
     missing: dict[int, Sequence[Clip]] = {}
-    for number, share in own_chunks(clips).items():
-        chunk = store and store.load(videos.clip_keys(share))
+    shares = own_chunks(clips)
+    keys = {number: videos.clip_keys(share) for number, share in shares.items()} if store else {}
+    for number, share in shares.items():
+        chunk = store and store.load(keys[number])
         if chunk is None:
             missing[number] = share
         else:
@@ -97,7 +95,7 @@ def extract_features(
         names = videos.clip_names(missing[number])
         check_finite(found[number].rows, network=protocol.extractor, videos=names)
         if store is not None:
-            store.save(videos.clip_keys(missing[number]), found[number])
+            store.save(keys[number], found[number])
         advance(len(missing[number]))
     return join_chunks(videos, gather_parts(found))
 
@@ -106,24 +104,26 @@ def prepared_chunks(
     protocol: Protocol, videos: Videos, chunks: dict[int, Sequence[Clip]]
 ) -> Iterator[tuple[int, Chunk]]:
     """Read and prepare the clips of chunks in threads, one chunk ahead of what is asked for."""
-
-    def prepare_clip(clip: Clip) -> Chunk:
-        video = videos.read(clip)
-        check_clip(video, name=videos.name, frames=protocol.frames)
-        size = video.shape[-2], video.shape[-1]
-        return Chunk(protocol.prepare(video[None]), highest=int(video.max()), size=size)
-
+    prepare = partial(prepare_clip, protocol, videos)
     if videos.made:
         for number, clips in chunks.items():
-            yield number, join_chunks(videos, [prepare_clip(clip) for clip in clips])
+            yield number, join_chunks(videos, list(map(prepare, clips)))
         return
     with ThreadPoolExecutor(READERS) as pool:
-        begun = ((n, [pool.submit(prepare_clip, clip) for clip in c]) for n, c in chunks.items())
+        begun = ((n, [pool.submit(prepare, clip) for clip in c]) for n, c in chunks.items())
         chunk = next(begun, None)
         while chunk is not None:
             number, futures = chunk
             chunk = next(begun, None)
             yield number, join_chunks(videos, [future.result() for future in futures])
+
+
+def prepare_clip(protocol: Protocol, videos: Videos, clip: Clip) -> Chunk:
+    """Read a clip, and prepare it for the network."""
+    video = videos.read(clip)
+    check_clip(video, name=videos.name, frames=protocol.frames)
+    size = video.shape[-2], video.shape[-1]
+    return Chunk(protocol.prepare(video[None]), highest=int(video.max()), size=size)
 
 
 def join_chunks(videos: Videos, chunks: list[Chunk]) -> Chunk:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, distance_interval
-from ardiffusion.metrics.clip_features import Videos, check_size, extract_features
+from ardiffusion.metrics.clip_features import Videos, check_size, extract_features, prepare_clip
 from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.score import Score
@@ -44,7 +44,7 @@ def evaluate(
     protocol.load()
     if not made:
         # Once more below, but nobody wants to hear of it after an hour.
-        sizes = [v.frame_size(c[0], protocol.frames) for v, c in zip(sides, clips, strict=True)]
+        sizes = [prepare_clip(protocol, v, c[0]).size for v, c in zip(sides, clips, strict=True)]
         check_size(real.name, sizes[0], fake.name, sizes[1])
     first, second = (
         extract_features(protocol, v, c, cache=cache, device=device, advance=advance)

@@ -60,12 +60,9 @@ class Score:
         size = list(self.data.get("size") or (self.resolution, self.resolution))
         return {name: getattr(self, name) for name in COMPARED} | {"size": size}
 
-    def json(self) -> str:
-        return json.dumps(asdict(self))
-
     def save(self, path: str | Path) -> None:
         with atomic_write(path) as partial:
-            partial.write_text(self.json() + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

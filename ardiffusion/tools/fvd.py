@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ardiffusion.data.samples import SampleLog, read_sample_log
+from ardiffusion.data.samples import read_sample_log
 from ardiffusion.files import cache_folder, only_writer
 from ardiffusion.metrics.bootstrap import Bootstrap
 from ardiffusion.metrics.evaluation import evaluate
@@ -74,7 +74,8 @@ def fvd(
         folders = VideoFolder(real, resolution), VideoFolder(generated, resolution)
         pairs = Pairs(*folders, lpips=lpips) if paired else None
         together = draws and draws._replace(paired=pairs is not None and pairs.in_step())
-        with progress("Describing clips", total=clip_count(protocol, *folders)) as advance:
+        clips = protocol.real(folders[0].lengths), protocol.fake(folders[1].lengths)
+        with progress("Describing clips", total=sum(map(len, clips))) as advance:
             score = evaluate(
                 protocol,
                 *(folder.videos(protocol) for folder in folders),
@@ -96,29 +97,24 @@ def fvd(
     return distance | ({"paired": others} if paired else {})
 
 
-def clip_count(protocol: Protocol, real: VideoFolder, fake: VideoFolder) -> int:
-    return len(protocol.real(real.lengths)) + len(protocol.fake(fake.lengths))
-
-
 def annotate_scores(scores: Sequence[Score], real: VideoFolder, fake: VideoFolder) -> list[Score]:
     """Add what the folders tell about the generated videos, and what is doubtful about them."""
     log = read_sample_log(fake.root)
     doubts = folder_warnings(real, fake, models=len(log.models))
-    return [annotate_score(score, log=log, doubts=doubts) for score in scores]
-
-
-def annotate_score(score: Score, log: SampleLog, doubts: Sequence[str]) -> Score:
-    """Add what the log of the generated videos tells, and what is doubtful about the folders."""
-    warnings = list(score.warnings)
-    if score.split == UNKNOWN:
-        warnings.append("Numbers of different splits do not compare: name the split with --split.")
-    return replace(
-        score,
-        weights=", ".join(log.models) or None,
-        seeds=score.seeds | ({"generated": log.seeds} if log.seeds else {}),
-        data=score.data | ({"sampling": log.settings} if log.settings else {}),
-        warnings=list(dict.fromkeys([*warnings, *doubts])),
-    )
+    if scores[0].split == UNKNOWN:
+        doubts.insert(
+            0, "Numbers of different splits do not compare: name the split with --split."
+        )
+    return [
+        replace(
+            score,
+            weights=", ".join(log.models) or None,
+            seeds=score.seeds | ({"generated": log.seeds} if log.seeds else {}),
+            data=score.data | ({"sampling": log.settings} if log.settings else {}),
+            warnings=list(dict.fromkeys([*score.warnings, *doubts])),
+        )
+        for score in scores
+    ]
 
 
 def folder_warnings(real: VideoFolder, fake: VideoFolder, models: int) -> list[str]:
@@ -131,7 +127,7 @@ def folder_warnings(real: VideoFolder, fake: VideoFolder, models: int) -> list[s
     if models > 1:
         warnings.append(f"{fake.root} mixes videos of {models} models.")
     for folder in (real, fake):
-        if broken := folder.broken():
+        if broken := [p for p, n in zip(folder.paths, folder.lengths, strict=True) if not n]:
             warnings.append(
                 f"{len(broken)} videos of {folder.root} cannot be read and are left out, for "
                 f"example {broken[0]}."

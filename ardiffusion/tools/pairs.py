@@ -79,32 +79,33 @@ class Pairs:
 
     def scores(self, values: Tensor, split: str, bootstrap: Bootstrap | None) -> list[Score]:
         """Return the score of each similarity, averaged over the pairs' values (N, K)."""
+        alone = [ONE_VIDEO] if bootstrap and len(values) < 2 else []
         return [
-            self.score(name, values=column, split=split, bootstrap=bootstrap)
+            Score(
+                metric=name,
+                value=column.mean().item(),
+                interval=mean_interval(column, bootstrap) if bootstrap else None,
+                protocol={
+                    "name": "Paired",
+                    "frames": self.frames[0] if len(set(self.frames)) == 1 else "all",
+                    "average": "over frames, then over videos",
+                },
+                real=len(values),
+                fake=len(values),
+                split=split,
+                stride=1,
+                resolution=min(self.size),
+                seeds={"bootstrap": bootstrap.seed if bootstrap else 0},
+                network={"name": "vgg16", "hash": VGG_FILE} if name == "lpips" else {},
+                data={
+                    "real": self.real.root.name,
+                    "fake": self.fake.root.name,
+                    "size": list(self.size),
+                },
+                warnings=self.warnings() + alone,
+            )
             for name, column in zip(self.similarities, values.unbind(dim=1), strict=True)
         ]
-
-    def score(self, name: str, values: Tensor, split: str, bootstrap: Bootstrap | None) -> Score:
-        lengths, size = set(self.frames), list(self.size)
-        return Score(
-            metric=name,
-            value=values.mean().item(),
-            interval=mean_interval(values, bootstrap) if bootstrap else None,
-            protocol={
-                "name": "Paired",
-                "frames": lengths.pop() if len(lengths) == 1 else "all",
-                "average": "over frames, then over videos",
-            },
-            real=len(values),
-            fake=len(values),
-            split=split,
-            stride=1,
-            resolution=min(size),
-            seeds={"bootstrap": bootstrap.seed if bootstrap else 0},
-            network={"name": "vgg16", "hash": VGG_FILE} if name == "lpips" else {},
-            data={"real": self.real.root.name, "fake": self.fake.root.name, "size": size},
-            warnings=self.warnings() + ([ONE_VIDEO] if bootstrap and len(values) < 2 else []),
-        )
 
     def warnings(self) -> list[str]:
         found = []

@@ -91,9 +91,6 @@ class VideoFolder:
     def readable(self) -> list[str]:
         return [p for p, length in zip(self.paths, self.lengths, strict=True) if length]
 
-    def broken(self) -> list[str]:
-        return [p for p, length in zip(self.paths, self.lengths, strict=True) if not length]
-
     def encodings(self) -> list[str]:
         """List the ways that videos are stored: suffixes of pictures and names of codecs.
 
