@@ -1,0 +1,180 @@
+"""Which variant of the method is better, decided by paired seeds: `python -m experiments.study`.
+
+Arms, changes of the small configurations, are trained with the same seeds: the same clips in the
+same order, the same noise. Every trial generates hundreds of clips, which are measured, and every
+arm is compared with the first one, seed by seed, with intervals over the seeds. A study that was
+cut short goes on, and takes new arms and seeds.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from rich.console import Console
+from rich.progress import track
+
+from ardiffusion.files import write_json
+from ardiffusion.tools.options import check_option
+from experiments.command import ARDIFF, PYTHON, VAE, command_line, run_script
+from experiments.stages import Stage, StageLog
+from experiments.study_table import write_results
+
+CLIP = 16  # frames that stage 2 sees at once
+HELD_OUT_SEED = 1  # of the videos that nothing is trained on
+STUDIES = Path(__file__).parent / "studies"
+
+
+class Arm(NamedTuple):
+    """A variant: what it changes of `vae_tiny.yaml` and `dit_tiny.yaml`, and how it is sampled.
+
+    Attributes:
+        dit: Changes of stage 2.
+        vae: Name and changes of stage 1; arms that name none share one.
+        short: Options of the sampler for clips.
+        long: Options of the sampler for long videos.
+    """
+
+    dit: Mapping[str, Any] = {}
+    vae: Mapping[str, Any] = {}
+    short: Mapping[str, Any] = {}
+    long: Mapping[str, Any] = {}
+
+    @property
+    def stage_1(self) -> str:
+        return self.vae.get("name", "stage_1")
+
+
+def study(
+    out: str = "study",
+    arms: str = "skies.yaml",
+    only: list[str] | None = None,
+    seeds: int = 4,
+    jobs: int = 1,
+    videos: int = 240,
+    vae_steps: int = 1200,
+    dit_steps: int = 1300,
+    clips: int = 512,
+    long: int = 128,
+    frames: int = 128,
+) -> dict[str, Any]:
+    """Train arms with paired seeds on procedural skies, measure and compare them.
+
+    Args:
+        out: Folder of everything; table.md and study.png in it show the results.
+        arms: YAML file of the arms, the first of which the others are compared with; a name of
+            `experiments/studies` or a path.
+        only: Names of the arms to train; all if not given. The first is always among them.
+        seeds: Seeds per arm.
+        jobs: Trials at once; more than one is worth it on a GPU, or with many cores.
+        videos: Procedural videos to train on.
+        vae_steps: Batches of stage 1.
+        dit_steps: Batches of stage 2.
+        clips: Generated clips of 16 frames per trial.
+        long: Generated long videos per trial.
+        frames: Frames of the long videos.
+    """
+    counts = {"seeds": seeds, "jobs": jobs, "videos": videos, "vae_steps": vae_steps}
+    counts |= {"dit_steps": dit_steps, "clips": clips, "long": long, "frames": frames}
+    for name, count in counts.items():
+        check_option(name, count, low=2 * CLIP if name == "frames" else 1)
+    known, folder = read_arms(arms), Path(out)
+    first = next(iter(known))
+    if unknown := sorted({*(only or ())} - known.keys()):
+        raise ValueError(f"{arms} has no arm {unknown[0]!r}, only {', '.join(known)}.")
+    chosen = [name for name in known if name == first or not only or name in only]
+    sizes = {k: n for k, n in counts.items() if k not in ("seeds", "jobs")}
+    log = StageLog(folder, sizes, kind="study")
+    prepare(folder, sizes, arms=[known[name] for name in chosen], log=log, jobs=jobs)
+    for name in chosen:
+        write_json(folder / "arms" / f"{name}.json", known[name]._asdict())
+    trials = [(name, seed) for seed in range(seeds) for name in chosen]
+    failed = run_trials(folder, trials, jobs=jobs)
+    results = write_results(folder, chosen, seeds=seeds)
+    return {"table": str(folder / "table.md"), "failed": failed, "trials": results}
+
+
+def read_arms(name: str) -> dict[str, Arm]:
+    """Read the arms of a study by name."""
+    path = next((p for p in (Path(name), STUDIES / name) if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"There is no {name}, neither here nor in {STUDIES}.")
+    found = yaml.safe_load(path.read_text())
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{path} names no arms: write `name: {{dit: {{...}}}}` for each.")
+    return {str(arm): Arm(**(parts or {})) for arm, parts in found.items() if arm[0] != "_"}
+
+
+def prepare(
+    folder: Path, sizes: Mapping[str, int], arms: Iterable[Arm], log: StageLog, jobs: int
+) -> None:
+    """Draw the videos, train the auto-encoders of stage 1 and encode what stage 2 learns."""
+    real = f"--videos {max(sizes['clips'] // 2, sizes['long'])} --frames {sizes['frames']}"
+    real += f" --seed {HELD_OUT_SEED}"
+    draw = command_line(ARDIFF, "videos", folder / "skies", f"--videos {sizes['videos']}")
+    log.do(Stage("videos", draw))
+    log.do(Stage("held-out videos", command_line(ARDIFF, "videos", folder / "held_out", real)))
+    stages = {arm.stage_1: arm.vae for arm in arms}
+    with ThreadPoolExecutor(jobs) as pool:
+        parts = pool.map(lambda name: stage_1(folder, name, stages[name], sizes), stages)
+        done = pool.map(lambda part: [log.do(stage) for stage in part], parts)
+        list(done)  # raises what a stage raised
+    describe = command_line(PYTHON, "-m experiments.trial reference", folder)
+    log.do(Stage(f"real videos and {', '.join(stages)}", describe))
+
+
+def stage_1(
+    folder: Path, name: str, changes: Mapping[str, Any], sizes: Mapping[str, int]
+) -> list[Stage]:
+    """List the commands that train an auto-encoder and encode the videos."""
+    place, steps = folder / "stage_1" / name, sizes["vae_steps"]
+    place.mkdir(parents=True, exist_ok=True)
+    own = {key: value for key, value in changes.items() if key != "name"}
+    (place / "changes.yaml").write_text(yaml.safe_dump(own))
+    config = "--config vae_tiny.yaml --config", place / "changes.yaml"
+    readers = min((os.cpu_count() or 1) // 2, 6)
+    data = "--data.root", folder / "skies", f"--data.val_fraction 0 --data.workers {readers}"
+    fit = f"--trainer.max_steps {steps} --model.lr_scheduler.init_args.steps {steps}"
+    fit += f" --model.lr_scheduler.init_args.warm_up {min(100, steps // 10)}"
+    fit += " --trainer.limit_val_batches 0 --trainer.logger.init_args.save_dir"
+    encode = "--data.frames 16 --data.batch_size 4 --ckpt_path"
+    encode = encode, place / "checkpoints" / "last.ckpt", "--output", place / "latents"
+    predict = command_line(VAE, "predict --config vae_tiny.yaml", *data, *encode)
+    return [
+        Stage(f"{name}: training", command_line(VAE, "fit", *config, *data, fit, place), readers),
+        Stage(f"{name}: latents", predict, readers),
+    ]
+
+
+def run_trials(folder: Path, trials: Sequence[tuple[str, int]], jobs: int) -> list[str]:
+    """Run the trials that are not done, some at once; return the names of those that failed."""
+    left = [(n, s) for n, s in trials if not (folder / n / f"seed_{s}/measures.json").exists()]
+    threads = str(max((os.cpu_count() or 1) // jobs, 1))
+    environment = {"OMP_NUM_THREADS": threads} | os.environ
+
+    def one(trial: tuple[str, int]) -> str | None:
+        place = folder / trial[0] / f"seed_{trial[1]}"
+        place.mkdir(parents=True, exist_ok=True)
+        command = command_line(
+            PYTHON, "-m experiments.trial run", folder, f"{trial[0]} {trial[1]}"
+        )
+        with open(place / "log.txt", "w") as log:
+            done = subprocess.run(command, env=environment, stdout=log, stderr=log)
+        return f"{trial[0]}, seed {trial[1]}: see {place / 'log.txt'}" if done.returncode else None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        console = Console(stderr=True)
+        found = track(pool.map(one, left), "Trials", total=len(left), console=console)
+        return [failure for failure in found if failure]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; the last line of its output is one JSON object."""
+    run_script(study, args)
+
+
+if __name__ == "__main__":
+    main()

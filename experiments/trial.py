@@ -1,0 +1,202 @@
+"""One trial of a study: an arm trained with one seed, and what its videos measure.
+
+`experiments.study` calls `python -m experiments.trial run STUDY ARM SEED` for every trial.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ardiffusion import cli
+from ardiffusion.data.video import read_frames
+from ardiffusion.diffusion import plans
+from ardiffusion.diffusion.noise import latent_noise, sample_seeds
+from ardiffusion.files import write_json, write_tensors
+from ardiffusion.generator import Generator
+from ardiffusion.hub import load_arvae
+from ardiffusion.metrics.features import Random3D
+from ardiffusion.metrics.frechet import feature_distance
+from ardiffusion.metrics.image import psnr
+from ardiffusion.metrics.kernel import kernel_distance
+from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
+from ardiffusion.tools.loss_curve import read_curve, steadiness
+from ardiffusion.training.step_guard import HEIGHT, WINDOW, SpikeDetector
+from experiments.command import run_script
+from experiments.demo_report import motion, nearest
+
+CLIP = 16
+AT_ONCE = 64  # videos that are generated, decoded or described together
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def reference(study: str) -> None:
+    """Describe the real videos of a study, and the latents of each of its auto-encoders."""
+    folder = Path(study)
+    held_out, train = read(folder / "held_out"), read(folder / "skies")
+    middle = held_out.shape[1] // 2
+    short = torch.cat([held_out[:, :CLIP], held_out[:, middle : middle + CLIP]])
+    found = {"short": describe(short), "long": describe(held_out)}
+    found["motion"] = torch.tensor([motion(short), motion(held_out)])
+    for stage in sorted((folder / "stage_1").iterdir()):
+        arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
+        some = short[: 4 * AT_ONCE]
+        error = psnr(some, decode(arvae, encode(arvae, some))).mean()
+        tensors = {"bank": encode(arvae, train), "psnr": torch.tensor(float(error))}
+        write_tensors(stage / "real.safetensors", tensors)
+    write_tensors(folder / "real.safetensors", found)
+
+
+def read(folder: Path) -> Tensor:
+    """Read all videos of a folder, uint8 (N, F, 3, H, W)."""
+    return torch.stack([read_frames(path) for path in sorted(folder.rglob("*.mp4"))])
+
+
+def run(study: str, arm: str, seed: int) -> None:
+    """Train an arm with a seed unless that is done, generate videos and measure them."""
+    folder = Path(study)
+    place = folder / arm / f"seed_{seed}"
+    sizes = json.loads((folder / "done.json").read_text())["settings"]
+    parts = json.loads((folder / "arms" / f"{arm}.json").read_text())
+    stage_1 = folder / "stage_1" / parts["vae"].get("name", "stage_1")
+    last, start = place / "checkpoints" / "last.ckpt", time.monotonic()
+    cli.dit(training(place, stage_1, sizes, parts["dit"], data=folder / "skies", seed=seed))
+    seconds = {"training": time.monotonic() - start}
+    generator = Generator.from_pretrained(last).to(device())
+    start = time.monotonic()
+    made = {
+        name: sample(generator, count, frames=frames, seed=seed, options=parts[name])
+        for name, count, frames in (
+            ("short", sizes["clips"], CLIP),
+            ("long", sizes["long"], sizes["frames"]),
+        )
+    }
+    seconds["sampling"] = time.monotonic() - start
+    measures = compare(folder, stage_1, generator, made) | steady(place)
+    write_json(place / "measures.json", measures | {"seconds": seconds})
+
+
+def training(
+    place: Path,
+    stage_1: Path,
+    sizes: Mapping[str, int],
+    changes: Mapping[str, Any],
+    data: Path,
+    seed: int,
+) -> list[str]:
+    """Spell the command that trains stage 2; the changes of the arm come last and win."""
+    steps = sizes["dit_steps"]
+    schedule = {"steps": steps, "warm_up": min(100, steps // 10)}
+    base: dict[str, Any] = {
+        "seed_everything": seed,
+        "trainer": {
+            "max_steps": steps,
+            "limit_val_batches": 0,
+            "logger": {"init_args": {"save_dir": str(place)}},
+        },
+        "data": {"root": str(data), "val_fraction": 0.0, "workers": 0},
+        "model": {
+            "arvae": str(stage_1 / "checkpoints" / "last.ckpt"),
+            "lr_scheduler": {"init_args": schedule},
+        },
+    }
+    base["data"]["latents"] = str(stage_1 / "latents")
+    command = ["fit", "--config", "dit_tiny.yaml"]
+    for name, part in {"base": base, "changes": changes}.items():
+        (place / f"{name}.yaml").write_text(yaml.safe_dump(dict(part)))
+        command += ["--config", str(place / f"{name}.yaml")]
+    last = place / "checkpoints" / "last.ckpt"
+    return [*command, "--ckpt_path", str(last)] if last.exists() else command
+
+
+def sample(
+    generator: Generator, count: int, frames: int, seed: int, options: Mapping[str, Any]
+) -> Tensor:
+    """Generate latents (N, F, L, C), classes in turn."""
+    sampler = generator.sampler(frames=frames, **sampling(options))
+    tokens, channels = generator.arvae.tokens, generator.arvae.channels
+    parts = []
+    for some in torch.arange(count).split(AT_ONCE):
+        seeds = sample_seeds(seed, some.tolist())
+        generators = [torch.Generator().manual_seed(one) for one in seeds]
+        noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
+        label = generator.labels_in_turn(some.tolist())
+        parts.append(sampler.sample(generator.dit, noise.to(device()), label=label).cpu())
+    return generator.arvae.normalise(torch.cat(parts))
+
+
+def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the name of a plan into the plan."""
+    found = dict(options)
+    if "plan" in found:
+        found["plan"] = getattr(plans, found["plan"])()
+    return found
+
+
+def compare(
+    folder: Path, stage_1: Path, generator: Generator, made: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Measure generated latents, short and long, against real videos."""
+    real = load_file(folder / "real.safetensors")
+    own = load_file(stage_1 / "real.safetensors")
+    found = {"psnr": float(own["psnr"])}
+    for i, (name, latents) in enumerate(made.items()):
+        video = decode(generator.arvae, latents)
+        features = describe(video)
+        found[f"frechet_{name}"] = feature_distance(real[name], features)
+        found[f"kernel_{name}"] = kernel_distance(real[name], features)
+        found[f"motion_{name}"] = motion(video) / float(real["motion"][i])
+    bank, long = own["bank"].to(device()), made["long"]
+    far = torch.cat([nearest(one.to(device()), bank=bank).cpu() for one in long.split(8)])
+    quarter = long.shape[1] // 4
+    found["drift"] = float(far[:, -quarter:].mean() / far[:, :quarter].mean())
+    return found
+
+
+def steady(place: Path) -> dict[str, float]:
+    """Measure how steady the training was."""
+    row, _ = steadiness(read_curve(place, name="arm"), SpikeDetector(WINDOW, height=HEIGHT))
+    found = {"fluctuation": row["fluctuation"], "spikes": row["spikes_per_1000"]}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def parts_of(video: Tensor) -> Iterator[Tensor]:
+    """Move videos or latents to the device, some at once."""
+    return (part.to(device()) for part in video.split(AT_ONCE))
+
+
+@torch.no_grad()
+def describe(video: Tensor) -> Tensor:
+    """Describe uint8 videos (N, F, 3, H, W) by features (N, d)."""
+    network = Random3D().to(device())
+    return torch.cat([network(part).cpu() for part in parts_of(video)])
+
+
+@torch.no_grad()
+def encode(arvae: Autoencoder, video: Tensor) -> Tensor:
+    """Encode uint8 videos (N, F, 3, H, W) to normalised latents (N, F, L, C)."""
+    return torch.cat([arvae.normalise(arvae.encode(to_unit(x))).cpu() for x in parts_of(video)])
+
+
+@torch.no_grad()
+def decode(arvae: Autoencoder, latents: Tensor) -> Tensor:
+    """Decode latents (N, F, L, C) to uint8 videos (N, F, 3, H, W)."""
+    return torch.cat([to_bytes(arvae.decode(part)).cpu() for part in parts_of(latents)])
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    run_script([reference, run], args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ardiffusion import cli
+from experiments.study import STUDIES, Arm, main, read_arms
+from experiments.study_table import MEASURES, compared, paired, table, write_results
+from experiments.trial import training
+
+ARMS = read_arms("skies.yaml")
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_a_configuration_whose_changes_win(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"dit_steps": 7}
+    command = training(tmp_path, tmp_path, sizes, ARMS[name].dit, data=tmp_path, seed=3)
+    with pytest.raises(SystemExit):
+        cli.dit([*command, "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["trainer"]["max_steps"] == 7 and found["seed_everything"] == 3
+    for part, change in ARMS[name].dit.get("model", {}).items():
+        if "class_path" in change:
+            assert found["model"][part]["class_path"] == change["class_path"]
+
+
+def test_the_paper_s_method_is_what_others_are_compared_with() -> None:
+    assert next(iter(ARMS)) == "paper"
+    assert ARMS["synchronous"].long == {"plan": "FIFO"}
+    assert Arm().stage_1 != ARMS["latent_noise"].stage_1
+
+
+def test_a_paired_difference_has_student_s_interval() -> None:
+    found = paired([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
+    half = 4.303 * 1.0 / math.sqrt(3)  # the differences 2, 3, 1 scatter by 1
+    assert found == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    assert not found.decided
+    assert paired([2.0, 2.1, 2.0], [1.0, 1.1, 1.1]).decided
+
+
+def test_distances_are_compared_by_their_ratio() -> None:
+    found = compared("frechet_short", [2.0, 8.0], [1.0, 4.0])
+    assert math.exp(found.value) == pytest.approx(2.0)
+
+
+def test_results_name_every_trial_that_is_done_and_leave_out_the_others(tmp_path: Path) -> None:
+    values = {"paper": [4.0, 5.0], "better": [2.0, 2.6], "waiting": []}
+    for arm, numbers in values.items():
+        for seed, number in enumerate(numbers):
+            place = tmp_path / arm / f"seed_{seed}"
+            place.mkdir(parents=True)
+            measures = dict.fromkeys(MEASURES, number) | {"seconds": {}}
+            (place / "measures.json").write_text(json.dumps(measures))
+    assert write_results(tmp_path, list(values), seeds=3) == {"paper": 2, "better": 2}
+    text = (tmp_path / "table.md").read_text()
+    assert "| better | 2 | **2.3 (0.51:" in text and "waiting" not in text
+    assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_measure_that_a_trial_lacks_stays_empty() -> None:
+    trials = {0: dict.fromkeys(MEASURES, 1.0)}
+    assert table({"paper": trials, "other": {0: trials[0] | {}}}).count("| 1 |") > 2
+    del trials[0]["spikes"]
+    assert "|  |" in table({"paper": trials})
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--arms nothing.yaml", "nothing.yaml"),
+        ("--only [nobody]", "nobody"),
+        ("--frames 16", "frames"),
+        ("--seeds 0", "seeds"),
+    ],
+)
+def test_wrong_options_are_told_in_one_sentence(
+    options: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--out", str(tmp_path / "out"), *options.split()])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_studies_are_where_the_command_looks() -> None:
+    assert (STUDIES / "skies.yaml").is_file()
