@@ -71,10 +71,10 @@ def make_loader(count: int, batch: int = 2, frames: int = 2) -> DataLoader[Any]:
     return DataLoader(batches, batch_size=None)
 
 
-def make_data(root: Path, **options: Any) -> VideoDataModule:  # noqa: ANN401
+def make_data(root: Path | None, **options: Any) -> VideoDataModule:  # noqa: ANN401
     settings = {"resolution": 16, "frames": 4, "batch_size": 2, "workers": 0, "val_fraction": 0.2}
-    cache = {"cache": str(root.parent / "index")}
-    return VideoDataModule(root=str(root), **{**settings, **cache, **options})
+    place = {} if root is None else {"root": str(root), "cache": str(root.parent / "index")}
+    return VideoDataModule(**{**settings, **place, **options})
 
 
 def make_trainer(**options: Any) -> Trainer:  # noqa: ANN401

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.callbacks.save_last import SaveLast
-from ardiffusion.training.callbacks.stability import Stability, batch_sums
+from ardiffusion.training.callbacks.stability import Stability, Step, batch_sums
 from ardiffusion.training.diffusion import DiffusionModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -257,6 +257,20 @@ def test_scalars_are_means_since_the_last_ones(tokenizer: Path, tmp_path: Path) 
         assert float(row["stability/spikes"]) == sum(
             line["spike"] for line in lines(tmp_path)[: int(row["step"]) + 1]
         )
+
+
+def test_frames_are_averaged_over_the_batches_that_have_them() -> None:
+    stability = Stability(bins=1)
+    stability.timesteps = 1000
+    rows = [torch.ones(2, 3) * 6.0, torch.ones(4, 1) * 3.0]
+    for losses in rows:
+        given = {"losses": losses, "t": torch.zeros_like(losses, dtype=torch.long)}
+        sums = batch_sums(given, 1, timesteps=1000, gathered=1)
+        step = Step(1, sums, norm=torch.ones(()), skipped=False)
+        line = stability.line(step, sums.tolist(), norm=1.0)
+        assert line["frames"] == losses[0].tolist()
+    told = {name: float(x) for name, x in stability.scalars().items() if "frame" in name}
+    assert list(told.values()) == [(2 * 6 + 4 * 3) / 6, 6, 6]
 
 
 @pytest.mark.parametrize(("bins", "timesteps"), [(3, 1000), (7, 50), (10, 1000), (9, 5)])

@@ -60,8 +60,8 @@ def test_batches_of_all_stages(root: Path) -> None:
     val, test = files(data.val_dataloader()), files(data.test_dataloader())
     assert (len(train), len(val), len(test)) == (8, 3 * 3, 1 * 3)
     assert not train & set(val) and not set(val) & set(test)
-    assert set(files(data.predict_dataloader())) == {*files(data.clips("train")), *val, *test}
-    assert len(data.predict_keys()) == 12 * 3
+    assert set(files(data.predict_dataloader()[0])) == {*files(data.clips("train")), *val, *test}
+    assert len(data.main.every()) == 12 * 3
 
 
 def test_videos_give_several_clips_per_epoch_and_small_sets_a_batch(root: Path) -> None:

@@ -1,11 +1,12 @@
 """What is known of the videos of a data set: their classes, lengths and splits."""
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from ardiffusion.data.index import index_clips, usable_clips
-from ardiffusion.data.layouts import class_names, find_clips
+from ardiffusion.data.layouts import Entry, class_names, find_clips
 from ardiffusion.data.splits import read_list, split_clips
 from ardiffusion.data.windows import FrameSpan
 
@@ -38,7 +39,9 @@ class SplitRule(NamedTuple):
 
     def check(self, splits: dict[str, list[str]], source: str) -> None:
         """Raise if the rule contradicts a split that was made already."""
-        if self == SplitRule(self.root, {}) or (self.lists and not self.root.is_dir()):
+        if self in (SplitRule(self.root, {}), SplitRule(self.root, {}, {})) or (
+            self.lists and not self.root.is_dir()
+        ):
             return  # nothing was asked for, or lists cannot be read where there are no videos
         for name, ours in self.split(sorted({*chain(*splits.values())})).items():
             if set(ours) != set(splits[name]):
@@ -50,10 +53,14 @@ class SplitRule(NamedTuple):
 
 
 def read_catalog(
-    rule: SplitRule, frames: int, max_broken: float = 0.05, cache: str | None = None
+    rule: SplitRule,
+    frames: int,
+    max_broken: float = 0.05,
+    cache: str | None = None,
+    find: Callable[[Path], list[Entry]] = find_clips,
 ) -> Catalog:
-    """Look at every video; those of at least so many frames can be used."""
-    entries = find_clips(rule.root)
+    """Look at every video that is found; those of at least so many frames can be used."""
+    entries = find(rule.root)
     names, paths = class_names(entries), [entry.path for entry in entries]
     counts = index_clips(rule.root, paths, cache=cache)
     return {
@@ -62,6 +69,20 @@ def read_catalog(
         "lengths": usable_clips(rule.root, counts, frames=frames, max_broken=max_broken),
         "splits": rule.split(paths),
     }
+
+
+def rename_classes(catalog: Catalog, names: list[str], place: Path) -> Catalog:
+    """Label pictures by the classes of the videos they go with; without classes none has one."""
+    own = catalog["classes"]
+    unknown = sorted({*own}.difference(names)) if names else []
+    if unknown:
+        raise ValueError(
+            f"Pictures under {place} have class {unknown[0]}, which no video has: name the folder "
+            f"like a class of the videos, {', '.join(names)}, or move it away."
+        )
+    numbers = [names.index(name) if names else -1 for name in own] + [-1]  # the last for none
+    labels = {path: numbers[label] for path, label in catalog["labels"].items()}
+    return {**catalog, "classes": names, "labels": labels}
 
 
 def usable_videos(catalog: Catalog) -> dict[str, list[FrameSpan]]:

@@ -58,6 +58,7 @@ class _Tree:
     def __init__(self) -> None:
         self.videos: list[str] = []  # and animations
         self.folders: list[str] = []  # of frames
+        self.pictures: list[str] = []
         self.empty: list[str] = []
         self.others: Counter[str] = Counter()  # suffixes and kinds of what is passed over
         self.example = ""
@@ -82,6 +83,7 @@ class _Tree:
         clips = bool(videos) or any(inner)
         frames = [name for name in files if is_picture(name)] if below and not clips else []
         self.videos += [below + name for name in videos]
+        self.pictures += [below + name for name in files if is_picture(name)]
         self.folders += [below.removesuffix("/")] if frames else []
         self.empty += [below.removesuffix("/")] if below and not entries else []
         used = {*children, *videos, *frames}
@@ -161,6 +163,17 @@ def find_clips(root: str | Path) -> list[Entry]:
     if tree.folders:  # where clips are folders, an empty one is a clip that went missing
         paths += tree.empty
     return _with_classes(root, tree, sorted(paths))
+
+
+def find_pictures(root: str | Path) -> list[Entry]:
+    """List the pictures below a folder, sorted by path; those of `<class>/<picture>` have one."""
+    root, tree = Path(root), _Tree()
+    if root.is_dir():
+        tree.walk(root, below="", seen=frozenset())
+    if not tree.pictures:
+        problem = "holds no pictures" if root.is_dir() else "does not exist"
+        raise FileNotFoundError(f"Folder {shown(root)} {problem}: set --data.images to yours.")
+    return [Entry(path, _class_of(path)) for path in sorted(tree.pictures)]
 
 
 def class_names(entries: list[Entry]) -> list[str]:

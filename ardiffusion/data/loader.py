@@ -93,9 +93,13 @@ class ResumableLoader(DataLoader[T]):
         assert isinstance(self.sampler, EpochBatches)
         return self.sampler
 
+    @property
+    def start(self) -> int:
+        """Samples of the epoch to come that are over already."""
+        return self._seen if self._loaded and self._epoch == self.batches.epoch else 0
+
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        loaded, self._loaded = self._loaded and self._epoch == self.batches.epoch, False
-        self._epoch, self._seen = self.batches.epoch, self._seen if loaded else 0
+        self._epoch, self._seen, self._loaded = self.batches.epoch, self.start, False
         self.batches.start, ends = self._seen, self.batches.ends(self._seen)
         for batch, self._seen in zip(super().__iter__(), ends, strict=True):
             yield batch

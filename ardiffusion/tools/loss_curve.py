@@ -42,8 +42,10 @@ def read_curve(folder: Path, name: str) -> LossCurve:
         raise ValueError(f"There is no folder {folder}: name the folder of a training run.")
     lines = read_json_lines(folder / LOG)
     skipped = sum(line["skipped"] for line in lines)
-    columns = (numbers([line[column] for line in lines]) for column in COLUMNS)
-    curve = LossCurve(name, LOG, skipped, *columns)
+    *columns, frames = ([line[column] for line in lines] for column in COLUMNS)
+    most = max(map(len, frames), default=0)  # clips have more than pictures
+    columns.append([[*row, *[None] * (most - len(row))] for row in frames])
+    curve = LossCurve(name, LOG, skipped, *map(numbers, columns))
     if not len(finite(curve.losses)):
         curve = LossCurve(name, "TensorBoard", skipped, *read_events(folder))
     if not len(finite(curve.losses)):

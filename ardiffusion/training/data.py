@@ -1,8 +1,7 @@
-"""The data of both stages: clips of videos, or latents that an AR-VAE wrote of them."""
+"""The data of both stages: clips and pictures, or latents that an AR-VAE wrote of them."""
 
 import os
 from collections.abc import Callable, Collection
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule, read_catalog, usable_videos
-from ardiffusion.data.clips import VideoFiles
-from ardiffusion.data.latents import LatentCache
+from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule
+from ardiffusion.data.footage import Footage, with_pictures
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
+from ardiffusion.data.mixing import MixedLoader, Rounds
 from ardiffusion.data.splits import NAMES, check_fractions
-from ardiffusion.data.windows import EveryWindow, FrameSpan, RandomWindows, Reader, extent
+from ardiffusion.data.windows import EveryWindow, FrameSpan, RandomWindows
 from ardiffusion.training.checks import check_range
 
 
@@ -23,13 +22,17 @@ class VideoDataModule(LightningDataModule):
     """Clips of a folder of videos, of class folders of videos, or of folders of frames.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set; `data` unless there are images alone.
+        images: Folder of pictures, in class folders as videos may be, to train on as clips of one
+            frame. Without a `root` they are all there is, split as videos are.
+        image_share: Share of the batches of an epoch that are pictures, 0.5 by default. A batch
+            holds pictures or clips, `batch_size` of either, and counts as one, be its frames few.
         resolution: Height and width of the clips; the short side is scaled, the centre cropped.
             256 by default, or that of the latents.
         frames: Frames per clip.
         stride: Step between two frames of a clip.
         batch_size: Clips per batch and device.
-        workers: Processes that read clips, per device.
+        workers: Processes that read clips, per device, and as many again that read pictures.
         clips_per_video: Random clips of each video in one training epoch.
         val_fraction: Fraction of the videos to validate on, when there is no `val_list`.
         test_fraction: Fraction of the videos to test on, when there is no `test_list`.
@@ -46,7 +49,9 @@ class VideoDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str = "data",
+        root: str | None = None,
+        images: str | None = None,
+        image_share: float | None = None,
         resolution: int | None = None,
         frames: int = 16,
         stride: int = 1,
@@ -70,72 +75,77 @@ class VideoDataModule(LightningDataModule):
         check_range(0, 1, val_fraction=val_fraction, test_fraction=test_fraction)
         check_range(0, 1, max_broken=max_broken)
         check_range(-(2**62), 2**62, seed=seed)  # torch takes no others
-        self.root, self.latents, self.cache = Path(root).expanduser(), latents, cache
-        self.frames, self.stride, self.seed = frames, stride, seed
+        check_range(0, 1, image_share=image_share or 0)
+        self.latents, self.cache, self.seed = latents, cache, seed
+        self.frames, self.stride, self.clips_per_video = frames, stride, clips_per_video
         self.batch_size, self.workers = batch_size, workers
-        self.clips_per_video, self.max_broken = clips_per_video, max_broken
         lists = {"train": train_list, "val": val_list, "test": test_list}
-        self.rule = SplitRule(
-            self.root,
+        rule = SplitRule(
+            Path(root or "data").expanduser(),
             lists={name: os.path.expanduser(p) for name, p in lists.items() if p is not None},
             fractions={"val": val_fraction, "test": test_fraction},
             seed=seed,
         )
-        check_fractions(self.rule.fractions)
-        self._resolution = resolution
+        check_fractions(rule.fractions)
+        videos = Footage(
+            rule,
+            frames=frames,
+            stride=stride,
+            resolution=resolution,
+            max_broken=max_broken,
+            cache=cache,
+            latents=None if latents is None else Path(latents).expanduser(),
+        )
+        self.footage = with_pictures(videos, images, alone=root is None and images is not None)
+        self.main, self.pictures = self.footage[0], self.footage[-1]
+        self.image_share = 0.5 if image_share is None else image_share
+        if self.main is self.pictures:
+            self.image_share = float(self.main is not videos)
+            if self.main is videos and image_share is not None:
+                raise ValueError(
+                    f"--data.image_share is {image_share}, but there are no pictures: give "
+                    "--data.images."
+                )
         # tells the keys of clips that need no prediction, once the weights are there
-        self.skip: Callable[[], Collection[str]] = tuple
+        self.skip: Callable[[Footage], Collection[str]] = lambda _: ()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few clips may be left
 
-    @cached_property
-    def _latent_cache(self) -> LatentCache | None:
-        """The latent cache, once it is known that no option contradicts it."""
-        if self.latents is None:
-            return None
-        found = LatentCache(self.latents)
-        theirs = found.index["origin"]["resolution"]
-        if self._resolution not in (None, theirs):
-            raise ValueError(
-                f"--data.resolution is {self._resolution}, but latent cache {self.latents} holds "
-                f"videos of {theirs} x {theirs}: leave it out or encode again."
-            )
-        self.rule.check(found.index["splits"], source=f"latent cache {self.latents}")
-        return found
+    @property
+    def root(self) -> Path:
+        return self.main.rule.root
 
     @property
     def resolution(self) -> int:
         """Height and width of the clips."""
-        cached = self._latent_cache
-        return cached.index["origin"]["resolution"] if cached else self._resolution or 256
+        return self.main.side
 
-    @cached_property
+    @property
     def catalog(self) -> Catalog:
-        """What is known of the videos: from the latent cache, or by looking at them."""
-        if self._latent_cache:
-            return self._latent_cache.index
-        need = extent(self.frames, self.stride)
-        return read_catalog(self.rule, need, max_broken=self.max_broken, cache=self.cache)
+        """What is known of the videos."""
+        return self.main.catalog
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes in the order of their labels; empty where there are none."""
         return self.catalog["classes"]
 
-    @cached_property
+    @property
     def videos(self) -> dict[str, list[FrameSpan]]:
         """The usable videos of each split, from their first frame to their last."""
-        return usable_videos(self.catalog)
+        return self.main.videos
 
     def check_latents(self, fingerprint: str) -> None:
         """Refuse a latent cache that another AR-VAE wrote."""
-        if self._latent_cache:
-            self._latent_cache.check_fingerprint(fingerprint)
+        for part in self.footage:
+            if part.latent_cache:
+                part.latent_cache.check_fingerprint(fingerprint)
 
     def prepare_data(self) -> None:
-        _ = self.catalog  # one process counts frames, the others find them in the index
+        self.setup()  # one process counts frames, the others find them in the index
 
     def setup(self, stage: str | None = None) -> None:
-        _ = self.catalog
+        for part in self.footage:
+            _ = part.catalog
 
     @property
     def _processes(self) -> tuple[int, int]:
@@ -143,71 +153,57 @@ class VideoDataModule(LightningDataModule):
         trainer = self.trainer
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
-    def _files(self) -> VideoFiles:
-        return VideoFiles(self.root, resolution=self.resolution)
-
-    def _source(self, split: str) -> tuple[Reader, list[FrameSpan]]:
-        """Return what batches are read from, and the frames of a split there."""
-        cached = self._latent_cache
-        return (cached, cached.spans[split]) if cached else (self._files(), self.videos[split])
-
-    def _cut(
-        self, reader: Reader, spans: list[FrameSpan], frames: int | None = None
-    ) -> EveryWindow:
-        """Make a data set of every clip."""
-        frames, total = frames or self.frames, len(self.catalog["labels"])
-        may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
-        clips = EveryWindow(reader, spans, frames, stride=self.stride, may_break=may_break)
-        if spans and not clips.videos:
-            raise ValueError(
-                f"No video of this split under {reader.place} has the "
-                f"{extent(frames, self.stride)} frames asked for in a row: lower --data.frames or "
-                "--data.stride."
-            )
-        return clips
-
-    def _load(self, clips: Dataset[Any], **options: Any) -> DataLoader[Any]:  # noqa: ANN401
-        settings = {
-            "batch_size": self.batch_size,
+    @property
+    def _loading(self) -> dict[str, Any]:
+        return {
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
-        kind = ResumableLoader if "sampler" in options else DataLoader
-        return kind(clips, **{**settings, **options})
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        every = self._cut(*self._source("train"))
-        clips = RandomWindows(every, self.clips_per_video, seed=self.seed)
-        if len(clips) == 0:
-            raise ValueError(
-                f"No video under {every.reader.place} is left to train on: lower "
-                "--data.val_fraction and --data.test_fraction or correct the lists."
-            )
+    def _load(self, clips: Dataset[Any], **options: Any) -> DataLoader[Any]:  # noqa: ANN401
+        return DataLoader(clips, batch_size=self.batch_size, **{**self._loading, **options})
+
+    def _shuffled(self, clips: RandomWindows | Rounds) -> ResumableLoader[Any]:
         batches = EpochBatches(clips, self.batch_size, *self._processes, seed=self.seed)
-        loader = self._load(Batched(clips), sampler=batches, batch_size=None)
+        return ResumableLoader(Batched(clips), batch_size=None, sampler=batches, **self._loading)
+
+    def _to_train_on(self, footage: Footage) -> EveryWindow:
+        reader, spans = footage.source("train")
+        if not spans:
+            raise ValueError(
+                f"No video under {reader.place} is left to train on: lower --data.val_fraction "
+                "and --data.test_fraction or correct the lists."
+            )
+        return footage.cut(reader, spans)
+
+    def train_dataloader(self) -> ResumableLoader[Any] | MixedLoader:
+        share, only_pictures = self.image_share, self.image_share == 1
+        every = self._to_train_on(self.pictures if only_pictures else self.main)
+        clips_per_video = 1 if only_pictures else self.clips_per_video
+        loader = self._shuffled(RandomWindows(every, clips_per_video, seed=self.seed))
+        if 0 < share < 1:
+            batches = max(1, round(len(loader) * share / (1 - share)))
+            samples = batches * loader.batches.size
+            pictures = Rounds(self._to_train_on(self.pictures), samples, seed=self.seed)
+            loader = MixedLoader(loader, self._shuffled(pictures))
         if self.trainer is not None and self.trainer.fit_loop.restarting:
             continue_epoch(self.trainer, loader)
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._load(self._cut(*self._source("val")))
+        return self._load(self.main.cut(*self.main.source("val")))
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._load(self._cut(*self._source("test")))
+        return self._load(self.main.cut(*self.main.source("test")))
 
-    def _all(self) -> EveryWindow:
-        """Make a data set of every clip of every video, be it in one split or in two."""
-        videos = {video.path: video for name in NAMES for video in self.videos[name]}
-        return self._cut(self._files(), list(videos.values()))
-
-    def predict_keys(self) -> list[str]:
-        """List the keys of all clips that `predict_dataloader` reads when none is skipped."""
-        return self._all().keys()
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        clips, skip = self._all(), self.skip()
-        return self._load(Subset(clips, [i for i, k in enumerate(clips.keys()) if k not in skip]))
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        loaders: list[DataLoader[Any]] = []
+        for part in self.footage:
+            clips, skip = part.every(), self.skip(part)
+            left = [i for i, key in enumerate(clips.keys()) if key not in skip]
+            loaders.append(self._load(Subset(clips, left)))
+        return loaders
 
     def clips(self, split: str, frames: int | None = None) -> DataLoader[Any]:
         """Load every real clip of a split, in a shuffled order that is always the same.
@@ -220,21 +216,19 @@ class VideoDataModule(LightningDataModule):
         """
         if split not in NAMES:
             raise ValueError(f"There is no split {split!r}: choose one of {', '.join(NAMES)}.")
-        frames = frames or self.frames
-        clips = self._cut(self._files(), self.videos[split], frames=frames)
+        clips = self.main.cut(self.main.files, self.videos[split], frames=frames)
         replicas, rank = self._processes
         order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(self.seed))
         share = Subset(clips, order.tolist()[rank::replicas])
         return self._load(share, persistent_workers=False)
 
 
-def continue_epoch(trainer: Trainer, loader: DataLoader[Any]) -> None:
+def continue_epoch(trainer: Trainer, loader: ResumableLoader[Any] | MixedLoader) -> None:
     """Count a resumed epoch's batches as if all of them had been of the size that they have now.
 
     Lightning counts them to know when an epoch ends, and takes all epochs for equally long.
     """
     for state in trainer.fit_loop._combined_loader_states_to_load:
-        assert isinstance(loader, ResumableLoader)
         loader.load_state_dict(state)
         now = trainer.fit_loop.epoch_loop.batch_progress.current
         moved = loader.batches_over() - now.ready

@@ -12,6 +12,7 @@ from torch import nn
 
 from ardiffusion.data.cache import INDEX, Index
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
+from ardiffusion.data.footage import Footage
 from ardiffusion.data.stamp import stamp
 from ardiffusion.files import only_writer, write_json
 from ardiffusion.nn.fingerprint import fingerprint
@@ -31,8 +32,9 @@ class LatentWriter(BasePredictionWriter):
         if clips_per_shard < 1:
             raise ValueError(f"clips_per_shard is {clips_per_shard} and must be at least 1.")
         self.output, self.clips_per_shard = Path(output).expanduser(), clips_per_shard
-        self.shards: ShardWriter | None = None
-        self.done: set[str] = set()
+        # of the videos and of the pictures, as far as there are any
+        self.shards: list[ShardWriter] = []
+        self.done: list[set[str]] = []
         self.lock = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -41,65 +43,68 @@ class LatentWriter(BasePredictionWriter):
             return
         data = _data(trainer)
         # weights are loaded after setup and before the dataloader is asked for
-        data.skip = lambda: self._begin(trainer, pl_module, data)
+        data.skip = lambda footage: self._begin(trainer, pl_module, footage)
 
     def _begin(
-        self, trainer: Trainer, pl_module: LightningModule, data: VideoDataModule
+        self, trainer: Trainer, pl_module: LightningModule, footage: Footage
     ) -> Collection[str]:
-        arvae = pl_module.arvae
+        arvae, place = pl_module.arvae, self.output / footage.part
         assert isinstance(arvae, nn.Module)
         begun: Any = None
         if trainer.is_global_zero:
-            self.lock.enter_context(only_writer(self.output))
-            index = _describe(data, fingerprint(arvae))
-            begun = (index, begin_cache(self.output, index))
+            self.lock.enter_context(only_writer(place))
+            index = _describe(footage, fingerprint(arvae))
+            begun = (index, begin_cache(place, index))
         # all ranks have one view of the cache before any of them adds to it
-        index, self.done = trainer.strategy.broadcast(begun)
-        left = len(set(data.predict_keys()) - self.done)
+        index, done = trainer.strategy.broadcast(begun)
+        left = len(set(footage.every().keys()) - done)
         if left == 0:
-            rank_zero_info(f"Latent cache {self.output} is finished: nothing to encode.")
-        elif self.done:
-            rank_zero_info(f"Latent cache {self.output} is resumed: {left} clips to encode.")
+            rank_zero_info(f"Latent cache {place} is finished: nothing to encode.")
+        elif done:
+            rank_zero_info(f"Latent cache {place} is resumed: {left} clips to encode.")
         if left > 0 and trainer.is_global_zero:
-            write_json(self.output / INDEX, index)
+            write_json(place / INDEX, index)
         rank = trainer.global_rank
-        self.shards = ShardWriter(self.output, index, rank=rank, clips=self.clips_per_shard)
-        return self.done
+        self.shards.append(ShardWriter(place, index, rank=rank, clips=self.clips_per_shard))
+        self.done.append(done)
+        return done
 
     def write_on_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         prediction: Mapping[str, Any],
-        *_: object,
-        **__: object,
+        batch_indices: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
-        assert self.shards is not None
+        shards, done = self.shards[dataloader_idx], self.done[dataloader_idx]
         # a clip that stands in for a broken one comes twice
-        fresh = {key: i for i, key in enumerate(prediction["key"]) if key not in self.done}
-        self.done.update(fresh)
+        fresh = {key: i for i, key in enumerate(prediction["key"]) if key not in done}
+        done.update(fresh)
         if fresh:
-            self.shards.write(prediction["latents"][list(fresh.values())], list(fresh))
+            shards.write(prediction["latents"][list(fresh.values())], list(fresh))
 
     def on_exception(self, *_: object, **__: object) -> None:
         with self.lock:
-            if self.shards is not None:
-                self.shards.flush()
+            for shards in self.shards:
+                shards.flush()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # not on_predict_end, which a rank without clips never reaches
         with self.lock:
-            if self.shards is not None:
-                self._finish(trainer, self.shards)
-                self.shards = None
+            for shards, footage in zip(self.shards, _data(trainer).footage, strict=False):
+                self._finish(trainer, shards, footage)
+            self.shards, self.done = [], []
 
-    def _finish(self, trainer: Trainer, shards: ShardWriter) -> None:
+    def _finish(self, trainer: Trainer, shards: ShardWriter, footage: Footage) -> None:
         shards.flush()
         trainer.strategy.barrier()
         if trainer.is_global_zero and trainer.limit_predict_batches == 1.0:
-            index = finish_cache(self.output, shards.index, _data(trainer).predict_keys())
+            index = finish_cache(shards.path, shards.index, footage.every().keys())
             clips = sum(map(len, index["shards"].values()))
-            rank_zero_info(f"{self.output / INDEX} lists {clips} clips.")
+            rank_zero_info(f"{shards.path / INDEX} lists {clips} clips.")
 
 
 def _data(trainer: Trainer) -> VideoDataModule:
@@ -112,17 +117,18 @@ def _data(trainer: Trainer) -> VideoDataModule:
     return data
 
 
-def _describe(data: VideoDataModule, arvae: str) -> Index:
+def _describe(footage: Footage, arvae: str) -> Index:
+    found, root = footage.catalog, footage.rule.root
     return {
-        **data.catalog,
+        **found,
         "origin": {
             "fingerprint": arvae,
-            "resolution": data.resolution,
-            "frames": data.frames,
-            "stride": data.stride,
+            "resolution": footage.side,
+            "frames": footage.frames,
+            "stride": footage.stride,
         },
         "complete": False,
-        "stamps": {path: stamp(data.root / path) for path in data.catalog["lengths"]},
+        "stamps": {path: stamp(root / path) for path in found["lengths"]},
         "missing": [],
         "shards": {},
         "hashes": {},

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from einops import rearrange, reduce
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ardiffusion.files import append_json_lines, atomic_write, read_json_lines
 from ardiffusion.training.checks import check_at_least
@@ -94,7 +96,7 @@ class Stability(StepGuard):
         super().on_train_batch_end(trainer, pl_module, outputs, batch)
         gathered = trainer.accumulate_grad_batches
         sums = batch_sums(outputs, self.bins, timesteps=self.timesteps, gathered=gathered)
-        self.sums = sums if self.sums is None else self.sums + sums
+        self.sums = sums if self.sums is None else pad_sequence([self.sums, sums]).sum(dim=1)
         if self.norm is not None:
             self.pending.append(Step(trainer.global_step, self.sums, self.norm, self.skipped))
             self.sums = None
@@ -119,7 +121,7 @@ class Stability(StepGuard):
         if not self.pending:
             return
         sums = trainer.strategy.reduce(
-            torch.stack([s.sums for s in self.pending]), reduce_op="sum"
+            pad_sequence([s.sums for s in self.pending], batch_first=True), reduce_op="sum"
         )
         assert isinstance(sums, Tensor)
         rows, norms = sums.tolist(), torch.stack([s.norm for s in self.pending]).tolist()
@@ -135,14 +137,13 @@ class Stability(StepGuard):
         spike = loss is not None and detector.is_spike(detector.add(loss))
         self.spikes += spike
         if not step.skipped:
-            totals = self.totals or [0.0] * len(sums)
-            self.totals = [total + value for total, value in zip(totals, sums, strict=True)]
+            self.totals = [*map(sum, zip_longest(self.totals, sums, fillvalue=0.0))]
         found = {"step": step.step, "loss": loss, "grad_norm": finite(norm)}
         return {**found, "bins": bins, "frames": frames, "spike": spike, "skipped": step.skipped}
 
     def scalars(self) -> dict[str, Tensor]:
         """Return what is logged; tensors of the CPU, which nobody has to wait for."""
-        _, bins, frames = mean_losses(self.totals or [0.0] * 3, bins=self.bins)
+        _, bins, frames = mean_losses(self.totals or [0.0] * 2, bins=self.bins)
         # the first t of which t * bins // timesteps is i
         edges = [-(-self.timesteps * i // self.bins) for i in range(self.bins + 1)]
         found: dict[str, float | None] = {
@@ -174,7 +175,7 @@ class Stability(StepGuard):
             "skips": self.skips,
             "in_a_row": self.in_a_row,
             "recent": list(self.spike_detector.recent),
-            "totals": self.totals,
+            "sums": self.totals,
         }
 
     def on_load_checkpoint(
@@ -185,7 +186,7 @@ class Stability(StepGuard):
         if state is None or trainer.state.fn != TrainerFn.FITTING:
             return
         self.spikes, self.skips = state["spikes"], state["skips"]
-        self.in_a_row, self.totals = state["in_a_row"], list(state["totals"])
+        self.in_a_row, self.totals = state["in_a_row"], list(state.get("sums", []))
         self.spike_detector.restore(state["recent"])
 
 
@@ -193,34 +194,35 @@ def batch_sums(outputs: Mapping[str, Any], bins: int, timesteps: int, gathered: 
     """Sum the losses of a batch on its device, without waiting for it.
 
     Sums add up over batches, steps and devices; means are taken in the end. One row: loss,
-    batches, clips, then per bin its sum, per bin its count, per frame its sum. What the training
-    step returned has `losses` and `t`, shape (B, F), or `loss` alone, which Lightning divides by
-    the batches `gathered` per optimiser step.
+    batches, then per bin its sum, per bin its count, and at the end, where rows of fewer frames
+    are filled up with zeros, sum and count of each frame. What the training step returned has
+    `losses` and `t`, shape (B, F), or `loss` alone, which Lightning divides by the batches
+    `gathered` per optimiser step.
     """
     if "losses" not in outputs:
         loss = outputs["loss"].detach().float() * gathered
-        return torch.stack([loss, torch.ones_like(loss), torch.zeros_like(loss)])
+        return torch.stack([loss, torch.ones_like(loss)])
     losses = outputs["losses"].float()  # (B, F)
     t = outputs["t"]  # (B, F)
     part = torch.arange(bins, device=t.device)
     hit = rearrange(t * bins // timesteps, "b f -> b f 1") == part  # (B, F, bins)
     # A product would spread one that is not finite to every bin.
     parted = torch.where(hit, rearrange(losses, "b f -> b f 1"), 0.0)  # (B, F, bins)
-    numbers = torch.stack(
-        [losses.mean(), losses.new_ones(()), losses.new_full((), float(len(losses)))]
-    )
+    numbers = torch.stack([losses.mean(), losses.new_ones(())])
     by_bin = [reduce(x.float(), "b f bins -> bins", "sum") for x in (parted, hit)]
-    return torch.cat([numbers, *by_bin, reduce(losses, "b f -> f", "sum")])
+    by_frame = torch.stack([losses, torch.ones_like(losses)])
+    return torch.cat([numbers, *by_bin, reduce(by_frame, "two b f -> (f two)", "sum")])
 
 
 def mean_losses(
     sums: Sequence[float], bins: int
 ) -> tuple[float | None, list[float | None], list[float | None]]:
     """Make means of a row of sums: of all, by bin and by frame; None for bins without frames."""
-    loss, batches, clips, *rest = sums
+    loss, batches, *rest = sums
     counts, frames = rest[bins : 2 * bins], rest[2 * bins :]
     by_bin = [ratio(total, count) for total, count in zip(rest, counts, strict=False)]
-    return ratio(loss, batches), by_bin, [ratio(total, clips) for total in frames]
+    by_frame = [ratio(*pair) for pair in zip(frames[::2], frames[1::2], strict=True)]
+    return ratio(loss, batches), by_bin, by_frame
 
 
 def ratio(total: float, count: float) -> float | None:

@@ -1,0 +1,149 @@
+"""A folder of videos or of pictures: what is known of it, and clips of it or of their latents."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from ardiffusion.data.cache import INDEX
+from ardiffusion.data.catalog import (
+    Catalog,
+    SplitRule,
+    read_catalog,
+    rename_classes,
+    usable_videos,
+)
+from ardiffusion.data.clips import VideoFiles
+from ardiffusion.data.latents import LatentCache
+from ardiffusion.data.layouts import Entry, find_clips, find_pictures
+from ardiffusion.data.splits import NAMES
+from ardiffusion.data.windows import EveryWindow, FrameSpan, Reader, extent
+
+IMAGES = "images"
+
+
+@dataclass
+class Footage:
+    """The videos of a folder; its pictures, if these are what is found, are videos of one frame.
+
+    Args:
+        rule: The folder, and how its videos are split.
+        frames: Frames per clip.
+        stride: Step between two frames of a clip.
+        resolution: Height and width of the clips; that of the latents, or 256, by default.
+        max_broken: Largest fraction of broken, empty or too short videos that is skipped.
+        cache: Folder for the index of frame counts.
+        latents: Folder of a latent cache; what is read then comes from there.
+        part: Where the latents are in that folder.
+        find: What lists the videos.
+        beside: The videos that go with pictures; theirs are the classes then.
+    """
+
+    rule: SplitRule
+    frames: int = 16
+    stride: int = 1
+    resolution: int | None = None
+    max_broken: float = 0.05
+    cache: str | None = None
+    latents: Path | None = None
+    part: str = ""
+    find: Callable[[Path], list[Entry]] = find_clips
+    beside: "Footage | None" = None
+
+    @cached_property
+    def latent_cache(self) -> LatentCache | None:
+        """The latent cache, once it is known that no option contradicts it."""
+        if self.latents is None:
+            return None
+        found = LatentCache(self.latents / self.part)
+        theirs = found.index["origin"]["resolution"]
+        if self.resolution not in (None, theirs):
+            raise ValueError(
+                f"--data.resolution is {self.resolution}, but latent cache {found.place} holds "
+                f"videos of {theirs} x {theirs}: leave it out or encode again."
+            )
+        self.rule.check(found.index["splits"], source=f"latent cache {found.place}")
+        return found
+
+    @property
+    def side(self) -> int:
+        """Height and width of the clips."""
+        cached = self.latent_cache
+        return cached.index["origin"]["resolution"] if cached else self.resolution or 256
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """What is known of the videos: from the latent cache, or by looking at them."""
+        cached, need = self.latent_cache, extent(self.frames, self.stride)
+        found = (
+            cached.index
+            if cached
+            else read_catalog(self.rule, need, self.max_broken, cache=self.cache, find=self.find)
+        )
+        if self.beside is None:
+            return found
+        place = cached.place if cached else self.rule.root
+        named = rename_classes(found, names=self.beside.catalog["classes"], place=place)
+        if cached and named["labels"] != found["labels"]:
+            raise ValueError(
+                f"Latent cache {place} was written with other classes than its videos have: run "
+                "the same `ardiff-vae predict` again, which encodes nothing anew."
+            )
+        return named
+
+    @cached_property
+    def videos(self) -> dict[str, list[FrameSpan]]:
+        """The usable videos of each split, from their first frame to their last."""
+        return usable_videos(self.catalog)
+
+    @property
+    def files(self) -> VideoFiles:
+        return VideoFiles(self.rule.root, resolution=self.side)
+
+    def source(self, split: str) -> tuple[Reader, list[FrameSpan]]:
+        """Return what batches are read from, and the frames of a split there."""
+        cached = self.latent_cache
+        return (cached, cached.spans[split]) if cached else (self.files, self.videos[split])
+
+    def cut(
+        self, reader: Reader, spans: list[FrameSpan], frames: int | None = None
+    ) -> EveryWindow:
+        """Make a data set of every clip."""
+        frames, total = frames or self.frames, len(self.catalog["labels"])
+        may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
+        clips = EveryWindow(reader, spans, frames, stride=self.stride, may_break=may_break)
+        if spans and not clips.videos:
+            raise ValueError(
+                f"No video of this split under {reader.place} has the "
+                f"{extent(frames, self.stride)} frames asked for in a row: lower --data.frames or "
+                "--data.stride."
+            )
+        return clips
+
+    def every(self) -> EveryWindow:
+        """Make a data set of every clip of every video, be it in one split or in two."""
+        videos = {video.path: video for name in NAMES for video in self.videos[name]}
+        return self.cut(self.files, list(videos.values()))
+
+
+def with_pictures(videos: Footage, images: str | None, alone: bool) -> list[Footage]:
+    """Return videos, or pictures, or first the one and then the other.
+
+    Args:
+        videos: The videos.
+        images: Folder of the pictures, if one is named; a latent cache may hold some anyway.
+        alone: Whether the pictures are all there is; a latent cache knows better.
+    """
+    cached = False
+    if videos.latents is not None:
+        cached = (videos.latents / IMAGES / INDEX).exists()
+        alone = cached and not (videos.latents / INDEX).exists()
+    if images is None and not cached:
+        return [videos]
+    root = videos.rule.root if images is None else Path(images).expanduser()
+    rule = videos.rule._replace(root=root) if alone else SplitRule(root, {}, {})
+    beside = None if alone else videos
+    pictures = replace(
+        videos, rule=rule, frames=1, stride=1, part=IMAGES, find=find_pictures, beside=beside
+    )
+    return [pictures] if alone else [videos, pictures]
