@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ardiffusion.data.video import write_video
+from ardiffusion.files import append_json_lines
 from ardiffusion.tools.gallery import Section, write_gallery
 
 if TYPE_CHECKING:
@@ -112,6 +113,24 @@ def test_videos_load_and_play_while_visible(visit: Visit, file: Path) -> None:
     assert page.locator(".row.playing").count() == 0
     page.get_by_role("button", name="Play day/0").click()
     assert page.locator(".row.playing").count() == 1
+
+
+def test_a_bar_stands_where_the_given_frames_end(visit: Visit, tmp_path: Path) -> None:
+    for i in range(2):
+        write_video(tmp_path / f"{i}.mp4", torch.zeros(12, 3, 32, 32, dtype=torch.uint8))
+    prefixes = [{"file": "a.png", "frames": 5}, None]
+    lines = [{"file": f"{i}.mp4", "index": i, "prefix": x} for i, x in enumerate(prefixes)]
+    append_json_lines(tmp_path / "samples.jsonl", lines)
+    section = Section("Videos", columns={"made": tmp_path})
+    write_gallery(tmp_path / "out.html", title="Skies", sections=[section])
+    page = visit(tmp_path / "out.html")
+    page.get_by_text("Frames", exact=True).first.click()
+    assert page.locator(".given").count() == 1
+    assert "5 given, then new" in page.locator(".strips figcaption").first.inner_text()
+    bar, strip = (page.locator(x).first.bounding_box() for x in (".given", ".film img"))
+    assert bar is not None and strip is not None
+    # frames 0 and 4 of the strip's 0, 4 and 8 were given
+    assert bar["x"] + bar["width"] / 2 == pytest.approx(strip["x"] + strip["width"] * 2 / 3, abs=2)
 
 
 def test_keys_step_frames_and_rows(visit: Visit, file: Path) -> None:

@@ -38,7 +38,9 @@ class Row {
       });
     }
     for (const strip of this.strips) {
-      strip.parentElement.style.setProperty("--count", strip.dataset.count);
+      const { count, every, given } = strip.dataset;
+      strip.parentElement.style.setProperty("--count", count);
+      if (given) strip.parentElement.style.setProperty("--given", Math.ceil(given / every));
       strip.addEventListener("click", (event) => {
         const place = Math.floor((event.offsetX / strip.clientWidth) * strip.dataset.count);
         this.wanted = false;

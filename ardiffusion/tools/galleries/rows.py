@@ -41,6 +41,13 @@ class Clip:
         return f"{index:06d}" if isinstance(index, int) else without_suffix(self.name)
 
     @property
+    def given(self) -> int:
+        """How many of a sample's frames it began with, as its line says."""
+        prefix = self.sample.get("prefix")
+        frames = prefix.get("frames") if isinstance(prefix, Mapping) else 0
+        return frames if isinstance(frames, int) else 0
+
+    @property
     def last_part(self) -> str:
         return PurePosixPath(self.key).name
 
