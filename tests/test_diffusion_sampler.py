@@ -62,13 +62,33 @@ def test_any_plan_runs_and_the_diagonal_one_equals_ad() -> None:
     torch.testing.assert_close(sampler.sample(net, x, plan=diagonal), sampler.sample(net, x))
 
 
+@pytest.mark.parametrize("difference", [0, 1, 3, 4])
 @pytest.mark.parametrize("ready", [1, 3, 7])
-def test_a_prefix_stays_and_leads(ready: int) -> None:
+def test_a_sample_goes_on_from_its_own_frames_if_each_waits_for_the_last(
+    ready: int, difference: int
+) -> None:
     net, x = tiny(window=3), noise(9)
-    sampler = Sampler(SCHEDULE, steps=4, difference=4)  # a frame starts when the last is clean
+    sampler = Sampler(SCHEDULE, steps=4, difference=difference)
     whole = sampler.sample(net, x)
     continued = sampler.sample(net, x, prefix=whole[:, :ready])
-    torch.testing.assert_close(continued, whole)
+    # at a smaller difference the frames began beside ones that were still noisy
+    assert torch.allclose(continued, whole) == (difference == 4)
+    assert torch.equal(continued[:, :ready], whole[:, :ready])
+
+
+@pytest.mark.parametrize(("difference", "window"), [(0, 3), (1, 5), (3, 2), (4, 9)])
+def test_nothing_generated_changes_the_prefix_or_an_earlier_frame(
+    difference: int, window: int
+) -> None:
+    net, x, given = tiny(window=window), noise(7), noise(3)
+    sampler = Sampler(SCHEDULE, steps=4, difference=difference)
+    whole = sampler.sample(net, x, prefix=given)
+    for f in range(3, 7):
+        changed = x.clone()
+        changed[:, f] += 1
+        other = sampler.sample(net, changed, prefix=given)
+        assert torch.equal(other[:, :f], torch.cat([given, whole[:, 3:f]], dim=1))
+        assert not torch.allclose(other[:, f], whole[:, f])
 
 
 def test_a_video_without_end_begins_like_one_with_an_end() -> None:
