@@ -171,7 +171,7 @@ def test_a_config_is_data(
 def test_a_frame_that_is_not_finite_is_an_error() -> None:
     generator = Generator(make_dit(), make_lively_arvae()).eval()
     torch.nn.init.constant_(generator.dit.out.bias, torch.nan)
-    with pytest.raises(ValueError, match="Frame 0 is not finite"):
+    with pytest.raises(ValueError, match="A frame is not finite: the weights are"):
         generator.generate([1], frames=2)
 
 

@@ -29,6 +29,14 @@ def test_frames_are_encoded_and_decoded(tokenizer: Path, skies: Path) -> None:
     assert (found.double() - naive).abs().max() <= 1  # rounding
 
 
+def test_a_frame_that_is_not_finite_is_an_error(tokenizer: Path) -> None:
+    network = load_arvae(tokenizer).eval()
+    torch.nn.init.constant_(network.last_layer, torch.nan)
+    side = network.resolution
+    with pytest.raises(ValueError, match="A frame is not finite: the weights are broken"):
+        list(there_and_back(network, torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+
+
 def test_files_mirror_the_folder_and_are_kept(
     tokenizer: Path, skies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,19 +1,22 @@
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from einops import rearrange
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset
 
+from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.training.callbacks.videos import VideoLogger, encode_gif
@@ -127,10 +130,34 @@ def test_samples_are_below_each_other_with_their_classes_in_turn(tmp_path: Path)
     assert module.label is not None and module.label.tolist() == [0, 1, 0]
 
 
-def test_without_tensorboard_nothing_is_generated(tmp_path: Path) -> None:
-    module = Generator()
-    fit(module, VideoLogger(), folder=tmp_path, logger=False)
-    assert module.label is None and not list(tmp_path.iterdir())
+@pytest.mark.parametrize("logged", [False, True])
+def test_where_no_logger_takes_videos_they_are_files_in_the_folder(
+    tmp_path: Path, logged: bool
+) -> None:
+    logger = CSVLogger(tmp_path, name="", version="") if logged else False
+    fit(Generator(), VideoLogger(clips=2, frames=4), folder=tmp_path, logger=logger, epochs=2)
+    files = sorted((tmp_path / "media").iterdir())
+    assert [file.name for file in files] == ["samples_00000002.mp4", "samples_00000005.mp4"]
+    assert read_frames(files[0]).shape == (4, 3, 12, 8)
+
+
+def test_wandb_gets_videos_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B is not installed here; Lightning's logger hands `wandb.Video` on to `log_metrics`."""
+    kind = SimpleNamespace(Video=lambda file, format: (read_frames(file).shape, format))
+    monkeypatch.setitem(sys.modules, "wandb", kind)
+    told: list[Any] = []
+    monkeypatch.setattr(
+        WandbLogger, "log_metrics", lambda _, metrics, step: told.append((metrics, step))
+    )
+    logger = WandbLogger.__new__(WandbLogger)
+    trainer: Any = SimpleNamespace(
+        loggers=[logger],
+        log_dir=str(tmp_path),
+        is_global_zero=True,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=7)),
+    )
+    VideoLogger()._show(trainer, "samples", flat(3, 2))
+    assert told == [({"samples": [((5, 3, 12, 8), "mp4")]}, 7)]
 
 
 @pytest.mark.parametrize(("fps", "duration"), [(8, 125), (25, 40)])

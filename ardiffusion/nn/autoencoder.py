@@ -17,7 +17,12 @@ def to_unit(video: Tensor) -> Tensor:
 
 
 def to_bytes(video: Tensor) -> Tensor:
-    """Turn video around [0, 1] into uint8, clamped and rounded."""
+    """Turn video around [0, 1] into uint8, clamped and rounded; NaN would be black."""
+    if not video.isfinite().all():
+        raise ValueError(
+            "A frame is not finite: the weights are broken, or too large for this precision; try "
+            "--trainer.precision 32-true or an earlier checkpoint."
+        )
     return (video.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 

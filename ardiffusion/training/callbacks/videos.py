@@ -1,6 +1,7 @@
-"""Callback that shows videos in TensorBoard, as GIF files made by Pillow.
+"""Callback that shows videos where a run is logged, or keeps them beside its log.
 
-TensorBoard's own `add_video` needs moviepy below 2 and logs nothing without it.
+TensorBoard's own `add_video` needs moviepy below 2 and logs nothing without it, so that it gets
+GIF files made by Pillow.
 """
 
 import io
@@ -9,23 +10,26 @@ from collections.abc import Mapping
 import torch
 from einops import rearrange
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.generator import Generator
 from ardiffusion.training.callbacks.fvd import is_due
+from ardiffusion.training.step_guard import log_folder
 
 
 class VideoLogger(Callback):
-    """Shows videos under TensorBoard's images at every validation; without TensorBoard it rests.
+    """Shows videos at every validation: under TensorBoard's images, and as videos in W&B.
 
-    Where the validation step returns {"real", "fake"}, as the AR-VAE's does, `reconstructions` has
-    real clips of the first batch on the left and their reconstructions on the right. In
-    stage 2 `samples` has videos from the same noise every time.
+    Where a run has no logger, or one that takes no videos, they are MP4 files in `media` in its
+    folder. `reconstructions` has real clips of the first batch on the left and their
+    reconstructions on the right, where the validation step returns {"real", "fake"} as the
+    AR-VAE's does. In stage 2 `samples` has videos from the same noise every time.
 
     Args:
         clips: How many clips are shown, below each other.
@@ -90,21 +94,35 @@ class VideoLogger(Callback):
 
     def _has_turn(self, trainer: Trainer, batch_idx: int, dataloader_idx: int) -> bool:
         first = batch_idx == 0 and dataloader_idx == 0
-        return first and bool(_writers(trainer)) and is_due(trainer, self.every_n_epochs)
+        return first and is_due(trainer, self.every_n_epochs)
 
     def _show(self, trainer: Trainer, tag: str, video: Tensor) -> None:
-        if trainer.is_global_zero:
-            column = rearrange(video, "b f c h w -> f c (b h) w")
-            height, width = column.shape[-2:]
-            gif = encode_gif(column, fps=self.fps)
-            image = Summary.Image(
-                height=height, width=width, colorspace=3, encoded_image_string=gif
-            )
-            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-            # The step that Lightning logs scalars at.
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            for logger in _writers(trainer):
+        folder = log_folder(trainer) / "media"
+        if not trainer.is_global_zero:
+            return
+        column = rearrange(video, "b f c h w -> f c (b h) w")
+        # The step that Lightning logs scalars at.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        others = [x for x in trainer.loggers if not isinstance(x, TensorBoardLogger)]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                summary = summarise(tag, column, fps=self.fps)
                 logger.experiment.file_writer.add_summary(summary, step)
+        if others or not trainer.loggers:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{tag}_{step:08d}.mp4"
+            write_video(file, frames=column, fps=self.fps)
+            for logger in others:
+                if isinstance(logger, WandbLogger):
+                    logger.log_video(tag, [str(file)], step=step, format=["mp4"])
+
+
+def summarise(tag: str, video: Tensor, fps: int) -> Summary:
+    """Make of a uint8 video (F, 3, H, W) what TensorBoard shows."""
+    height, width = video.shape[-2:]
+    gif = encode_gif(video, fps=fps)
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def encode_gif(video: Tensor, fps: int) -> bytes:
@@ -114,7 +132,3 @@ def encode_gif(video: Tensor, fps: int) -> bytes:
     file = io.BytesIO()
     first.save(file, format="GIF", save_all=True, append_images=rest, duration=1000 // fps, loop=0)
     return file.getvalue()
-
-
-def _writers(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
