@@ -223,9 +223,7 @@ class ARVAEModule(LightningModule):
 
     test_step = validation_step
 
-    def predict_step(
-        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Any]:
+    def predict_step(self, batch: dict[str, Any], *_: int) -> dict[str, Any]:
         """Encode a batch; the latents are those of the posterior's mean."""
         latents = self.arvae.encode(to_unit(batch["video"])).float()
         return {"latents": latents, "label": batch["label"], "key": batch["key"]}

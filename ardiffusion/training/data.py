@@ -98,14 +98,8 @@ class VideoDataModule(LightningDataModule):
         )
         self.footage = with_pictures(videos, images, alone=root is None and images is not None)
         self.main, self.pictures = self.footage[0], self.footage[-1]
-        self.image_share = 0.5 if image_share is None else image_share
-        if self.main is self.pictures:
-            self.image_share = float(self.main is not videos)
-            if self.main is videos and image_share is not None:
-                raise ValueError(
-                    f"--data.image_share is {image_share}, but there are no pictures: give "
-                    "--data.images."
-                )
+        kinds = {"videos": self.main is videos, "pictures": self.pictures is not videos}
+        self.image_share = share_of_pictures(image_share, **kinds)
         # tells the keys of clips that need no prediction, once the weights are there
         self.skip: Callable[[Footage], Collection[str]] = lambda _: ()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few clips may be left
@@ -221,6 +215,17 @@ class VideoDataModule(LightningDataModule):
         order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(self.seed))
         share = Subset(clips, order.tolist()[rank::replicas])
         return self._load(share, persistent_workers=False)
+
+
+def share_of_pictures(asked: float | None, videos: bool, pictures: bool) -> float:
+    """Return the share of an epoch's batches that are pictures, of what there is."""
+    if asked is not None and not pictures:
+        raise ValueError(
+            f"--data.image_share is {asked}, but there are no pictures: give --data.images."
+        )
+    if not (videos and pictures):
+        return float(pictures)
+    return 0.5 if asked is None else asked
 
 
 def continue_epoch(trainer: Trainer, loader: ResumableLoader[Any] | MixedLoader) -> None:
