@@ -98,15 +98,12 @@ class VideoDataModule(LightningDataModule):
         )
         self.footage = with_pictures(videos, images, alone=root is None and images is not None)
         self.main, self.pictures = self.footage[0], self.footage[-1]
+        self.root = self.main.rule.root
         kinds = {"videos": self.main is videos, "pictures": self.pictures is not videos}
         self.image_share = share_of_pictures(image_share, **kinds)
         # tells the keys of clips that need no prediction, once the weights are there
         self.skip: Callable[[Footage], Collection[str]] = lambda _: ()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few clips may be left
-
-    @property
-    def root(self) -> Path:
-        return self.main.rule.root
 
     @property
     def resolution(self) -> int:
