@@ -28,10 +28,11 @@ from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refu
 from ardiffusion.training.checkpoint import spell
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
 from ardiffusion.training.checks import check_devices, check_trainer_options
+from ardiffusion.training.configs import find_configs
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.messages import user_errors
-from ardiffusion.training.options import find_configs, import_object, makes
+from ardiffusion.training.options import import_object, makes
 from ardiffusion.training.products import fast_products, say_of_compile
 from ardiffusion.training.signals import StopSignals
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer

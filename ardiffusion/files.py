@@ -6,6 +6,7 @@ What is written goes to `.NAME.HOST-PID.tmp` in the same folder and is moved int
 whole. A process that was killed leaves such a file behind, which the next writer there removes.
 """
 
+import errno
 import json
 import os
 import re
@@ -106,13 +107,25 @@ def write_tensors(
         partial.chmod(mode)  # safetensors makes files that nobody else may read
 
 
+def read_text(path: str | Path, errors: str = "strict") -> str:
+    """Read a text in UTF-8; a pipe, in which nothing may ever come, counts as no file.
+
+    Args:
+        path: The file.
+        errors: What to do about bytes that are no UTF-8, as `open` has it.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, "no file", str(path))
+    return Path(path).read_text(encoding="utf-8", errors=errors)
+
+
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """Read the JSON objects of a file, one per line; a line that a crash cut short does not count.
 
     Where there is no file there are no lines.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, errors="replace")
     except FileNotFoundError:
         return []
     found = []

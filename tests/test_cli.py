@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from ardiffusion.data.video import read_frames
 from ardiffusion.generator import Generator
 from ardiffusion.training.arvae import ARVAEModule
+from ardiffusion.training.configs import find_configs
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.options import find_configs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",

@@ -89,9 +89,9 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "clipping": ("vae", "fit", {"trainer__gradient_clip_val": 1}, "takes --model.grad_clip inste"),
     "trainer": ("vae", "fit", {"trainer__max_epochs": -5}, "must be a non-negative integer or -1"),
     "option": ("vae", "fit", {"model__nope": 1}, r"--model.nope=1 \(--help lists all options\)"),
-    "type": ("dit", "fit", {"data__frames": "many"}, r'"data.frames": Expected a .*int.*: many'),
+    "type": ("dit", "fit", {"data__frames": "many"}, "--data.frames is many, expected: int"),
     "range": ("dit", "predict", {"guidance": -1}, "guidance is -1, expected: >=0 .--help lists"),
-    "part": ("dit", "predict", {"plan": "Foo"}, "plan is Foo, expected: dot import path"),
+    "part": ("dit", "predict", {"plan": "Foo"}, "--plan is Foo, expected: AD, FIFO, Fi"),
     "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
     "second run": (
         "vae",

@@ -57,7 +57,7 @@ def test_help_of_a_tool_is_its_docstring(name: str, capsys: pytest.CaptureFixtur
         (["fbd"], "invalid choice: 'fbd'"),
         (["scores"], "the following arguments are required: scores.files (--help lists all"),
         (["fvd", "a", "b", "--nope", "3"], "unrecognized arguments: --nope 3 (--help"),
-        (["videos", "out", "--videos", "x"], "Expected a <class 'int'>. Got value: x (--help"),
+        (["videos", "out", "--videos", "x"], "--videos is x, expected: int (--help"),
         (["videos", "file/out"], "(not a directory): check the path, its permissions"),
     ],
 )
@@ -77,7 +77,7 @@ def test_bad_input_ends_with_one_sentence(
 
 
 def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(ValueError, match="videos=0"):
+    with pytest.raises(ValueError, match="--videos must be"):
         main(["videos", "out", "--videos", "0", "--debug"])
 
 

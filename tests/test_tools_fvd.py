@@ -362,19 +362,19 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "no such protocol": (
         lambda p: [p / "a", p / "b", "--protocol", "Foo"],
-        "error: protocol is Foo, expected: dot import path string: Foo (--help lists all",
+        "error: --protocol is Foo, expected: EveryClip, OfficialARDiffusion, StyleGANV (--",
     ),
     "no protocol": (
         lambda p: [p / "a", p / "b", "--protocol", "torch.nn.Linear"],
-        "error: protocol is torch.nn.Linear, expected: Import path does not correspond to a",
+        "error: --protocol is torch.nn.Linear, expected: EveryClip, OfficialARDiffusion, ",
     ),
     "no number": (
         lambda p: [p / "a", p / "b", "--resolution", "x"],
-        "error: resolution is x, expected: <class 'int'> (--help lists all options).",
+        "error: --resolution is x, expected: int (--help lists all options).",
     ),
     "no number within": (
         lambda p: [p / "a", p / "b", "--protocol.frames", "x"],
-        "error: protocol.frames is x, expected: <class 'int'> (--help lists all options).",
+        "error: --protocol.frames is x, expected: int (--help lists all options).",
     ),
     "no option": (
         lambda p: [p / "a", p / "b", "--protocol.nothing", "x"],

@@ -65,7 +65,10 @@ def test_large_page_warns_and_names_the_limit(
         (["--scores", "[no.json]"], "Score no.json does not exist: correct --scores."),
         (["--scores", "[bad/a.mp4]"], "bad/a.mp4 holds no score"),
         (["--figures", "[no.png]"], "Figure no.png does not exist: correct --figures."),
-        (["--figures", "[a.pdf]"], "a.pdf is no PNG, JPEG or WebP file: correct --figures."),
+        (
+            ["--figures", "[bad/a.mp4]"],
+            "bad/a.mp4 is no PNG, JPEG or WebP file: correct --figures.",
+        ),
         (["--columns", "{real: bad}", "--every", "0"], "--every must be at least 1, got 0."),
     ],
 )

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ardiffusion.tools.command import main
 from ardiffusion.tools.loss_curve import LossCurve, read_curve, steadiness
 from ardiffusion.tools.plot import INK, draw_runs, late_profiles, running_mean
-from ardiffusion.training.step_guard import SpikeDetector
+from ardiffusion.training.spike_detector import SpikeDetector
 
 WINDOW, HEIGHT = 20, 8.0
 
@@ -221,7 +221,7 @@ def test_bad_runs_end_with_one_sentence(
         ([tmp_path / "empty"], "holds no finite loss"),
         ([below], "The losses of below end at -1"),
         ([good, good], "name them as NAME=FOLDER"),
-        ([good, "--window", "2"], "4 losses or more, got 2"),
+        ([good, "--window", "2"], "--window must be at least 4, got 2"),
     ):
         with pytest.raises(SystemExit) as exit_:
             main(["stability", *map(str, args), "--output", str(tmp_path / "x.png")])

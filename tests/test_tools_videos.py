@@ -56,5 +56,5 @@ def test_bad_number_ends_with_one_sentence(
     with pytest.raises(SystemExit) as exit_:
         run(tmp_path, "--videos", "0")
     assert exit_.value.code == 2
-    sentence = "videos=0, frames=3 and resolution=32 must be at least 1."
+    sentence = "--videos must be at least 1, got 0."
     assert capsys.readouterr().err == f"error: {sentence}\n"

@@ -21,7 +21,7 @@ from torch import Tensor
 from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.samples import is_inside
 from ardiffusion.data.splits import NAMES
-from ardiffusion.files import has_type, write_tensors
+from ardiffusion.files import has_type, read_text, write_tensors
 
 INDEX = "index.json"
 KEY = re.compile(r".+:[0-9]{1,18}", flags=re.DOTALL)
@@ -103,7 +103,7 @@ def read_index(path: str | Path) -> Index:
     file, found = Path(path) / INDEX, None
     with suppress(ValueError, RecursionError):
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(read_text(file))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{path} holds no latent cache ({INDEX} is missing): write one with "

@@ -20,7 +20,7 @@ from rich.progress import track
 from ardiffusion.data.notices import warn_once
 from ardiffusion.data.stamp import file_stamp
 from ardiffusion.data.video import examine
-from ardiffusion.files import cache_folder, write_json
+from ardiffusion.files import cache_folder, read_text, write_json
 
 _VERSION = 3
 _SAVE_EVERY = 30.0  # seconds, so that a killed run has little to repeat
@@ -54,7 +54,7 @@ def _stamp(path: Path) -> str:
 def _load(file: Path, stamps: dict[str, str]) -> dict[str, Count]:
     """Read the counts of the clips that have not changed."""
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(read_text(file))
         clips = stored["clips"].items() if stored["version"] == _VERSION else ()
         return {
             clip: Count(int(frames), error and str(error), damage and str(damage))

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-from ardiffusion.files import atomic_write, has_type
+from ardiffusion.files import atomic_write, has_type, read_text
 
 COMPARED = ("metric", "protocol", "real", "fake", "split", "stride", "resolution", "network")
 
@@ -68,7 +68,7 @@ class Score:
     def load(cls, path: str | Path) -> Self:
         """Read a record; what is none is told in one sentence."""
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            fields = json.loads(read_text(path))
             if fields["interval"] is not None:
                 fields["interval"] = tuple(fields["interval"])
             kinds = get_type_hints(cls)

@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ardiffusion import __version__
+from ardiffusion.training.configs import find_configs
 from ardiffusion.training.messages import user_errors
 
 ABOUT = """\
@@ -50,7 +51,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run `ardiff`; the first process prints what the tool returns as the last line."""
     given = sys.argv[1:] if args is None else args
     with nullcontext() if "--debug" in given else user_errors():
-        result = run([arg for arg in given if arg != "--debug"])
+        args = [arg for arg in given if arg != "--debug"]
+        result = run(find_configs(args, options=("--config",)))
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(result))
 

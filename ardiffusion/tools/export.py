@@ -7,10 +7,12 @@ from typing import Any
 import yaml
 
 from ardiffusion.convert import from_published
+from ardiffusion.files import read_text
 from ardiffusion.generator import Generator
 from ardiffusion.hub import complete
 from ardiffusion.metrics.score import Score
 from ardiffusion.sources import BUILT, KINDS, Parts, load_source, published
+from ardiffusion.tools.options import check_named
 from ardiffusion.weights.checkpoint import read_checkpoint
 from ardiffusion.weights.description import describe
 from ardiffusion.weights.download import fetch, parse_hub_path
@@ -57,8 +59,7 @@ def export(
         causal: Whether a frame of a published transformer sees no later frame.
         open_context: Whether a published transformer's context tokens see the frames.
     """
-    if not target:
-        raise ValueError("The target is empty; name a folder or hf://user/repo.")
+    check_named("TARGET", target)
     told = {"heads": heads, "tokens": tokens, "frames": frames}
     told |= {"causal": causal, "open_context": open_context}
     found = load_source(source) if told == TOLD else load_told(source, told)
@@ -67,7 +68,9 @@ def export(
         model: Any = Generator(**complete(found, source, arvae=arvae))
         description = model.describe()
     else:
-        model = next(found[kind] for kind in KINDS if kind in found)
+        model = next((found[kind] for kind in KINDS if kind in found), None)
+        if model is None:
+            raise ValueError(f"{source} holds no network: name a model of ours as SOURCE.")
         description = describe(model) | {n: describe(found[n]) for n in BUILT if n in found}
     weights = model.state_dict()
 
@@ -114,7 +117,7 @@ def make_card(
 def data_of(config: Path) -> str | None:
     """Return the name of the folder that a run was trained on, if its configuration says so."""
     try:
-        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_text(config))
         return Path(found["data"]["root"]).name
-    except (OSError, yaml.YAMLError, LookupError, TypeError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, LookupError, TypeError):
         return None

@@ -18,7 +18,7 @@ from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.parallel import local_device, process_group, rank_and_world
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools.options import check_option, device_of, output_file
+from ardiffusion.tools.options import check_named, check_option, device_of, output_file
 from ardiffusion.tools.pairs import Pairs
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
@@ -63,6 +63,8 @@ def fvd(
         seed: Seed of these draws. Which real clips are taken depends on `--protocol.seed`.
         device: Where to compute; under torchrun, cuda is the GPU of each process.
     """
+    check_named("REAL", real)
+    check_named("GENERATED", generated)
     check_option("resolution", resolution, low=1, high=MOST_PIXELS)
     check_option("bootstrap", bootstrap, low=0, high=MOST_DRAWS)
     check_option("seed", seed, low=-(2**63))

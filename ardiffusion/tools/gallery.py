@@ -16,7 +16,7 @@ from ardiffusion.tools.galleries.page import (
     write_page,
 )
 from ardiffusion.tools.galleries.rows import collect_videos
-from ardiffusion.tools.options import check_option
+from ardiffusion.tools.options import check_option, output_file
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
 
@@ -40,7 +40,7 @@ def write_gallery(
     check_option("limit", limit, low=1)
     pictures = {f.path: picture(f.path) for section in sections for f in section.figures}
     scores = [by_protocol(read_score(score) for score in section.scores) for section in sections]
-    path = Path(path)
+    path = output_file(str(path), option="OUT")
     with tempfile.TemporaryDirectory() as scratch:
         videos = {
             i: collect_videos(section.columns, Path(scratch, f"v{i}"), every=every, limit=limit)

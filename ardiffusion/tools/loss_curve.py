@@ -1,21 +1,31 @@
 """The losses of a training run, read from its folder, and how steady they are."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ardiffusion.files import read_json_lines
-from ardiffusion.training.callbacks.stability import LOG
-from ardiffusion.training.step_guard import SpikeDetector
+from ardiffusion.files import has_type, read_json_lines
+from ardiffusion.training.spike_detector import LOG, SpikeDetector
 
 LOSS, NORM = "train/loss", "train/grad_norm"
 NORMAL = 1.4826  # standard deviations in a MAD of normal noise
-COLUMNS = ("step", "loss", "grad_norm", "bins", "frames")  # of a run's log
+
+
+class Line(TypedDict):
+    """What is read of a step in a run's log; None is not finite."""
+
+    step: int
+    loss: float | None
+    grad_norm: float | None
+    bins: list[float | None]
+    frames: list[float | None]
+    skipped: bool
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,14 @@ def read_curve(folder: Path, name: str) -> LossCurve:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: name the folder of a training run.")
     lines = read_json_lines(folder / LOG)
-    skipped = sum(line["skipped"] for line in lines)
-    *columns, frames = ([line[column] for line in lines] for column in COLUMNS)
-    most = max(map(len, frames), default=0)  # clips have more than pictures
-    columns.append([[*row, *[None] * (most - len(row))] for row in frames])
-    curve = LossCurve(name, LOG, skipped, *map(numbers, columns))
+    if not all(has_type(line, Line) for line in lines):
+        raise ValueError(f"{folder / LOG} is not what a run logs: name the folder of another run.")
+    steps, losses, norms, bins, frames, skips = (
+        [line[name] for line in lines] for name in get_type_hints(Line)
+    )
+    columns = numbers(steps), numbers(losses), numbers(norms), table(bins), table(frames)
+    skipped = sum(skips)
+    curve = LossCurve(name, LOG, skipped, *columns)
     if not len(finite(curve.losses)):
         curve = LossCurve(name, "TensorBoard", skipped, *read_events(folder))
     if not len(finite(curve.losses)):
@@ -76,6 +89,12 @@ def numbers(values: ArrayLike) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
+def table(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Make a matrix of rows, the shorter of which end with NaN: clips have more than pictures."""
+    width = max(map(len, rows), default=0)
+    return numbers([[*row, *[None] * (width - len(row))] for row in rows])
+
+
 def finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
@@ -87,8 +106,7 @@ def compare_with_past(losses: np.ndarray, rule: SpikeDetector) -> tuple[np.ndarr
     """
     heights, ratios = [], []
     for loss in losses.tolist():
-        level = rule.level() or math.nan
-        height, ratio = rule.add(loss), loss / level
+        height, ratio = rule.add(loss), loss / (rule.level or math.nan)
         heights.append(height if math.isfinite(ratio) else math.nan)
         ratios.append(ratio)
     return np.array(heights), np.array(ratios)

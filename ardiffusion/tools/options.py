@@ -13,18 +13,22 @@ def check_option(name: str, value: int | None, low: int, high: int = LARGEST) ->
         raise ValueError(f"--{name} must be {bound}, got {value}.")
 
 
-def output_file(path: str) -> Path:
+def check_named(argument: str, path: str) -> None:
+    """Raise if a path is the empty text, which would be the folder that one happens to be in."""
+    if not path:
+        raise ValueError(f"{argument} is empty: name a path, or . for the folder you are in.")
+
+
+def output_file(path: str, option: str = "--output") -> Path:
     place = Path(path).expanduser()
-    if not place.name or place.is_dir():
-        raise ValueError(f"--output is {path!r}, which names no file: give one to write to.")
+    if not place.name or (place.exists() and not place.is_file()):
+        raise ValueError(f"{option} is {path!r}, which names no file: give one to write to.")
     return place
 
 
 def device_of(name: str) -> torch.device:
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device is {name!r}, which is no device: use cpu or cuda.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device is {name}, but PyTorch finds no GPU here; use cpu.")
-    return device
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device is {name!r}, which is not here: use cpu or cuda.") from error
+    return torch.device(name)

@@ -19,7 +19,7 @@ from ardiffusion.files import append_json_lines, only_writer, read_json_lines
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.tools.options import check_option, device_of
+from ardiffusion.tools.options import check_named, check_option, device_of
 
 NOTES = "reconstructions.jsonl"
 
@@ -46,6 +46,8 @@ def reconstruct(
         limit: How many videos at most, the first ones by name.
         device: Where to compute.
     """
+    check_named("VIDEOS", videos)
+    check_named("OUT", out)
     check_option("frames", frames, low=1)
     check_option("limit", limit, low=1)
     network = load_arvae(arvae).to(device_of(device)).eval()

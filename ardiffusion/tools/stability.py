@@ -15,8 +15,9 @@ from rich.table import Table
 
 from ardiffusion.files import write_json
 from ardiffusion.tools.loss_curve import read_curve, steadiness
+from ardiffusion.tools.options import check_option, output_file
 from ardiffusion.tools.plot import draw_runs, save_figure
-from ardiffusion.training.step_guard import HEIGHT, WINDOW, SpikeDetector
+from ardiffusion.training.spike_detector import HEIGHT, WINDOW, SpikeDetector
 
 COLUMNS = {
     "run": ("name", "{}"),
@@ -41,6 +42,8 @@ def stability(
         window: Losses that running median and MAD are taken of; the mean is that of a quarter.
         height: MADs above the running median from which on a loss is a spike.
     """
+    check_option("window", window, low=4, high=10**6)
+    file = output_file(output)
     named = [name_of(run) for run in runs]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
@@ -49,11 +52,11 @@ def stability(
     found = [steadiness(curve, SpikeDetector(window, height=height)) for curve in curves]
     relative = [c.over(row["final_loss"]) for c, (row, _) in zip(curves, found, strict=True)]
     figure = draw_runs(relative, [spikes for _, spikes in found], width=max(window // 4, 1))
-    save_figure(figure, output)
+    save_figure(figure, file)
     rows = [row for row, _ in found]
     print_table(rows)
     result = {"runs": rows, "window": window, "height": height, "output": output}
-    write_json(Path(output).with_suffix(".json"), result)
+    write_json(file.with_suffix(".json"), result)
     return result
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
 from ardiffusion.data.video import write_video
+from ardiffusion.tools.options import check_named, check_option
 
+MOST_PIXELS = 2**28  # of all frames of a video together, as they are in memory
 Draw = Callable[[int, int, int, torch.Generator], Tensor]
 KINDS: dict[str, tuple[Draw, tuple[str, ...]]] = {
     "skies": (skies, SKIES),
@@ -39,10 +41,11 @@ def videos(
         resolution: Width and height in pixels.
         seed: Seed; a video depends on it and on its index only.
     """
-    if min(videos, frames, resolution) < 1:
-        raise ValueError(
-            f"videos={videos}, frames={frames} and resolution={resolution} must be at least 1."
-        )
+    check_named("OUT", out)
+    check_option("videos", videos, low=1)
+    check_option("resolution", resolution, low=2, high=2**13)
+    check_option("frames", frames, low=1, high=MOST_PIXELS // resolution**2)
+    check_option("seed", seed, low=-(2**42), high=2**42)
     draw, classes = KINDS[kind]
 
     def write(i: int) -> bool:

@@ -12,11 +12,26 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import isabstract
 
 UNION = "Does not validate against any of the Union subtypes"
 # What stands around the reasons of a refusal.
-BETWEEN = (UNION, "Parser key", "Problem with", "Subtypes:", "Errors:", "Given value")
-BETWEEN += ("Expected a <class 'NoneType'>",)
+BETWEEN = (
+    UNION,
+    "Parser key",
+    "Problem with",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Subclass types",
+)
+BETWEEN += ("Expected a <class 'NoneType'>", "Expected a path but", "a class path", "a dict with")
+# What is said of the name of a class that is none.
+NO_CLASS = (
+    "dot import path|does not correspond to a sub|No module named|Not a valid sub|instantiatable"
+)
+VALUE = r"(?:Given value|Got value|import path string): (?!Namespace|NestedArg)(.{,200})"
+MEMORY = "can't allocate memory|out of memory"
 INFOS = ("💡 Tip", "TPU available: False")
 WARNINGS = (
     ".*LeafSpec",  # PyTorch to Lightning
@@ -38,12 +53,14 @@ WARNINGS = (
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Print bad input as the sentence that its error is, and leave with exit code 2.
 
-    Of such `kinds` are errors besides those of parsers, values and files.
+    Of such `kinds` are errors besides those of parsers, values, files and memory.
     """
     try:
         with clear_messages():
             yield
-    except (ArgumentError, ValueError, OSError, *kinds) as error:
+    except (ArgumentError, ValueError, OSError, MemoryError, RuntimeError, *kinds) as error:
+        if isinstance(error, RuntimeError) and not re.search(MEMORY, str(error)):
+            raise
         print(f"error: {user_message(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -52,6 +69,9 @@ def user_message(error: Exception) -> str:
     """Say what went wrong; the parser's and the system's errors do not say what to do."""
     if isinstance(error, ArgumentError):
         return f"{parser_message(str(error)).rstrip('.')} (--help lists all options)."
+    if isinstance(error, MemoryError | RuntimeError):
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "none is left"
+        return f"There is not enough memory ({reason}): ask for smaller batches or sizes."
     if isinstance(error, OSError) and str(error).startswith("[Errno"):
         place = error.filename or "a file"
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -60,18 +80,33 @@ def user_message(error: Exception) -> str:
 
 
 def parser_message(text: str) -> str:
-    """Say which option has which value and why not, where the parser lists all that it tried."""
+    """Say which option has which value and what it may be, where the parser lists all it tried."""
     lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
-    reasons = [line for line in lines if not line.startswith(BETWEEN)] if UNION in text else []
-    option = ".".join(re.findall(r'key "([^"]+)"', text))
-    value = re.search(r"(?:Given|Got) value: (?!Namespace|NestedArg)(.*)", text)
-    if not reasons:
+    reasons = [line for line in lines if line and not line.startswith(BETWEEN)]
+    option = ".".join(dict.fromkeys(re.findall(r'key "([^"]+)"', text)))
+    if not (reasons and (option or UNION in text)):
         return " ".join(text.split())
+    value = re.search(VALUE, text)
     if not (option and value):
         return f"--{option}: {reasons[0]}" if option else reasons[0]
-    noise = r".*restriction v|^Expected a |\. Got value.*|typing\."
-    expected = " or ".join(re.sub(noise, "", reason) for reason in reasons)
-    return f"{option} is {value[1]}, expected: {expected}"
+    noise = r".*restriction v|^Expected a |\. Got value.*|typing\.|<class '|'>|^Type .* to be "
+    expected = [
+        class_choices(text) if re.search(NO_CLASS, reason) else re.sub(noise, "", reason)
+        for reason in reasons
+    ]
+    return f"--{option} is {value[1]}, expected: {' or '.join(dict.fromkeys(expected))}"
+
+
+def class_choices(text: str) -> str:
+    """Name our classes of the last kind that a refusal speaks of."""
+    kinds = re.findall(r"<class '(ardiffusion[\w.]*)\.(\w+)'>", text)
+    if not kinds:
+        return "the import path of a class"
+    found = [getattr(sys.modules[kinds[-1][0]], kinds[-1][1])]
+    for kind in found:
+        found += kind.__subclasses__()
+    names = {c.__name__ for c in found if c.__module__.startswith("ardif") and not isabstract(c)}
+    return ", ".join(sorted(names))
 
 
 @contextmanager

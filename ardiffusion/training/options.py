@@ -1,9 +1,7 @@
-"""Types of options with bounds, and what options name: shipped configurations and classes."""
+"""Types of options with bounds, and the classes that options name."""
 
 import importlib
 import inspect
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,33 +17,6 @@ else:
     NonNegativeFloat = typing.NonNegativeFloat
     Seed = typing.restricted_number_type("Seed", int, [(">=", 0), ("<=", LAST_SEED)])
     FPS = typing.restricted_number_type("FPS", float, [(">=", RATES[0]), ("<=", RATES[1])])
-
-PACKAGE = Path(__file__).parents[1]
-SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a source tree
-
-
-def find_configs(args: list[str]) -> list[str]:
-    """Replace the names of shipped configs after --config, -c or --data; own files win."""
-    found = list(args)
-    for i, arg in enumerate(args):
-        option, _, value = arg.partition("=")
-        if option in ("--config", "-c", "--data") and value:
-            found[i] = f"{option}={config_file(value)}"
-        elif i and args[i - 1] in ("--config", "-c", "--data"):
-            found[i] = config_file(arg)
-    return found
-
-
-def config_file(name: str) -> str:
-    """Return the path of a config: the file itself if it exists, else the shipped one."""
-    if os.path.isfile(name):
-        with open(name, "rb") as file:
-            if file.read(2) == b"PK":
-                raise ValueError(f"{name} is a checkpoint and no configuration: use --ckpt_path.")
-    if os.path.exists(name):
-        return name
-    shipped = [folder / name for folder in SHIPPED if os.path.isfile(folder / name)]
-    return str(shipped[0]) if shipped else name
 
 
 def makes(factory: object, wanted: type) -> bool:

@@ -1,4 +1,4 @@
-"""Judges optimiser steps: skips those that are not finite, on all devices alike, and finds spikes.
+"""Judges optimiser steps: skips those that are not finite, on all devices alike.
 
 A skipped step takes the gradients away, and optimisers pass over parameters without one: neither
 weights nor moments nor the count of steps change, whichever the optimiser is and whether or not
@@ -13,11 +13,8 @@ With 16-mixed precision nothing is done: gradients are scaled, some of them over
 scale is found, and the scaler itself skips these steps.
 """
 
-import math
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,8 +26,6 @@ from torch.optim import Optimizer
 from ardiffusion.files import write_json, write_tensors
 
 BATCHES = "nonfinite"
-WINDOW, HEIGHT = 200, 10.0
-FLOOR = 1e-3  # of the median: where losses hardly differ, what is less than that is no spike
 
 
 class StepGuard(Callback):
@@ -164,55 +159,6 @@ def inspect_step(optimizers: Sequence[Optimizer], trainer: Trainer) -> None:
 
 def step_skipped(trainer: Trainer) -> bool:
     return any(guard.skipped for guard in guards_of(trainer))
-
-
-class SpikeDetector:
-    """Finds spikes in a sequence of losses: those far above the running median, counted in MADs.
-
-        height_i = (x_i - median(w)) / MAD(w),   MAD(w) = median |w - median(w)|,
-
-    with w the last finite losses before x_i. Median and MAD are scale-free together, and half of
-    the window may be spikes before they notice.
-
-    A height of 10 MADs lies 6.7 standard deviations out in normal noise, but losses have heavier
-    tails: of 1000 steps without any instability 0.5 rise so high if their noise is Laplace's. At
-    6 MADs it would be 8, which hides the few spikes that matter.
-
-    Args:
-        window: Losses that median and MAD are taken of; a quarter of them must be there.
-        height: MADs above the median from which on a loss is a spike.
-    """
-
-    def __init__(self, window: int = WINDOW, height: float = HEIGHT) -> None:
-        if window < 4:
-            raise ValueError(f"A median needs a window of 4 losses or more, got {window}.")
-        if not height > 0:
-            raise ValueError(f"A spike must lie above the median: height {height} is not above 0.")
-        self.window, self.height = window, height
-        self.restore(())
-
-    def restore(self, losses: Iterable[float]) -> None:
-        """Take losses as the recent ones; the window may be shorter than when they were noted."""
-        self.recent = deque(losses, maxlen=self.window)
-
-    def level(self) -> float | None:
-        """Return the running median; None while too few losses are there."""
-        return median(self.recent) if len(self.recent) * 4 >= self.window else None
-
-    def add(self, loss: float) -> float:
-        """Return the height of a loss, 0 while too few are known, and remember it if finite."""
-        if not math.isfinite(loss):
-            return 0.0
-        level, height = self.level(), 0.0
-        if level is not None:
-            mad = median(abs(x - level) for x in self.recent)
-            spread = max(mad, FLOOR * abs(level))
-            height = (loss - level) / spread if spread else 0.0
-        self.recent.append(loss)
-        return height
-
-    def is_spike(self, height: float) -> bool:
-        return height > self.height
 
 
 def log_folder(trainer: Trainer) -> Path:

@@ -14,12 +14,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from ardiffusion import __version__
 from ardiffusion.files import atomic_write
 from ardiffusion.metrics.score import Score
 
-PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+PICTURES = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass
@@ -80,12 +81,14 @@ def base64(data: bytes) -> str:
 
 def picture(path: Path) -> str:
     """Return a picture as an address that the page carries itself."""
-    kind = PICTURES.get(path.suffix.lower())
-    if kind is None:
-        raise ValueError(f"{path} is no PNG, JPEG or WebP file: correct --figures.")
     if not path.is_file():
         raise FileNotFoundError(f"Figure {path} does not exist: correct --figures.")
-    return f"data:image/{kind};base64,{base64(path.read_bytes())}"
+    try:
+        with Image.open(path, formats=PICTURES) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no PNG, JPEG or WebP file: correct --figures.") from error
+    return f"data:{image.get_format_mimetype()};base64,{base64(path.read_bytes())}"
 
 
 def number(value: float) -> str:

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ardiffusion.files import only_writer
-from ardiffusion.training.callbacks.stability import LOG
 from ardiffusion.training.signals import StopSignals
+from ardiffusion.training.spike_detector import LOG
 from ardiffusion.training.step_guard import log_folder
 
 

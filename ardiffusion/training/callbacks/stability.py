@@ -15,9 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ardiffusion.files import append_json_lines, atomic_write, read_json_lines
 from ardiffusion.training.checks import check_at_least
-from ardiffusion.training.step_guard import BATCHES, HEIGHT, WINDOW, SpikeDetector, StepGuard
-
-LOG = "stability.jsonl"
+from ardiffusion.training.spike_detector import HEIGHT, LOG, WINDOW, SpikeDetector
+from ardiffusion.training.step_guard import BATCHES, StepGuard
 
 
 class Step(NamedTuple):

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from ardiffusion.training.step_guard import SpikeDetector
+from ardiffusion.training.spike_detector import SpikeDetector
 
 
 def middle(numbers: list[float]) -> float:
