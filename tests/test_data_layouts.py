@@ -124,6 +124,25 @@ def animate(path: Path, frames: int = 3) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:])
 
 
+def test_broken_animations_among_whole_ones_are_clips_that_somebody_will_name(
+    tmp_path: Path,
+) -> None:
+    for name in ("0.webp", "1.webp"):
+        animate(tmp_path / name)
+    whole = (tmp_path / "0.webp").read_bytes()
+    (tmp_path / "0.webp").write_bytes(whole[: len(whole) // 2])
+    assert [entry.path for entry in find_clips(tmp_path)] == ["0.webp", "1.webp"]
+
+
+def test_notes_of_our_own_commands_are_passed_over_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("000000.mp4", "samples.jsonl", "reconstructions.jsonl"):
+        (tmp_path / name).touch()
+    assert [entry.path for entry in find_clips(tmp_path)] == ["000000.mp4"]
+    assert caplog.messages == []
+
+
 def test_animations_are_clips_with_classes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,8 +7,8 @@
   when there are at least two and most clips are videos in one; the other clips are left out.
   Folders named like a split (train, test, ...) are no classes, and folders of frames have none:
   the layouts `<class>/<clip>/<frame>` and `<video>/<part>/<frame>` cannot be told apart.
-- Hidden files, `__MACOSX` and UCF-101's `ucfTrainTestlist` are passed over without a word, and
-  everything else that is no clip is counted and named once.
+- Hidden files, `__MACOSX`, UCF-101's `ucfTrainTestlist` and the notes of our own commands are
+  passed over without a word, and everything else that is no clip is counted and named once.
 """
 
 import os
@@ -31,7 +31,9 @@ _SUFFIXES = VIDEOS | ANIMATED
 SPLITS = frozenset(
     "train training val valid validation test testing sky_train sky_test all".split()
 )
-_PASSED_OVER = frozenset({"__macosx", "ucftraintestlist"})
+_PASSED_OVER = frozenset(
+    {"__macosx", "ucftraintestlist", "samples.jsonl", "reconstructions.jsonl"}
+)
 _LOOKED_AT = 8  # pictures of a folder and suffix, to tell whether these are animations
 _NAMED = 8  # kinds of files that a warning counts
 
@@ -102,7 +104,7 @@ def _animations(folder: Path, files: list[str]) -> list[str]:
         alike = [name for name in files if _suffix(name) == suffix]
         some = alike[:: -(-len(alike) // _LOOKED_AT)]
         if any(is_animation(folder / name) for name in some):
-            found += [name for name in alike if is_animation(folder / name)]
+            found += [name for name in alike if is_animation(folder / name, broken=True)]
     return found
 
 

@@ -99,13 +99,13 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
     return rgba[..., :3]
 
 
-def is_animation(path: Path) -> bool:
-    """Say whether a file holds more than one frame, by what stands in front of them."""
+def is_animation(path: Path, broken: bool = False) -> bool:
+    """Say whether a file holds more than one frame, or is broken, as whoever reads it will say."""
     try:
         with _open(path) as (_, pages):
             return len(pages) > 1
-    except ValueError:  # whoever reads it will say so
-        return False
+    except ValueError:
+        return broken
 
 
 def read_picture(path: Path, size: Size | None = None) -> Tensor:
@@ -152,8 +152,8 @@ def _broken(path: Path) -> Iterator[None]:
 
 @functools.cache
 def _trust_our_limit() -> None:
-    """Keep Pillow from warning of sizes that are refused anyway."""
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    """Keep Pillow from warning of sizes that are refused anyway, and of what it then reads."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextmanager
