@@ -52,7 +52,6 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Say whether there is such a process on this machine, whoever's it is."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

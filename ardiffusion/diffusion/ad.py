@@ -54,7 +54,6 @@ def ad_plan(frames: int, steps: int, difference: int, ready: int = 0) -> Tensor:
 
 
 def ad_iterations(frames: int, steps: int, difference: int) -> int:
-    """Return how many iterations the AD schedule takes, S + s (F - 1)."""
     return steps + difference * (frames - 1) if frames > 0 else 0
 
 

@@ -82,7 +82,6 @@ class Guided:
         self.window, self.strictly_causal = denoiser.window, denoiser.strictly_causal
 
     def __call__(self, x_t: Tensor, t: Tensor, **given: Any) -> Tensor:  # noqa: ANN401
-        """Predict from x_t (B, F, L, C) and t (B, F)."""
         given = both_halves(given, batch=len(x_t), device=x_t.device)
         output = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), **given)
         without, guiding = output.to(x_t.dtype).chunk(2)

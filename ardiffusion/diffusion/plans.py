@@ -155,7 +155,6 @@ class FixedPlan(Plan):
         return self.length(frames)
 
     def length(self, frames: int | None) -> int:
-        """Refuse another length than the table's."""
         length = len(self.table[0]) if self.table else frames or 0
         if frames not in (None, length):
             raise ValueError(

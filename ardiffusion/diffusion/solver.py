@@ -172,7 +172,6 @@ class PublishedDDIM(Solver):
     freezes_finished = False
 
     def times(self, schedule: NoiseSchedule, steps: int) -> StepTimes:
-        """Place the steps where the published sampler places them."""
         if not 1 <= steps < schedule.timesteps:
             raise ValueError(
                 f"steps must lie between 1 and {schedule.timesteps - 1} in the published "

@@ -68,7 +68,6 @@ class KineticsI3D(Pretrained, VideoFeatures):
         return self.parse_network(data)
 
     def download(self) -> str:
-        """Return the file's place in the Hub's cache."""
         try:
             return hf_hub_download(
                 self.repository,

@@ -20,7 +20,6 @@ class Bidirectional(AttentionContext):
         self.window = window
 
     def prepare(self, frames: int) -> None:
-        """Refuse more frames than the window holds."""
         if frames > self.window:
             raise ValueError(
                 f"JointDiT sees {self.window} frames at once, got {frames}: use clips of at most "

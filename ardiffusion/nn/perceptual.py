@@ -89,7 +89,6 @@ class VGGDistance(nn.Module):
 
 
 def load_trunk(features: nn.Module, path: str | None) -> None:
-    """Load VGG16's convolutions from a file, or from torchvision's host."""
     try:
         if path is None:
             weights = torch.hub.load_state_dict_from_url(
@@ -115,7 +114,6 @@ def load_trunk(features: nn.Module, path: str | None) -> None:
 
 
 def read_heads() -> list[Tensor]:
-    """Read the weight of each channel in each stage, as TorchMetrics ships them."""
     path = Path(torchmetrics.__file__).parent / HEADS_FILE
     weights = torch.load(path, map_location="cpu", weights_only=True)
     heads = [weights[f"lin{stage}.model.1.weight"] for stage in range(len(VGG_STAGES))]

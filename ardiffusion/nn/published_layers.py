@@ -18,7 +18,6 @@ from ardiffusion.nn.rotary import Phases, rotate
 
 
 def normalise(x: Tensor) -> Tensor:
-    """Normalise tokens (..., D) to mean 0 and variance 1."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 

@@ -87,7 +87,6 @@ def export(
 
 
 def load_told(source: str, told: dict[str, Any]) -> Parts:
-    """Load a published file of which the user says what its shapes cannot tell."""
     there = source.startswith("hf://")
     path = fetch(parse_hub_path(source))[0] if there else Path(source)
     return published(read_tensors(path)[0], source=source, **told)
@@ -115,7 +114,6 @@ def make_card(
 
 
 def data_of(config: Path) -> str | None:
-    """Return the name of the folder that a run was trained on, if its configuration says so."""
     try:
         found = yaml.safe_load(read_text(config))
         return Path(found["data"]["root"]).name

@@ -70,7 +70,6 @@ class Studio:
         return video
 
     def end(self, session: str) -> None:
-        """Stop a session's video and remove its file."""
         video = self.videos.pop(session, None)
         if video is not None:
             video.stop()

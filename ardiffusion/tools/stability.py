@@ -69,7 +69,6 @@ def name_of(run: str) -> tuple[str, Path]:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the figures, and warn of runs whose losses were read from different sources."""
     kinds = sorted({row["source"] for row in rows})
     mixed = f"Read from {' and '.join(kinds)}: TensorBoard holds fewer losses per step."
     title = "All but the final loss is free of its scale"

@@ -26,10 +26,9 @@ from ardiffusion.diffusion.weighting import Uniform, Weighting
 from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
-from ardiffusion.training.checkpoint import check_fits, describe_into
+from ardiffusion.training.checkpoint import check_fits, check_given, describe_into, start_from
 from ardiffusion.training.clipping import clip_gradients
 from ardiffusion.training.compatibility import check_classes, check_latents, check_resolution
-from ardiffusion.training.finetune import check_given, start_from
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.weights.description import build, describe
 

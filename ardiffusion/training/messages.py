@@ -53,7 +53,7 @@ WARNINGS = (
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Print bad input as the sentence that its error is, and leave with exit code 2.
 
-    Of such `kinds` are errors besides those of parsers, values, files and memory.
+    That is errors of parsers, values, files and memory, and those of other kinds that are named.
     """
     try:
         with clear_messages():
@@ -139,5 +139,4 @@ def one_line(
     lineno: int,
     line: str | None = None,
 ) -> str:
-    """Format a warning without the place in the code that it comes from."""
     return f"warning: {message}\n"

@@ -47,7 +47,6 @@ class PredictModule(LightningModule):
             self.write_videos(chosen, given=length)
 
     def write_videos(self, batch: list[dict[str, Any]], given: int) -> None:
-        """Write videos, each frame as soon as it is there."""
         files = [f"{request['index']:06d}.mp4" for request in batch]
         prefix = torch.stack([self.prefix_of(request) for request in batch]) if given else None
         steps = self.sampler.iterations(self.generator.dit, frames=self.frames, given_frames=given)

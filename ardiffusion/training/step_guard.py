@@ -76,7 +76,6 @@ class StepGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: object, optimizer: Optimizer
     ) -> None:
-        """Inspect the step of automatic optimisation, before gradients are clipped."""
         self.inspect([optimizer], trainer=trainer)
 
     @torch.no_grad()

@@ -31,7 +31,6 @@ class WarmUpCosine(LambdaLR):
 
 
 def fraction(step: int, warm_up: int, steps: int, lowest: float) -> float:
-    """Return the learning rate of a step as a fraction of the full one."""
     if step < warm_up:
         return (step + 1) / warm_up
     phase = min((step - warm_up) / (steps - warm_up), 1.0)

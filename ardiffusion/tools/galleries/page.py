@@ -80,7 +80,6 @@ def base64(data: bytes) -> str:
 
 
 def picture(path: Path) -> str:
-    """Return a picture as an address that the page carries itself."""
     if not path.is_file():
         raise FileNotFoundError(f"Figure {path} does not exist: correct --figures.")
     try:

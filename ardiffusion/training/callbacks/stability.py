@@ -130,7 +130,6 @@ class Stability(StepGuard):
             append_json_lines(self.log, lines)
 
     def line(self, step: Step, sums: list[float], norm: float) -> dict[str, Any]:
-        """Make the line of a step; count it."""
         loss, bins, frames = mean_losses(sums, bins=self.bins)
         detector = self.spike_detector
         spike = loss is not None and detector.is_spike(detector.add(loss))

@@ -83,7 +83,6 @@ class Throughput(Callback):
             self.restart()
 
     def count(self, batch: dict[str, Any], dit: nn.Module) -> None:
-        """Add the clips of a batch, what they hold and what they cost."""
         shape = batch["latents" if "latents" in batch else "video"].shape
         clips, frames = shape[:2]
         self.clips += clips
@@ -137,7 +136,6 @@ def peak_flops(name: str, precision: str) -> float | None:
 
 
 def device_peak(device: torch.device, precision: str) -> float | None:
-    """Do as `peak_flops` for a device of this machine."""
     if device.type != "cuda":
         return None
     return peak_flops(torch.cuda.get_device_name(device), precision=precision)

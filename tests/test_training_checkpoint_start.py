@@ -18,8 +18,8 @@ from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.tools.export import export
 from ardiffusion.tools.videos import videos
+from ardiffusion.training.checkpoint import fit_network
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.finetune import fit_network
 
 SHORT = {
     "config": "finetune.yaml",
