@@ -1,9 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor
+from torch.testing import assert_close
 
-from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock, group_norm
+from ardiffusion.nn.pixels import (
+    DetachedResidualBlock,
+    PixelDecoder,
+    ResidualBlock,
+    conv,
+    doubled,
+    group_norm,
+)
 
 
 def naive_norm(x: Tensor, groups: int) -> Tensor:
@@ -93,3 +102,15 @@ def test_every_width_has_a_group_count(channels: int) -> None:
     groups = group_norm(channels).num_groups
     assert channels % groups == 0 and groups <= 32
     assert groups == 32 or channels < 128
+
+
+def test_doubling_equals_convolving_repeated_pixels() -> None:
+    layer, x = conv(5, 3).double(), torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    torch.nn.init.normal_(layer.weight)
+    x.requires_grad_()
+    expected = layer(repeat(x, "n c h w -> n c (h i) (w j)", i=2, j=2))
+    found = doubled(x, layer)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    inputs = [x, *layer.parameters()]
+    grads = [torch.autograd.grad(y.square().sum(), inputs) for y in (found, expected)]
+    assert_close(*grads, rtol=1e-10, atol=1e-10)
