@@ -1,16 +1,26 @@
-import hashlib
 import logging
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ardiffusion.data import index
-from ardiffusion.data.index import Count, cache_file, index_clips, usable_clips
+from ardiffusion.data.catalog import usable_clips
+from ardiffusion.data.index import Counts, index_clips, index_file, known_table
 from ardiffusion.data.notices import warn_once
-from ardiffusion.data.video import write_video
+from ardiffusion.data.streams import find_table
+from ardiffusion.data.video import Contents, examine, write_video
 from tests.test_data_streams import damaged
+from tests.test_data_video import encode
+
+CLIPS = ["a.mp4", "bad.mp4", "folder"]
+
+
+def interrupt() -> Contents:
+    raise KeyboardInterrupt
 
 
 def write(path: Path, frames: int) -> None:
@@ -27,23 +37,87 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the clips that were looked into."""
+    names, examine = list[str](), index.examine
+    monkeypatch.setattr(index, "examine", lambda p: (names.append(Path(p).name), examine(p))[1])
+    return names
+
+
 def test_counts_are_kept_and_only_changed_files_are_read_again(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, read: list[str]
 ) -> None:
-    clips = ["a.mp4", "bad.mp4", "folder"]
-    first = index_clips(root, clips, cache=tmp_path / "cache")
-    assert [first[clip].frames for clip in clips] == [3, 0, 1]
-    assert "bad.mp4 is broken or not a video" in str(first["bad.mp4"].error)
-    read: list[str] = []
-    examine = index.examine
-    monkeypatch.setattr(index, "examine", lambda p: (read.append(Path(p).name), examine(p))[1])
-    assert index_clips(root, clips, cache=tmp_path / "cache") == first
+    first = index_clips(root, CLIPS, cache=tmp_path / "cache")
+    assert first.frames.tolist() == [3, 0, 1] and list(first.errors) == [1]
+    assert f"{root}/bad.mp4 is broken or not a video" in first.errors[1]
+    read.clear()
+    again = index_clips(root, CLIPS, cache=tmp_path / "cache")
+    assert (again.frames == first.frames).all() and again.errors == first.errors
     assert read == []
     write(root / "bad.mp4", frames=2)
     write(root / "new.mp4", frames=1)
-    again = index_clips(root, [*clips, "new.mp4"], cache=tmp_path / "cache")
-    assert [again[c] for c in ("bad.mp4", "new.mp4")] == [Count(2), Count(1)]
+    changed = index_clips(root, [*CLIPS, "new.mp4"], cache=tmp_path / "cache")
+    assert changed.frames.tolist() == [3, 2, 1, 1] and changed.errors == {}
     assert sorted(read) == ["bad.mp4", "new.mp4"]
+
+
+def test_what_did_not_change_is_not_even_opened(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_RECENT", 0)  # as if time had passed
+    first = index_clips(root, CLIPS, cache=tmp_path)
+    monkeypatch.setattr(index, "_key", lambda path: pytest.fail(f"{path} was opened"))
+    again = index_clips(root, CLIPS, cache=tmp_path)
+    assert (again.frames == first.frames).all() and again.errors == first.errors
+
+
+def test_moved_and_copied_data_keep_their_index(
+    root: Path, tmp_path: Path, read: list[str]
+) -> None:
+    index_clips(root, CLIPS, cache=tmp_path / "cache")
+    read.clear()
+    copied = shutil.copytree(root, tmp_path / "copied", copy_function=shutil.copyfile)
+    moved = root.rename(tmp_path / "moved")
+    for place in (copied, moved):
+        found = index_clips(place, CLIPS, cache=tmp_path / "cache")
+        assert found.frames.tolist() == [3, 0, 1]
+        assert found.errors[1].startswith(f"{place}/bad.mp4 is broken")
+    assert read == []
+
+
+def test_file_replaced_by_one_of_its_size_and_time_is_noticed(root: Path, tmp_path: Path) -> None:
+    for frames in (3, 4):
+        write(root / "a.mp4", frames=frames)
+        with open(root / "a.mp4", "ab") as file:
+            file.write(bytes(4000 - file.tell()))
+        os.utime(root / "a.mp4", ns=(7, 7))
+        assert index_clips(root, ["a.mp4"], cache=tmp_path).frames.tolist() == [frames]
+
+
+def test_packet_tables_are_kept_where_seeking_needs_them(root: Path, tmp_path: Path) -> None:
+    encode(root / "long.mp4", options={"g": "6"})
+    index_clips(root, ["a.mp4", "long.mp4"], cache=tmp_path)
+    table = known_table(root / "long.mp4", tmp_path)
+    assert table is not None
+    assert np.array_equal(table.entries, find_table(root / "long.mp4").entries)
+    assert known_table(root / "a.mp4", tmp_path) is None
+    assert known_table(root / "long.mp4", tmp_path / "none") is None
+
+
+def test_run_that_ends_early_keeps_what_it_has_counted(
+    root: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{i:03d}.mp4" for i in range(100)]
+    for i, name in enumerate(names):  # other files, with the same video
+        (root / name).write_bytes((root / "a.mp4").read_bytes() + bytes([i]))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            index, "examine", lambda p: examine(p) if p[-7:] < "090.mp4" else interrupt()
+        )
+        index_clips(root, names, cache=tmp_path)
+    assert index_clips(root, names, cache=tmp_path).frames.tolist() == [3] * len(names)
+    assert sorted(read) == names[90:]
 
 
 def test_index_lives_in_the_users_cache_and_not_in_the_data(
@@ -52,32 +126,25 @@ def test_index_lives_in_the_users_cache_and_not_in_the_data(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     before = sorted(root.rglob("*"))
     index_clips(root, ["a.mp4"])
-    file = cache_file(root)
-    assert file.parent == tmp_path / "xdg" / "ardiffusion"
-    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert index_file().parent == tmp_path / "xdg" / "ardiffusion"
+    assert list(index_file().parent.iterdir()) == [index_file()]
     assert sorted(root.rglob("*")) == before
-    assert cache_file(root / "folder").name != file.name
 
 
 def test_broken_index_and_unwritable_folder_do_not_stop_anyone(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = cache_file(root, tmp_path)
-    file.write_text("{ half")
-    assert index_clips(root, ["a.mp4"], cache=tmp_path)["a.mp4"].frames == 3
-    assert index_clips(root, ["a.mp4"], cache=root / "a.mp4")["a.mp4"].frames == 3
+    index_file(tmp_path).write_text("{ half")
+    for cache in (tmp_path, root / "a.mp4"):
+        assert index_clips(root, ["a.mp4"], cache=cache).frames.tolist() == [3]
     assert "Cannot keep the index" in caplog.text
 
 
-def test_a_folder_whose_name_is_not_utf8_has_an_index(root: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_counted(root: Path, tmp_path: Path) -> None:
     folder = root.rename(tmp_path / os.fsdecode(b"caf\xe9"))
-    assert index_clips(folder, ["a.mp4"], cache=tmp_path / "cache")["a.mp4"] == Count(3)
-    assert cache_file(folder, tmp_path / "cache").is_file()
-
-
-def test_the_index_of_a_folder_keeps_its_name(tmp_path: Path) -> None:
-    known = hashlib.sha256(os.path.realpath(tmp_path / "é").encode()).hexdigest()[:12]
-    assert cache_file(tmp_path / "é", tmp_path) == tmp_path / f"é-{known}.json"
+    for _ in range(2):
+        found = index_clips(folder, CLIPS, cache=tmp_path / "cache")
+        assert found.frames.tolist() == [3, 0, 1] and found.errors[1].isprintable()
 
 
 def test_damage_is_told_by_the_run_that_finds_it_and_by_those_that_know_it(
@@ -86,33 +153,33 @@ def test_damage_is_told_by_the_run_that_finds_it_and_by_those_that_know_it(
     damaged(tmp_path / "bad.avi")
     for _ in range(2):
         warn_once.cache_clear()  # as another process
-        counts = index_clips(tmp_path, ["bad.avi"], cache=tmp_path / "cache")
-        assert counts["bad.avi"].damage == caplog.messages[-1]
-    assert len(caplog.messages) == 2 and "bad.avi is damaged" in caplog.messages[0]
+        assert index_clips(tmp_path, ["bad.avi"], cache=tmp_path / "cache").errors == {}
+    assert caplog.messages[0] == caplog.messages[1]
+    assert len(caplog.messages) == 2 and f"{tmp_path}/bad.avi is damaged" in caplog.messages[0]
 
 
 def test_file_removed_after_discovery_is_broken(root: Path, tmp_path: Path) -> None:
     os.remove(root / "a.mp4")
-    assert "does not exist" in str(index_clips(root, ["a.mp4"], cache=tmp_path)["a.mp4"].error)
+    assert "does not exist" in index_clips(root, ["a.mp4"], cache=tmp_path).errors[0]
+
+
+NAMES = [*(f"{i}.mp4" for i in range(18)), "short.mp4", "bad.mp4"]
+COUNTS = Counts(np.array([20] * 18 + [7, 0]), {19: "bad.mp4 is broken."})
 
 
 def test_short_and_broken_clips_are_skipped_counted_and_listed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    counts = {f"{i}.mp4": Count(20) for i in range(18)}
-    counts |= {"short.mp4": Count(7), "bad.mp4": Count(0, "bad.mp4 is broken.")}
     with caplog.at_level(logging.WARNING):
-        usable = usable_clips("data", counts, frames=16, max_broken=0.1)
-    assert usable == {f"{i}.mp4": 20 for i in range(18)}
+        usable = usable_clips("data", NAMES, COUNTS, frames=16, max_broken=0.1)
+    assert usable.tolist() == [True] * 18 + [False] * 2
     assert "Skipped 2 of the 20 clips under data" in caplog.text
     assert "data/short.mp4 has only 7 of 16 frames." in caplog.text
     assert "bad.mp4 is broken." in caplog.text
 
 
 def test_too_many_broken_clips_stop_the_run() -> None:
-    counts = {f"{i}.mp4": Count(20) for i in range(18)}
-    counts |= {"short.mp4": Count(7), "bad.mp4": Count(0, "bad.mp4 is broken.")}
     with pytest.raises(ValueError, match=r"2 of the 20 clips under data .* --data\.max_broken"):
-        usable_clips("data", counts, frames=16, max_broken=0.05)
+        usable_clips("data", NAMES, COUNTS, frames=16, max_broken=0.05)
     with pytest.raises(ValueError, match=r"shorter than the 30 frames .*longest has 20\): lower"):
-        usable_clips("data", counts, frames=30, max_broken=1.0)
+        usable_clips("data", NAMES, COUNTS, frames=30, max_broken=1.0)

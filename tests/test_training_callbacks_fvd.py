@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from ardiffusion.data.packets import PacketTable
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
@@ -309,9 +310,9 @@ def test_epochs_between_generate_nothing_and_real_clips_are_read_once(
     opened = []
 
     class Reader(sides.VideoReader):
-        def __init__(self, path: str | Path) -> None:
+        def __init__(self, path: str | Path, table: PacketTable | None = None) -> None:
             opened.append(path)
-            super().__init__(path)
+            super().__init__(path, table)
 
     monkeypatch.setattr(sides, "VideoReader", Reader)
     model = Model()

@@ -1,16 +1,21 @@
 """What is known of the videos of a data set: their classes, lengths and splits."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from ardiffusion.data.index import index_clips, usable_clips
+import numpy as np
+
+from ardiffusion.data.index import Counts, index_clips
 from ardiffusion.data.layouts import Entry, class_names, find_clips
 from ardiffusion.data.splits import read_list, split_clips
 from ardiffusion.data.windows import FrameSpan
 
 FRACTIONS = {"val": 0.05, "test": 0.0}
+_LISTED = 10  # skipped clips that the warning names
+logger = logging.getLogger(__name__)
 
 
 class Catalog(TypedDict):
@@ -52,6 +57,35 @@ class SplitRule(NamedTuple):
                 )
 
 
+def usable_clips(
+    root: str | Path, clips: Sequence[str], counts: Counts, frames: int, max_broken: float = 0.05
+) -> np.ndarray:
+    """Say which clips have enough frames, list the others, and stop when these are too many."""
+    usable = counts.frames >= frames
+    skipped = np.flatnonzero(~usable).tolist()
+    longest = int(counts.frames.max(initial=0))
+    if len(skipped) == len(clips) and longest > 0:
+        raise ValueError(
+            f"Every clip under {root} is shorter than the {frames} frames needed (the longest has "
+            f"{longest}): lower --data.frames or --data.stride."
+        )
+    lines = [
+        counts.errors.get(n)
+        or f"{Path(root) / clips[n]} has only {counts.frames[n]} of {frames} frames."
+        for n in skipped[:_LISTED]
+    ]
+    share = f"{len(skipped)} of the {len(clips)} clips under {root}"
+    if len(skipped) > max_broken * len(clips):
+        raise ValueError(
+            f"{share} are broken, empty or too short, for example: {lines[0]} Repair them or "
+            "raise --data.max_broken."
+        )
+    if skipped:
+        more = ["..."] if len(skipped) > _LISTED else []
+        logger.warning("Skipped %s:\n  %s", share, "\n  ".join([*lines, *more]))
+    return usable
+
+
 def read_catalog(
     rule: SplitRule,
     frames: int,
@@ -63,10 +97,11 @@ def read_catalog(
     entries = find(rule.root)
     names, paths = class_names(entries), [entry.path for entry in entries]
     counts = index_clips(rule.root, paths, cache=cache)
+    usable = usable_clips(rule.root, paths, counts, frames=frames, max_broken=max_broken)
     return {
         "classes": names,
         "labels": {e.path: names.index(e.label) if e.label else -1 for e in entries},
-        "lengths": usable_clips(rule.root, counts, frames=frames, max_broken=max_broken),
+        "lengths": {p: int(n) for p, n, u in zip(paths, counts.frames, usable, strict=True) if u},
         "splits": rule.split(paths),
     }
 

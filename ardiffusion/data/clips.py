@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ardiffusion.data.index import known_table
 from ardiffusion.data.video import VideoReader
 from ardiffusion.data.windows import FrameSpan
 
@@ -27,12 +28,15 @@ class VideoFiles:
     Args:
         root: Folder of the data set.
         resolution: Height and width of the clips in pixels.
+        cache: Folder of the index, which says where to seek in long videos.
     """
 
     name = "video"
 
-    def __init__(self, root: str | Path, resolution: int = 256) -> None:
-        self.place, self.resolution = Path(root), resolution
+    def __init__(
+        self, root: str | Path, resolution: int = 256, cache: str | Path | None = None
+    ) -> None:
+        self.place, self.resolution, self.cache = Path(root), resolution, cache
         self._open: tuple[int, VideoReader] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -43,6 +47,6 @@ class VideoFiles:
         path = self.place / span.path
         # an open file must not be read by two processes, which a fork would make of one
         if self._open is None or (self._open[0], self._open[1].path) != (os.getpid(), path):
-            self._open = (os.getpid(), VideoReader(path))
+            self._open = (os.getpid(), VideoReader(path, known_table(path, self.cache)))
         clip = self._open[1].read(start=span.start + first, frames=frames, stride=step)
         return resize_crop(clip, self.resolution)

@@ -32,7 +32,7 @@ class Footage:
         stride: Step between two frames of a clip.
         resolution: Height and width of the clips; that of the latents, or 256, by default.
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
-        cache: Folder for the index of frame counts.
+        cache: Folder for the index of videos.
         latents: Folder of a latent cache; what is read then comes from there.
         part: Where the latents are in that folder.
         find: What lists the videos.
@@ -98,7 +98,7 @@ class Footage:
 
     @property
     def files(self) -> VideoFiles:
-        return VideoFiles(self.rule.root, resolution=self.side)
+        return VideoFiles(self.rule.root, resolution=self.side, cache=self.cache)
 
     def source(self, split: str) -> tuple[Reader, list[FrameSpan]]:
         """Return what batches are read from, and the frames of a split there."""

@@ -11,18 +11,23 @@ from ardiffusion.data.video import picture_files
 PART = 4096  # bytes that are looked at where a file begins, in its middle and where it ends
 
 
+def file_digest(path: str | Path, size: int) -> str:
+    """Hash some of the bytes of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        for start in (0, (size - PART) // 2, size - PART):
+            file.seek(max(0, start))
+            digest.update(file.read(PART))
+    return digest.hexdigest()[:16]
+
+
 def file_stamp(path: Path) -> str:
     """Say the size, the time and some of the bytes of a file; a folder's size and time."""
     status = path.stat()
     known = f"{status.st_size}:{status.st_mtime_ns}"
     if not stat.S_ISREG(status.st_mode):
         return known
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        for start in (0, (status.st_size - PART) // 2, status.st_size - PART):
-            file.seek(max(0, start))
-            digest.update(file.read(PART))
-    return f"{known}:{digest.hexdigest()[:16]}"
+    return f"{known}:{file_digest(path, status.st_size)}"
 
 
 def stamp(path: Path) -> str:

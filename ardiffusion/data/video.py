@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 2**32  # of the frames of one clip, which would fill the memory of many machines
-_FAR = 250  # frames to decode that a table is worth, which takes the time of 4 % of all of them
+FAR = 250  # frames to decode that a table is worth, which takes the time of 4 % of all of them
 
 
 def _is_folder(path: Path) -> bool:
@@ -90,7 +90,7 @@ class VideoReader:
 
     def _decode(self, wanted: slice) -> Iterator[Tensor]:
         here = self._next if self._next is not None and self._next <= wanted.start else 0
-        if self.table is None and wanted.start - here >= _FAR:
+        if self.table is None and wanted.start - here >= FAR:
             picture = self.path.suffix.lower() in PICTURES
             self.table = PacketTable() if picture else find_table(self.path)
         entry = self.table.entry(wanted.start) if self.table else 0

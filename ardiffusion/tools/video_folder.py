@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
-from ardiffusion.data.index import index_clips
+from ardiffusion.data.index import index_clips, known_table
 from ardiffusion.data.layouts import find_clips, without_suffix
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.streams import open_video
-from ardiffusion.data.video import PICTURES, VideoReader, picture_files, read_frames
+from ardiffusion.data.video import PICTURES, VideoReader, picture_files
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.protocol import Protocol
 
@@ -39,6 +39,7 @@ class VideoFolder:
         self, root: str | Path, resolution: int | None = None, cache: str | Path | None = None
     ) -> None:
         self.root, self.resolution = Path(root).expanduser(), resolution
+        self.cache = cache
         if not self.root.is_dir():
             raise FileNotFoundError(f"There is no folder {root}: correct the path.")
         try:
@@ -47,9 +48,8 @@ class VideoFolder:
             raise ValueError(
                 f"{root} holds no videos and no folders of frames: name a folder that does."
             ) from None
-        counts = index_clips(self.root, clips=[entry.path for entry in entries], cache=cache)
-        self.paths = list(counts)
-        self.lengths = [count.frames for count in counts.values()]
+        self.paths = [entry.path for entry in entries]
+        self.lengths = index_clips(self.root, self.paths, cache=cache).frames.tolist()
 
     def videos(self, protocol: Protocol) -> Videos:
         """Return what the evaluation by a protocol needs."""
@@ -65,7 +65,8 @@ class VideoFolder:
 
     def read(self, video: int, start: int, frames: int, stride: int = 1) -> Tensor:
         path = self.root / self.paths[video]
-        return self._scaled(read_frames(path, start=start, frames=frames, stride=stride))
+        reader = VideoReader(path, known_table(path, self.cache))
+        return self._scaled(reader.read(start, frames=frames, stride=stride))
 
     def parts(self, video: int, frames: int, part: int) -> Iterator[Tensor]:
         reader = VideoReader(self.root / self.paths[video])

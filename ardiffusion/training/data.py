@@ -43,7 +43,7 @@ class VideoDataModule(LightningDataModule):
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
         latents: Folder of a latent cache; train and val batches then come from there, and so do
             the classes and the split, which lists and fractions must not contradict.
-        cache: Folder for the index of frame counts, ~/.cache/ardiffusion by default.
+        cache: Folder for the index of videos, ~/.cache/ardiffusion by default.
         seed: Seed of the split, of the order and of the random clips.
     """
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
-from ardiffusion.data.index import cache_file
+from ardiffusion.data.index import index_file, known_table
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import VideoReader
 from ardiffusion.diffusion.noise import sample_seeds
@@ -28,7 +28,8 @@ def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
     videos = list({v.path: v for split in splits for v in data.videos[split]}.values())
 
     def read(clip: Clip) -> Tensor:
-        frames = VideoReader(data.root / videos[clip.video].path).read(
+        path = data.root / videos[clip.video].path
+        frames = VideoReader(path, known_table(path, data.cache)).read(
             start=clip.start * data.stride,
             frames=protocol.frames,
             stride=protocol.stride * data.stride,
@@ -58,7 +59,7 @@ def check_there(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
 
 
 def feature_cache(data: VideoDataModule) -> Path:
-    return cache_file(data.root, data.cache).parent / "features"
+    return index_file(data.cache).parent / "features"
 
 
 def sampled_videos(
