@@ -9,7 +9,7 @@ What a source holds comes as arguments of `Generator`: "dit", "arvae" or both, a
 that it does not say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -59,54 +59,48 @@ def load_source(source: str | Path) -> Parts:
 
 
 def load_hub(source: HubPath) -> Parts:
-    """Load from the Hub: a file, a folder that `save_pretrained` wrote, or its only weights."""
+    """Load from the Hub: a file, or what a folder holds."""
     if source.path.endswith(SUFFIXES):
         return load_file(fetch(source)[0])
-    try:
-        return load_hub_folder(source)
-    except FileNotFoundError as error:
-        commit, names = list_files(source)
-        names = [name.removeprefix(f"{source.path}/") for name in names]
-        parts = [kind for kind in KINDS if f"{kind}/{CONFIG}" in names]
-        if parts:
-            return reduce(or_, [load_hub_folder((source / kind).at(commit)) for kind in parts])
-        weights = [name for name in names if name.endswith(SUFFIXES)]
-        if not weights:
-            raise error
-        if len(weights) > 1:
-            raise ValueError(
-                f"{source} holds several files, name one: {', '.join(weights)}."
-            ) from None
-        return load_file(fetch((source / weights[0]).at(commit))[0])
-
-
-def load_hub_folder(folder: HubPath) -> Parts:
-    config, commit = fetch(folder / CONFIG)
-    found = is_diffusers(read_config(config))
-    fetch((folder / (DIFFUSERS_WEIGHTS if found else WEIGHTS)).at(commit))
-    return load_folder(config.parent)
+    commit, names = list_files(source)
+    inside = [name.removeprefix(f"{source.path}/") for name in names]
+    return load_tree(inside, lambda name: fetch((source / name).at(commit))[0], place=source)
 
 
 def load_folder(folder: Path) -> Parts:
+    """Load from a folder on disk."""
+    files = [file for kind in ("", *KINDS) for file in sorted((folder / kind).glob("*"))]
+    names = [file.relative_to(folder).as_posix() for file in files if file.is_file()]
+    return load_tree(names, folder.joinpath, place=folder)
+
+
+def load_tree(names: Sequence[str], get: Callable[[str], Path], place: object) -> Parts:
     """Load from a folder: one of `save_pretrained`, one of two such, or one with a single file."""
-    config = folder / CONFIG
-    if config.is_file():
+    if CONFIG in names:
+        config = get(CONFIG)
         described = read_config(config)
-        if is_diffusers(described):
-            return {"arvae": from_diffusers(folder)}
-        if not (folder / WEIGHTS).is_file():
-            raise FileNotFoundError(f"{folder} holds {CONFIG} but no {WEIGHTS}.")
-        return assemble(described, read_tensors(folder / WEIGHTS)[0], source=str(config))
-    parts = [folder / kind for kind in KINDS if (folder / kind / CONFIG).is_file()]
-    if parts:
-        return reduce(or_, map(load_folder, parts))
-    weights = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
-    if len(weights) != 1:
-        listed = ", ".join(path.name for path in weights) or "none"
+        theirs = is_diffusers(described)
+        weights = DIFFUSERS_WEIGHTS if theirs else WEIGHTS
+        if weights not in names:
+            raise FileNotFoundError(f"{place} holds {CONFIG} but no {weights}: add it.")
+        file = get(weights)
+        if theirs:
+            return {"arvae": from_diffusers(config.parent)}
+        return assemble(described, read_tensors(file)[0], source=str(config))
+
+    def load_part(kind: str) -> Parts:
+        inside = [name.removeprefix(f"{kind}/") for name in names if name.startswith(f"{kind}/")]
+        return load_tree(inside, lambda name: get(f"{kind}/{name}"), place=f"{place}/{kind}")
+
+    if parts := [kind for kind in KINDS if f"{kind}/{CONFIG}" in names]:
+        return reduce(or_, map(load_part, parts))
+    files = [name for name in names if name.endswith(SUFFIXES)]
+    if len(files) != 1:
+        listed = f"{', '.join(files)}; name one" if files else "none"
         raise FileNotFoundError(
-            f"{folder} must hold {CONFIG} and {WEIGHTS} or one file of weights, not: {listed}."
+            f"{place} must hold {CONFIG} and {WEIGHTS} or one file of weights, not: {listed}."
         )
-    return load_file(weights[0])
+    return load_file(get(files[0]))
 
 
 def load_file(path: Path) -> Parts:
