@@ -27,16 +27,17 @@ from ardiffusion.metrics.image import psnr
 from ardiffusion.metrics.kernel import kernel_distance
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.tools.loss_curve import read_curve, steadiness
-from ardiffusion.training.step_guard import HEIGHT, WINDOW, SpikeDetector
+from ardiffusion.training.spike_detector import SpikeDetector
 from experiments.command import run_script
 from experiments.demo_report import motion, nearest
 
 CLIP = 16
-AT_ONCE = 64  # videos that are generated, decoded or described together
+ON_GPU = torch.cuda.is_available()
+AT_ONCE = 256 if ON_GPU else 32  # videos that are generated, decoded or described together
 
 
 def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if ON_GPU else "cpu"
 
 
 def reference(study: str) -> None:
@@ -49,7 +50,7 @@ def reference(study: str) -> None:
     found["motion"] = torch.tensor([motion(short), motion(held_out)])
     for stage in sorted((folder / "stage_1").iterdir()):
         arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
-        some = short[: 4 * AT_ONCE]
+        some = short[:256]
         error = psnr(some, decode(arvae, encode(arvae, some))).mean()
         tensors = {"bank": encode(arvae, train), "psnr": torch.tensor(float(error))}
         write_tensors(stage / "real.safetensors", tensors)
@@ -164,7 +165,7 @@ def compare(
 
 def steady(place: Path) -> dict[str, float]:
     """Measure how steady the training was."""
-    row, _ = steadiness(read_curve(place, name="arm"), SpikeDetector(WINDOW, height=HEIGHT))
+    row, _ = steadiness(read_curve(place, name="arm"), SpikeDetector())
     found = {"fluctuation": row["fluctuation"], "spikes": row["spikes_per_1000"]}
     return {name: value for name, value in found.items() if value is not None}
 
