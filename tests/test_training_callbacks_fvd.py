@@ -190,6 +190,13 @@ def test_clips_too_short_for_the_network_are_told_at_once() -> None:
         FVDGen(StyleGANV(frames=9))
 
 
+@pytest.mark.parametrize("option", ["every_n_epochs", "batch_size"])
+def test_sizes_that_would_end_a_run_at_its_first_validation_are_refused(option: str) -> None:
+    options: dict[str, Any] = {option: 0}
+    with pytest.raises(ValueError, match=f"{option} of FVDGen must be at least 1, got 0"):
+        FVDGen(protocol(), **options)
+
+
 class Late(Random3D):
     """Knows how many frames it needs when it is loaded."""
 

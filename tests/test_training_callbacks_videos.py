@@ -164,3 +164,9 @@ def test_wandb_gets_videos_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_gif_plays_at_the_given_rate_without_end(fps: int, duration: int) -> None:
     with Image.open(io.BytesIO(encode_gif(flat(2, 1)[0], fps=fps))) as gif:
         assert abs(gif.info["duration"] - duration) < 10 and gif.info["loop"] == 0
+
+
+@pytest.mark.parametrize("option", ["clips", "frames", "fps", "every_n_epochs"])
+def test_sizes_that_would_end_a_run_at_its_first_validation_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} of VideoLogger must be at least 1, got 0"):
+        VideoLogger(**{option: 0})

@@ -19,6 +19,7 @@ from ardiffusion.metrics.image import FrameMean, psnr, ssim
 from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
+from ardiffusion.nn.sizes import check_sizes
 from ardiffusion.training.callbacks.sides import (
     check_there,
     feature_cache,
@@ -152,6 +153,8 @@ class FVDGen(Callback):
         splits: tuple[Literal["train", "val", "test"], ...] = ("val",),
     ) -> None:
         protocol.check_frames()
+        check_sizes(**{"every_n_epochs of FVDGen": every_n_epochs})
+        check_sizes(**{"batch_size of FVDGen": 1 if batch_size is None else batch_size})
         self.protocol = protocol
         self.batch_size = batch_size
         self.every_n_epochs = every_n_epochs

@@ -19,6 +19,7 @@ from torch import Tensor
 from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.generator import Generator
+from ardiffusion.nn.sizes import check_sizes
 from ardiffusion.training.callbacks.fvd import is_due
 from ardiffusion.training.step_guard import log_folder
 
@@ -47,6 +48,8 @@ class VideoLogger(Callback):
         every_n_epochs: int = 1,
         seed: int = 0,
     ) -> None:
+        sizes = {"clips": clips, "frames": frames, "fps": fps, "every_n_epochs": every_n_epochs}
+        check_sizes(**{f"{name} of VideoLogger": size for name, size in sizes.items()})
         self.clips = clips
         self.frames = frames
         self.fps = fps
