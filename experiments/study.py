@@ -142,7 +142,7 @@ def stage_1(
     fit += " --trainer.limit_val_batches 0 --trainer.logger.init_args.save_dir"
     encode = "--data.frames 16 --data.batch_size 4 --ckpt_path"
     encode = encode, place / "checkpoints" / "last.ckpt", "--output", place / "latents"
-    predict = command_line(VAE, "predict --config vae_tiny.yaml", *data, *encode)
+    predict = command_line(VAE, "predict", *config, *data, *encode)
     return [
         Stage(f"{name}: training", command_line(VAE, "fit", *config, *data, fit, place), readers),
         Stage(f"{name}: latents", predict, readers),

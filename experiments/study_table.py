@@ -20,6 +20,7 @@ QUANTILES += (2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
 MEASURES = {
     "frechet_short": "Fréchet distance of clips of 16 frames to held-out ones (random 3D network)",
     "frechet_long": "the same, long videos",
+    "frechet_first": "the same, first frames",
     "kernel_short": "kernel distance of clips of 16 frames",
     "kernel_long": "the same, long videos",
     "drift": "distance to the nearest training latents, last quarter of long videos over first",
@@ -29,7 +30,8 @@ MEASURES = {
     "fluctuation": "relative scatter of the loss around its running median",
     "spikes": "spikes of the loss per 1000 steps",
 }
-RATIOS = ("frechet_short", "frechet_long")  # scatter by factors, and are compared by factors
+# scatter by factors, and are compared by factors
+RATIOS = ("frechet_short", "frechet_long", "frechet_first")
 DRAWN = ("frechet_short", "frechet_long", "drift", "motion_long")
 
 

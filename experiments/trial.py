@@ -47,6 +47,7 @@ def reference(study: str) -> None:
     middle = held_out.shape[1] // 2
     short = torch.cat([held_out[:, :CLIP], held_out[:, middle : middle + CLIP]])
     found = {"short": describe(short), "long": describe(held_out)}
+    found["first"] = describe(short[:, :1])
     found["motion"] = torch.tensor([motion(short), motion(held_out)])
     for stage in sorted((folder / "stage_1").iterdir()):
         arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
@@ -156,6 +157,9 @@ def compare(
         found[f"frechet_{name}"] = feature_distance(real[name], features)
         found[f"kernel_{name}"] = kernel_distance(real[name], features)
         found[f"motion_{name}"] = motion(video) / float(real["motion"][i])
+    if "first" in real:  # or the study began before they were described
+        features = describe(decode(generator.arvae, made["short"][:, :1]))
+        found["frechet_first"] = feature_distance(real["first"], features)
     bank, long = own["bank"].to(device()), made["long"]
     far = torch.cat([nearest(one.to(device()), bank=bank).cpu() for one in long.split(8)])
     quarter = long.shape[1] // 4

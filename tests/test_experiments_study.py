@@ -34,6 +34,20 @@ def test_the_paper_s_method_is_what_others_are_compared_with() -> None:
     assert Arm().stage_1 != ARMS["latent_noise"].stage_1
 
 
+def test_pictures_are_for_arms_that_name_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = read_arms("scarce.yaml")
+    share = {name: arm.dit.get("data", {}).get("image_share") for name, arm in arms.items()}
+    assert share == {"videos": None, "pictures_in_stage_1": 0.0, "pictures": 0.5}
+    command = training(tmp_path, tmp_path, {"dit_steps": 7}, arms["pictures"].dit, tmp_path, 3)
+    with pytest.raises(SystemExit):
+        cli.dit([*command, "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["data"]["image_share"] == 0.5
+    assert found["trainer"]["max_steps"] == found["model"]["lr_scheduler"]["init_args"]["steps"]
+
+
 def test_a_paired_difference_has_student_s_interval() -> None:
     found = paired([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
     half = 4.303 * 1.0 / math.sqrt(3)  # the differences 2, 3, 1 scatter by 1

@@ -36,6 +36,13 @@ def test_video_holds_what_its_seed_draws(tmp_path: Path) -> None:
     assert (read.double() - drawn.double()).abs().mean() < 4
 
 
+def test_videos_of_one_frame_are_pictures(tmp_path: Path) -> None:
+    run(tmp_path, "--kind", "shapes", "--frames", "1")
+    (picture,) = read_frames(tmp_path / "square" / "shapes_00001.png")
+    (drawn,) = shapes(1, 1, 32, torch.Generator().manual_seed(1))
+    assert torch.equal(picture, drawn)
+
+
 def test_second_run_keeps_files_and_a_fresh_one_repeats_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
 from ardiffusion.data.video import write_video
+from ardiffusion.files import atomic_write
 from ardiffusion.tools.options import check_named, check_option
 
 MOST_PIXELS = 2**28  # of all frames of a video together, as they are in memory
@@ -33,6 +36,8 @@ def videos(
 ) -> dict[str, Any]:
     """Write procedural H.264 videos as OUT/CLASS/KIND_INDEX.mp4, keeping files that are there.
 
+    Videos of one frame are written as pictures, PNG, for `data.images`.
+
     Args:
         out: Folder to write to.
         kind: Skies (dawn, day, dusk, night) or bouncing shapes (circle, square, triangle).
@@ -50,12 +55,19 @@ def videos(
 
     def write(i: int) -> bool:
         label = i % len(classes)
-        path = Path(out, classes[label], f"{kind}_{i:05d}.mp4")
+        suffix = ".mp4" if frames > 1 else ".png"
+        path = Path(out, classes[label], f"{kind}_{i:05d}{suffix}")
         if path.exists():
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
-        write_video(path, frames=draw(label, frames, resolution, generator), crf=14)
+        video = draw(label, frames, resolution, generator)
+        if frames > 1:
+            write_video(path, frames=video, crf=14)
+        else:
+            with atomic_write(path) as partial:
+                picture = rearrange(video, "1 c h w -> h w c").numpy()
+                Image.fromarray(picture).save(partial, format="PNG")
         return True
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
