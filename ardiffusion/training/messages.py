@@ -38,6 +38,7 @@ WARNINGS = (
     "Attribute '.*' is an instance of `nn.Module`",  # `pack` leaves them out of checkpoints
     "Found .* module.s. in eval mode at the start of training",  # the frozen AR-VAE
     "Using ModelCheckpoint with manual optimization",  # weights after the step are what we want
+    "FSDP2-wrapped module .* returned a view",  # that nothing writes into
     "Mismatch dtype between input and weight",  # layer norms under autocast
     "Precision .* is not supported by the model summary",  # which counts in 32 bits
     "Detected call of `lr_scheduler.step..` before `optimizer.step..`",  # gathering batches

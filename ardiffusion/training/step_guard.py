@@ -24,6 +24,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ardiffusion.files import write_json, write_tensors
+from ardiffusion.training.memory import whole
 
 BATCHES = "nonfinite"
 
@@ -85,9 +86,10 @@ class StepGuard(Callback):
             self.norm = torch.full((), torch.nan)
             return
         trained = [[p for g in o.param_groups for p in g["params"]] for o in optimizers]
-        norms = [get_total_norm([p.grad for p in ps if p.grad is not None]) for ps in trained]
-        self.norm = norms[0]
         losses = torch.stack([loss for batch in self.losses for loss in batch])
+        norms = [get_total_norm([p.grad for p in ps if p.grad is not None]) for ps in trained]
+        norms = [whole(norm).to(losses.device) for norm in norms]
+        self.norm = norms[0]
         wrong = torch.stack([(~x.isfinite()).any() for x in (losses, torch.stack(norms))])
         # Losses are those of each device: without the sum devices might not agree.
         wrong = trainer.strategy.reduce(wrong.float(), reduce_op="sum")

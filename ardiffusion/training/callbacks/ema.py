@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ardiffusion.training.memory import share, whole
 from ardiffusion.training.step_guard import step_skipped
 
 
@@ -50,7 +51,7 @@ class EMA(Callback):
         parameters = self.parameters(pl_module)
         source = self.shadow or {name: p.detach().clone() for name, p in parameters.items()}
         self.shadow = {
-            name: source[name].to(device=p.device, dtype=torch.float32)
+            name: share(source[name], like=p).to(device=p.device, dtype=torch.float32)
             for name, p in parameters.items()
         }
 
@@ -108,9 +109,9 @@ class EMA(Callback):
             return
         check_finite(self.shadow, step=trainer.global_step)
         state = checkpoint["state_dict"]
-        raw = self.raw or {name: state[name] for name in self.shadow}
+        raw = {n: whole(w) for n, w in self.raw.items()} or {n: state[n] for n in self.shadow}
         checkpoint["ema"] = {"updates": self.updates, "raw": raw}
-        state.update(self.shadow)
+        state.update({name: whole(weight) for name, weight in self.shadow.items()})
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -127,8 +128,8 @@ class EMA(Callback):
 
 def check_finite(averages: dict[str, Tensor], step: int) -> None:
     """Raise if averaged weights are not finite; waits for the device once."""
-    if not get_total_norm(averages.values(), norm_type=torch.inf).isfinite():
-        name = next(n for n, weight in averages.items() if not weight.isfinite().all())
+    if not whole(get_total_norm(averages.values(), norm_type=torch.inf)).isfinite():
+        name = next(n for n, weight in averages.items() if not whole(weight).isfinite().all())
         raise ValueError(
             f"The averaged weights are not finite at step {step}, {name} first: resume from an "
             "earlier checkpoint with a lower learning rate, and with the callback Stability."
