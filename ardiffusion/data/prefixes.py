@@ -11,8 +11,6 @@ from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS
 from ardiffusion.data.video import PICTURES, count_frames, read_frames
 
-TAKEN = PICTURES | VIDEOS
-
 
 class Prefix(NamedTuple):
     """Frames to begin with, uint8 (P, 3, H, W), and what `samples.jsonl` says of them."""
@@ -34,21 +32,19 @@ def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If it holds neither pictures nor videos, or a broken one.
     """
-    path = Path(source)
-    if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if is_taken(p))
-        if not paths:
-            raise ValueError(f"--prefix {source} holds neither pictures nor videos.")
-    elif path.is_file():
-        paths = [path]
-    else:
+    path = Path(source).expanduser()
+    if not path.exists():
         raise FileNotFoundError(f"There is no picture, video or folder {source}; check --prefix.")
+    paths = sorted(filter(is_taken, path.iterdir())) if path.is_dir() else [path]
+    if not paths:
+        raise ValueError(f"--prefix {source} holds neither pictures nor videos.")
     return [read_prefix(one, resolution=resolution, frames=frames) for one in paths]
 
 
 def is_taken(path: Path) -> bool:
     """Say whether an entry of a folder is taken: hidden files and folders are not."""
-    return path.suffix.lower() in TAKEN and path.name[0] != "." and not os.path.isdir(path)
+    known = path.suffix.lower() in PICTURES | VIDEOS
+    return known and path.name[0] != "." and not os.path.isdir(path)
 
 
 def read_prefix(path: Path, resolution: int, frames: int) -> Prefix:
