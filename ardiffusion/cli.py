@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ardiffusion import __version__
+from ardiffusion.files import naming
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refuse_second_run
 from ardiffusion.training.checkpoint import spell
@@ -79,8 +80,9 @@ class StageCLI(LightningCLI):
         checkpoint = read_checkpoint(path)
         check_stage(checkpoint, stage=self.stage, source=path)
         if self.config.subcommand != "fit":
-            found = read_parts(checkpoint, source=path)
-            parts = {name: spell(found[name]) for name in self.described if name in found}
+            with naming(path):
+                found = read_parts(checkpoint)
+                parts = {name: spell(found[name]) for name in self.described if name in found}
             parts |= {"start": None} if "start" in settings.model else {}  # this is where it went
             given = {self.config.subcommand: {"model": parts}}
             self.config = self.parser.parse_object(given, self.config)

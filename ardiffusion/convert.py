@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ardiffusion.files import naming
 from ardiffusion.nn.arvae import PublishedARVAE
 from ardiffusion.nn.grid import GridVAE
 from ardiffusion.nn.published import PublishedDiT
@@ -93,7 +94,7 @@ def convert_arvae(
         network = PublishedARVAE(**arguments)
     names = {name: tokenizer_names.published_name(name) for name in network.state_dict()}
     weights = {n: tokenizer_names.without_units(n, value) for n, value in state.items()}
-    return assign_weights(network, weights, names=names, source="The published tokenizer")
+    return assign_weights(network, weights, names=names)
 
 
 def from_titok(
@@ -130,7 +131,7 @@ def convert_dit(
         name: transformer_names.published_name(name, network.classes)
         for name in network.state_dict()
     }
-    return assign_weights(network, weights, names=names, source="The published transformer")
+    return assign_weights(network, weights, names=names)
 
 
 def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE:
@@ -155,7 +156,8 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
     tensors, _ = read_safetensors(weights_file)
     weights = {f"network.{new_name(name)}": value for name, value in tensors.items()}
     weights["shift"], weights["scale"] = moments(config, channels=arvae.channels)
-    return assign_weights(arvae, weights, source=str(weights_file))
+    with naming(weights_file):
+        return assign_weights(arvae, weights)
 
 
 def is_diffusers(config: dict[str, Any]) -> bool:

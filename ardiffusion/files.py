@@ -205,6 +205,15 @@ def only_writer(folder: str | Path, file: str | None = None) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Let errors about what a file says begin with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
 def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "ardiffusion"

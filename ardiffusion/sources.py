@@ -23,7 +23,7 @@ from ardiffusion.convert import (
     from_published,
     is_diffusers,
 )
-from ardiffusion.files import has_type
+from ardiffusion.files import has_type, naming
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
@@ -86,7 +86,9 @@ def load_tree(names: Sequence[str], get: Callable[[str], Path], place: object) -
         file = get(weights)
         if theirs:
             return {"arvae": from_diffusers(config.parent)}
-        return assemble(described, read_tensors(file)[0], source=str(config))
+        tensors, _ = read_tensors(file)
+        with naming(config):
+            return assemble(described, tensors)
 
     def load_part(kind: str) -> Parts:
         inside = [name.removeprefix(f"{kind}/") for name in names if name.startswith(f"{kind}/")]
@@ -105,57 +107,53 @@ def load_tree(names: Sequence[str], get: Callable[[str], Path], place: object) -
 
 def load_file(path: Path) -> Parts:
     tensors, notes = read_tensors(path)
-    if METADATA_KEY in notes:
-        described = parse_config(notes[METADATA_KEY], source=str(path))
-        return assemble(described, tensors, source=str(path))
-    if "state_dict" in tensors:
-        return from_checkpoint(tensors, source=str(path))
-    return published(tensors, source=str(path))
+    with naming(path):
+        if METADATA_KEY in notes:
+            return assemble(parse_config(notes[METADATA_KEY]), tensors)
+        return from_checkpoint(tensors) if "state_dict" in tensors else published(tensors)
 
 
-def published(tensors: Mapping[str, Any], source: str, **told: Any) -> Parts:  # noqa: ANN401
+def published(tensors: Mapping[str, Any], **told: Any) -> Parts:  # noqa: ANN401
     """Convert a published file; `told` is what its shapes cannot tell `from_published`."""
     state = {name.removeprefix("module."): value for name, value in tensors.items()}
     try:
         networks = from_published(state, **told)
-    except (AttributeError, ValueError) as error:
-        raise ValueError(f"{source}: {error}") from error
+    except AttributeError as error:  # what is no tensor has no shape
+        raise ValueError(str(error)) from error
     schedule = published_schedule(state)
     return networks | ({"schedule": schedule} if schedule else {})
 
 
-def from_checkpoint(checkpoint: Mapping[str, Any], source: str) -> Parts:
+def from_checkpoint(checkpoint: Mapping[str, Any]) -> Parts:
     """Build what one of our Lightning checkpoints holds around its own tensors."""
-    parts, networks = read_parts(checkpoint, source=source), {}
+    parts, networks = read_parts(checkpoint), {}
     for kind in (kind for kind in KINDS if kind in parts):
-        network = build(parts[kind], source=source)
+        network = build(parts[kind])
         weights = {n: v for n, v in checkpoint["state_dict"].items() if n.startswith(f"{kind}.")}
         names = {name: f"{kind}.{name}" for name in network.state_dict()}
-        networks[kind] = assign_weights(network, weights, names=names, source=source)
-    return networks | read_settings(parts, source=source)
+        networks[kind] = assign_weights(network, weights, names=names)
+    return networks | read_settings(parts)
 
 
-def assemble(description: dict[str, Any], tensors: Mapping[str, Any], source: str) -> Parts:
+def assemble(description: dict[str, Any], tensors: Mapping[str, Any]) -> Parts:
     """Build what a configuration describes around the tensors of a file."""
     if description.get("class") == "Generator":
-        checkpoint = {"state_dict": tensors, "parts": description}
-        return from_checkpoint(checkpoint, source=source)
-    network = build(description, source=source)
+        return from_checkpoint({"state_dict": tensors, "parts": description})
+    network = build(description)
     kinds = [kind for kind, classes in KINDS.items() if isinstance(network, classes)]
     if not kinds:
-        raise ValueError(f"{source} describes no network.")
-    assign_weights(network, tensors, source=f"The weights of {source}")
-    return {kinds[0]: network} | read_settings(description, source=source)
+        raise ValueError("The file describes no network.")
+    return {kinds[0]: assign_weights(network, tensors)} | read_settings(description)
 
 
-def read_settings(parts: Mapping[str, Any], source: str) -> Parts:
+def read_settings(parts: Mapping[str, Any]) -> Parts:
     """Read what descriptions say of a generator besides its networks."""
-    settings = {name: build(parts[name], source=source) for name in BUILT if name in parts}
+    settings = {name: build(parts[name]) for name in BUILT if name in parts}
     settings |= {name: parts[name] for name in PLAIN if name in parts}
     for name in PLAIN[:-1]:
         if not isinstance(settings.get(name, 1), int | float | None):
-            raise ValueError(f"{source} says {name} {settings[name]!r}, which is no number.")
+            raise ValueError(f"The file says {name} {settings[name]!r}, which is no number.")
     if not has_type(settings.get("classes", []), list[str]):
         names = settings["classes"]
-        raise ValueError(f"{source} names classes {names!r}, which is no list of texts.")
+        raise ValueError(f"The file names classes {names!r}, which is no list of texts.")
     return settings

@@ -137,12 +137,12 @@ def test_checkpoints_give_their_networks(tmp_path: Path) -> None:
     checkpoint = {"state_dict": state, "networks": {"dit": describe(net)}}
     torch.save(checkpoint, tmp_path / "last.ckpt")
     assert_equal(load_dit(tmp_path / "last.ckpt"), net)
-    assert_equal(from_checkpoint(checkpoint, source="here")["dit"], net)
-    with pytest.raises(ValueError, match="here is no checkpoint of ours"):
-        from_checkpoint({"state_dict": state}, source="here")
+    assert_equal(from_checkpoint(checkpoint)["dit"], net)
+    with pytest.raises(ValueError, match="no checkpoint of ours"):
+        from_checkpoint({"state_dict": state})
     del state["dit.out.bias"]
-    with pytest.raises(ValueError, match=r"here does not fit ARDiT: it lacks dit\.out\.bias"):
-        from_checkpoint(checkpoint, source="here")
+    with pytest.raises(ValueError, match=r"does not fit ARDiT: it lacks dit\.out\.bias"):
+        from_checkpoint(checkpoint)
 
 
 def test_a_folder_of_both_stages_serves_both(tmp_path: Path) -> None:

@@ -134,10 +134,10 @@ def test_it_reads_back_from_folders_and_checkpoints(tmp_path: Path) -> None:
     save_pretrained(net, tmp_path)
     state = {f"dit.{name}": value for name, value in net.state_dict().items()}
     checkpoint = {"state_dict": state, "networks": {"dit": describe(net)}}
-    for found in (load_dit(tmp_path), from_checkpoint(checkpoint, source="here")["dit"]):
+    for found in (load_dit(tmp_path), from_checkpoint(checkpoint)["dit"]):
         assert type(found) is JointDiT and describe(found) == describe(net)
         assert_close(found.state_dict(), net.state_dict(), rtol=0, atol=0)
-    assert type(build(describe(net), source="here")) is JointDiT
+    assert type(build(describe(net))) is JointDiT
 
 
 @torch.no_grad()

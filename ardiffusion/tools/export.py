@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ardiffusion.convert import from_published
-from ardiffusion.files import read_text
+from ardiffusion.files import naming, read_text
 from ardiffusion.generator import Generator
 from ardiffusion.hub import complete
 from ardiffusion.metrics.score import Score
@@ -89,7 +89,9 @@ def export(
 def load_told(source: str, told: dict[str, Any]) -> Parts:
     there = source.startswith("hf://")
     path = fetch(parse_hub_path(source))[0] if there else Path(source)
-    return published(read_tensors(path)[0], source=source, **told)
+    tensors, _ = read_tensors(path)
+    with naming(source):
+        return published(tensors, **told)
 
 
 def make_card(

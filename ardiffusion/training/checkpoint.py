@@ -26,7 +26,7 @@ def describe_into(checkpoint: dict[str, Any], stage: str, parts: dict[str, Any])
 def check_fits(checkpoint: dict[str, Any], stage: str, **parts: object) -> dict[str, Any]:
     """Refuse a checkpoint of the other stage, or one whose parts are not these; return its own."""
     check_stage(checkpoint, stage=stage)
-    found = read_parts(checkpoint, source="The checkpoint")
+    found = read_parts(checkpoint)
     for name, part in parts.items():
         theirs, ours = found.get(name), describe(part)
         if not isinstance(theirs, dict):

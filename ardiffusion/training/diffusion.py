@@ -241,6 +241,6 @@ class DiffusionModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         mine = {name: getattr(self, name) for name in ("dit", "schedule", "target")}
         parts = check_fits(checkpoint, stage="dit", **mine)
-        arvae: Autoencoder = build(parts["arvae"], source="The checkpoint")
+        arvae: Autoencoder = build(parts["arvae"])
         self.set_autoencoder(arvae.to_empty(device=self.device))
         self.generator.classes = list(parts.get("classes", []))

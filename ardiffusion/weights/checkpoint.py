@@ -34,17 +34,17 @@ def check_stage(checkpoint: dict[str, Any], stage: str, source: str = "The check
         )
 
 
-def read_parts(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
+def read_parts(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the descriptions of a checkpoint's parts, and the sampling defaults, by name."""
     parts = checkpoint.get("parts")
     if parts is None and isinstance(checkpoint.get("networks"), dict):
-        parts = checkpoint["networks"] | older_settings(checkpoint, source=source)
+        parts = checkpoint["networks"] | older_settings(checkpoint)
     if not isinstance(parts, dict):
-        raise ValueError(f"{source} is no checkpoint of ours: it does not describe its networks.")
+        raise ValueError("The file is no checkpoint of ours: it does not describe its networks.")
     return parts
 
 
-def older_settings(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
+def older_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Describe schedule and target of a checkpoint from before generators described themselves."""
     found = checkpoint.get("diffusion")
     if found is None:
@@ -52,8 +52,8 @@ def older_settings(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]
     known = ("beta_start", "beta_end", "timesteps", "target", "classes")
     if not isinstance(found, dict) or not found.keys() >= set(known):
         raise ValueError(
-            f"{source} does not say what its network predicts and on which noise schedule; take "
-            "a checkpoint that `ardiff-dit fit` wrote."
+            "The file does not say what its network predicts and on which noise schedule; take a "
+            "checkpoint that `ardiff-dit fit` wrote."
         )
     return {
         "schedule": {"class": "NoiseSchedule", "arguments": {k: found[k] for k in known[:3]}},

@@ -64,30 +64,30 @@ def describe_value(value: object) -> object:
     return describe(value) if type(value) in PARTS.values() else value
 
 
-def build(description: Any, source: str) -> Any:  # noqa: ANN401 read from a file
+def build(description: Any) -> Any:  # noqa: ANN401 read from a file
     """Build what `describe` returned, as a file gave it back; networks without memory for weights.
 
     Raises:
         ValueError: If it describes none of the parts in the table, or one that cannot be built.
     """
     if not isinstance(description, dict) or not {"class", "arguments"} <= description.keys():
-        raise ValueError(f"{source} does not describe a network: it lacks class or arguments.")
+        raise ValueError("The file does not describe a network: it lacks class or arguments.")
     name, arguments = description["class"], description["arguments"]
     if not isinstance(name, str) or name not in PARTS:
-        raise ValueError(f"{source} asks for {name!r}: only {', '.join(PARTS)} are known.")
+        raise ValueError(f"The file asks for {name!r}: only {', '.join(PARTS)} are known.")
     try:
         check_arguments(arguments)
-        given = {key: build_value(value, source=source) for key, value in arguments.items()}
+        given = {key: build_value(value) for key, value in arguments.items()}
         with torch.device("meta" if issubclass(PARTS[name], nn.Module) else "cpu"):
             return PARTS[name](**given)
     except UNFIT as e:
-        raise ValueError(f"{source}: {name} cannot be built: {e}") from e
+        raise ValueError(f"{name} cannot be built: {e}") from e
 
 
-def build_value(value: object, source: str) -> object:
+def build_value(value: object) -> object:
     if isinstance(value, list):
-        return [build_value(item, source=source) for item in value]
-    return build(value, source=source) if isinstance(value, dict) else value
+        return [build_value(item) for item in value]
+    return build(value) if isinstance(value, dict) else value
 
 
 def check_arguments(arguments: object) -> None:
@@ -106,7 +106,6 @@ def check_arguments(arguments: object) -> None:
 def assign_weights(
     network: Network,
     weights: Mapping[str, Tensor],
-    source: str,
     names: Mapping[str, str] | None = None,
 ) -> Network:
     """Make `weights` the network's own, all of them and nothing else, uncopied.
@@ -131,7 +130,8 @@ def assign_weights(
     }
     listed = [f"{fault} {', '.join(entries)}" for fault, entries in faults.items() if entries]
     if listed:
-        raise ValueError(f"{source} does not fit {type(network).__name__}: {'; '.join(listed)}.")
+        found = type(network).__name__
+        raise ValueError(f"The file does not fit {found}: {'; '.join(listed)}.")
     state = {n: v.float() if v.is_floating_point() else v for n, v in found.items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from torch import Tensor, nn
 
-from ardiffusion.files import atomic_write, write_tensors
+from ardiffusion.files import atomic_write, naming, write_tensors
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.weights.description import PARTS, describe
 from ardiffusion.weights.download import parse_hub_path, readable_hub_errors
@@ -119,22 +119,20 @@ def upload(
     return str(target)
 
 
-def parse_config(config: str, source: str) -> dict[str, Any]:
+def parse_config(config: str | bytes) -> dict[str, Any]:
     """Read the text of a configuration, which must be a JSON object."""
     try:
         description = json.loads(config)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is no JSON ({error}).") from error
+        raise ValueError(f"The file is no JSON ({error}).") from error
     if not isinstance(description, dict):
-        raise ValueError(f"{source} does not describe a network: it lacks class or arguments.")
+        raise ValueError("The file does not describe a network: it lacks class or arguments.")
     return description
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    try:
-        return parse_config(path.read_text(encoding="utf-8"), source=str(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
+    with naming(path):
+        return parse_config(path.read_bytes())
 
 
 def render_card(description: dict[str, Any], parameters: int, card: Card) -> str:
