@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from ardiffusion.data.spans import Spans
 from ardiffusion.data.windows import (
     BrokenData,
     EveryWindow,
@@ -49,6 +52,19 @@ def test_every_start_covers_the_grid_and_ends_at_the_last_frame(
     regular = list(range(0, length - extent(frames, stride) + 1, frames * stride))
     assert starts[: len(regular)] == regular
     assert len(starts) <= len(regular) + min(stride, 2)
+
+
+@given(st.lists(st.integers(0, 60), max_size=9), st.integers(1, 7), st.integers(1, 5))
+def test_windows_of_arrays_are_those_of_lists(
+    lengths: list[int], frames: int, stride: int
+) -> None:
+    spans = [FrameSpan(f"{i // 2}", n, label=i, start=i) for i, n in enumerate(lengths)]
+    assert list(Spans.of(spans)) == spans
+    every = EveryWindow(Names(), Spans.of(spans), frames, stride)
+    expected = [(s, first) for s in spans for first in every_start(s.frames, frames, stride)]
+    assert every.keys() == [span.key(first) for span, first in expected]
+    assert every.videos == len({span.path for span, _ in expected})
+    assert [s.label for s in (every.spans[i] for i in range(len(spans)))] == [*range(len(spans))]
 
 
 def test_draw_is_uniform_and_depends_on_all_it_is_given() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ardiffusion.data.index import Counts, index_clips
 from ardiffusion.data.layouts import Entry, class_names, find_clips
+from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import read_list, split_clips
-from ardiffusion.data.windows import FrameSpan
 
 FRACTIONS = {"val": 0.05, "test": 0.0}
 _LISTED = 10  # skipped clips that the warning names
@@ -120,10 +120,14 @@ def rename_classes(catalog: Catalog, names: list[str], place: Path) -> Catalog:
     return {**catalog, "classes": names, "labels": labels}
 
 
-def usable_videos(catalog: Catalog) -> dict[str, list[FrameSpan]]:
+def usable_videos(catalog: Catalog) -> dict[str, Spans]:
     """List the usable videos of each split, from their first frame to their last."""
-    labels, lengths = catalog["labels"], catalog["lengths"]
-    return {
-        name: [FrameSpan(path, lengths[path], labels[path]) for path in paths if path in lengths]
-        for name, paths in catalog["splits"].items()
-    }
+    found: dict[str, Spans] = {}
+    for name, paths in catalog["splits"].items():
+        used = [path for path in paths if path in catalog["lengths"]]
+        columns = np.zeros((len(used), 4), np.int64)
+        for number, column in enumerate((catalog["lengths"], catalog["labels"])):
+            columns[:, number] = np.fromiter(map(column.__getitem__, used), np.int64, len(used))
+        columns[:, 3] = 1
+        found[name] = Spans(used, columns)
+    return found

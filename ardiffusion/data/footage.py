@@ -16,8 +16,9 @@ from ardiffusion.data.catalog import (
 from ardiffusion.data.clips import VideoFiles
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.layouts import Entry, find_clips, find_pictures
+from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import NAMES
-from ardiffusion.data.windows import EveryWindow, FrameSpan, Reader, extent
+from ardiffusion.data.windows import EveryWindow, Reader, extent
 
 IMAGES = "images"
 
@@ -92,7 +93,7 @@ class Footage:
         return named
 
     @cached_property
-    def videos(self) -> dict[str, list[FrameSpan]]:
+    def videos(self) -> dict[str, Spans]:
         """The usable videos of each split, from their first frame to their last."""
         return usable_videos(self.catalog)
 
@@ -100,14 +101,12 @@ class Footage:
     def files(self) -> VideoFiles:
         return VideoFiles(self.rule.root, resolution=self.side, cache=self.cache)
 
-    def source(self, split: str) -> tuple[Reader, list[FrameSpan]]:
+    def source(self, split: str) -> tuple[Reader, Spans]:
         """Return what batches are read from, and the frames of a split there."""
         cached = self.latent_cache
         return (cached, cached.spans[split]) if cached else (self.files, self.videos[split])
 
-    def cut(
-        self, reader: Reader, spans: list[FrameSpan], frames: int | None = None
-    ) -> EveryWindow:
+    def cut(self, reader: Reader, spans: Spans, frames: int | None = None) -> EveryWindow:
         """Make a data set of every clip."""
         frames, total = frames or self.frames, len(self.catalog["labels"])
         may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
@@ -123,7 +122,7 @@ class Footage:
     def every(self) -> EveryWindow:
         """Make a data set of every clip of every video, be it in one split or in two."""
         videos = {video.path: video for name in NAMES for video in self.videos[name]}
-        return self.cut(self.files, list(videos.values()))
+        return self.cut(self.files, Spans.of(videos.values()))
 
 
 def with_pictures(videos: Footage, images: str | None, alone: bool) -> list[Footage]:

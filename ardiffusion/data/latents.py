@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ardiffusion.data.cache import open_cache, split_key
-from ardiffusion.data.windows import BrokenData, FrameSpan, extent
+from ardiffusion.data.spans import FrameSpan, Spans
+from ardiffusion.data.windows import BrokenData, extent
 
 
 class Place(NamedTuple):
@@ -71,7 +72,7 @@ class LatentCache:
         self._shards: dict[str, safe_open] = {}  # opened when first read, by each process
         found = self._join()
         self.spans = {
-            name: [span for path in paths for span in found[path]]
+            name: Spans.of(span for path in paths for span in found[path])
             for name, paths in self.index["splits"].items()
         }
 

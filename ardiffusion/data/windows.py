@@ -5,31 +5,19 @@ The same data sets serve videos and latents: what differs is the reader, of file
 
 import hashlib
 import logging
-from bisect import bisect_right
 from collections.abc import Iterable
-from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ardiffusion.data.spans import FrameSpan, Spans
+
+Number = TypeVar("Number", int, np.ndarray)
 logger = logging.getLogger(__name__)
-
-
-class FrameSpan(NamedTuple):
-    """Frames of a video that follow each other, `stride` apart: a whole file, or cached ones."""
-
-    path: str
-    frames: int
-    label: int = -1
-    start: int = 0
-    stride: int = 1
-
-    def key(self, first: int) -> str:
-        """Name the clip that starts at one of the frames, by its place in the video."""
-        return f"{self.path}:{self.start + first * self.stride}"
 
 
 class Reader(Protocol):
@@ -51,7 +39,7 @@ class BrokenData(ValueError):
         super().__init__(message.strip().rsplit("BrokenData: ", maxsplit=1)[-1])
 
 
-def extent(frames: int, stride: int) -> int:
+def extent(frames: int, stride: Number) -> Number:
     """Count the frames from the first to the last of a clip."""
     return (frames - 1) * stride + 1
 
@@ -67,6 +55,14 @@ def every_start(length: int, frames: int, stride: int) -> list[int]:
         return []
     ends = {last // stride * stride, last}
     return sorted({*range(0, last + 1, frames * stride), *ends})
+
+
+def count_starts(room: np.ndarray, frames: int, step: np.ndarray) -> np.ndarray:
+    """Count what `every_start` lists, of sequences with so many places to start at."""
+    last = room - 1
+    end = last // step * step  # on the grid
+    count = last // (frames * step) + 1 + (end % (frames * step) != 0) + (end != last)
+    return np.where(room > 0, count, 0)
 
 
 def draw(choices: int, seed: int, epoch: int, index: int) -> int:
@@ -98,51 +94,62 @@ class EveryWindow(Dataset[dict[str, Any]]):
         may_break: int = 0,
     ) -> None:
         self.reader, self.frames, self.stride, self.may_break = reader, frames, stride, may_break
-        long = [span for span in spans if self.starts(span) > 0]
-        self.videos = [list(found) for _, found in groupby(long, key=lambda span: span.path)]
-        # a video's number, a span of it and where a clip begins there
-        self.windows = [
-            (number, span, first)
-            for number, spans in enumerate(self.videos)
-            for span in spans
-            for first in every_start(span.frames, frames, stride=self.step(span))
-        ]
+        self.spans = spans if isinstance(spans, Spans) else Spans.of(spans)
+        lengths, strides = self.spans.columns[:, 0], self.spans.columns[:, 3]
+        self._check(strides)
+        # of each span: at how many frames a clip may start, and how many clips there are
+        self._room = np.maximum(lengths - extent(frames, stride // strides) + 1, 0)
+        self._windows = np.cumsum(count_starts(self._room, frames, stride // strides))
+        long = np.flatnonzero(self._room)
+        _, firsts = np.unique(self.spans.videos[long], return_index=True)
+        self._firsts = np.append(long[firsts], len(self.spans))  # spans of the videos that count
+        self.videos = len(firsts)
         # one flag per video, shared by all workers
-        self.broken = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
+        self.broken = torch.zeros(self.videos, dtype=torch.bool).share_memory_()
 
-    def step(self, span: FrameSpan) -> int:
-        """Return the step between two frames of a clip in frames of a span."""
-        step, rest = divmod(self.stride, span.stride)
-        if rest:
+    def _check(self, strides: np.ndarray) -> None:
+        if len(odd := strides[self.stride % strides != 0]):
             raise ValueError(
-                f"{self.reader.place} holds every {span.stride}th frame, which stride "
+                f"{self.reader.place} holds every {odd[0]}th frame, which stride "
                 f"{self.stride} is no multiple of: change --data.stride or encode again."
             )
-        return step
-
-    def starts(self, span: FrameSpan) -> int:
-        """Count the frames of a span at which a clip may start."""
-        return span.frames - extent(self.frames, self.step(span)) + 1
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return int(self._windows[-1]) if len(self._windows) else 0
 
     def keys(self) -> list[str]:
-        return [span.key(first) for _, span, first in self.windows]
+        return [span.key(first) for _, span, first in map(self._window, range(len(self)))]
+
+    def _window(self, index: int) -> tuple[int, FrameSpan, int]:
+        """Return the number of a clip's video, the span of it, and where the clip begins there."""
+        place = int(np.searchsorted(self._windows, index, side="right"))
+        before = int(self._windows[place - 1]) if place else 0
+        span = self.spans[place]
+        starts = every_start(span.frames, self.frames, stride=self.stride // span.stride)
+        video = int(np.searchsorted(self._firsts, place, side="right")) - 1
+        return video, span, starts[index - before]
+
+    def draw(self, video: int, seed: int, epoch: int, index: int) -> tuple[int, FrameSpan, int]:
+        """Draw a clip of a video as `_window` returns it."""
+        first, end = self._firsts[video : video + 2].tolist()
+        room = np.cumsum(self._room[first:end])  # starts up to and with each span
+        start = draw(int(room[-1]), seed=seed, epoch=epoch, index=index)
+        place = int(np.searchsorted(room, start, side="right"))
+        return video, self.spans[first + place], start - int(room[place - 1] if place else 0)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"Clip {index} of {len(self)}.")
-        return self.first_readable(
-            self.windows[i % len(self)] for i in range(index, index + len(self))
-        )
+        others = range(index, index + len(self))
+        return self.first_readable(self._window(other % len(self)) for other in others)
 
     def first_readable(self, windows: Iterable[tuple[int, FrameSpan, int]]) -> dict[str, Any]:
         """Read the first of several clips whose video is not broken."""
         for number, span, first in windows:
             if not self.broken[number]:
                 try:
-                    clip = self.reader.read(span, first, self.frames, step=self.step(span))
+                    step = self.stride // span.stride
+                    clip = self.reader.read(span, first, self.frames, step=step)
                 except BrokenData:
                     raise
                 except (ValueError, OSError) as error:
@@ -157,7 +164,7 @@ class EveryWindow(Dataset[dict[str, Any]]):
         broken = int(self.broken.sum())
         if broken > self.may_break:
             raise BrokenData(
-                f"{broken} of {len(self.videos)} videos under {self.reader.place} broke since "
+                f"{broken} of {self.videos} videos under {self.reader.place} broke since "
                 f"they were counted, the last one: {error} Repair them or raise "
                 "--data.max_broken."
             ) from error
@@ -180,7 +187,7 @@ class RandomWindows(Dataset[dict[str, Any]]):
         self.every, self.clips_per_video, self.seed = every, clips_per_video, seed
 
     def __len__(self) -> int:
-        return len(self.every.videos) * self.clips_per_video
+        return self.every.videos * self.clips_per_video
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         if not isinstance(index, tuple):
@@ -188,13 +195,8 @@ class RandomWindows(Dataset[dict[str, Any]]):
         epoch, index = index
         if not 0 <= index < len(self):
             raise IndexError(f"Clip {index} of {len(self)}.")
-        others = range(index, index + len(self.every.videos))
-        return self.every.first_readable(self._draw(epoch, other) for other in others)
-
-    def _draw(self, epoch: int, index: int) -> tuple[int, FrameSpan, int]:
-        number = index % len(self.every.videos)
-        spans = self.every.videos[number]
-        room = list(accumulate(map(self.every.starts, spans)))  # starts up to and with each span
-        start = draw(room[-1], seed=self.seed, epoch=epoch, index=index)
-        place = bisect_right(room, start)
-        return number, spans[place], start - (room[place] - self.every.starts(spans[place]))
+        others = range(index, index + self.every.videos)
+        return self.every.first_readable(
+            self.every.draw(other % self.every.videos, seed=self.seed, epoch=epoch, index=other)
+            for other in others
+        )

@@ -13,8 +13,9 @@ from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule
 from ardiffusion.data.footage import Footage, with_pictures
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.mixing import MixedLoader, Rounds
+from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import NAMES, check_fractions
-from ardiffusion.data.windows import EveryWindow, FrameSpan, RandomWindows
+from ardiffusion.data.windows import EveryWindow, RandomWindows
 from ardiffusion.training.checks import check_range
 
 
@@ -121,7 +122,7 @@ class VideoDataModule(LightningDataModule):
         return self.catalog["classes"]
 
     @property
-    def videos(self) -> dict[str, list[FrameSpan]]:
+    def videos(self) -> dict[str, Spans]:
         """The usable videos of each split, from their first frame to their last."""
         return self.main.videos
 
