@@ -28,13 +28,12 @@ from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refuse_second_run
 from ardiffusion.training.checkpoint import spell
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO
-from ardiffusion.training.checks import check_devices, check_trainer_options
+from ardiffusion.training.checks import check_devices, check_trainer_options, say_of_compile
 from ardiffusion.training.configs import find_configs
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.messages import user_errors
 from ardiffusion.training.options import import_object, makes
-from ardiffusion.training.products import fast_products, say_of_compile
 from ardiffusion.training.signals import StopSignals
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 from ardiffusion.weights.checkpoint import check_stage, read_checkpoint, read_parts
@@ -225,7 +224,7 @@ def run(
     """Run a command, turning bad input into one sentence and exit code 2."""
     given = sys.argv[1:] if args is None else args
     told = nullcontext() if "--debug" in given else user_errors(MisconfigurationException)
-    with told, fast_products(), StopSignals() as signals:
+    with told, StopSignals() as signals:
         cli(
             model_class=model_class,
             datamodule_class=VideoDataModule,

@@ -3,9 +3,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from stages import make_trainer
 
-from ardiffusion.training.checks import check_at_least, check_devices, check_trainer_options
+from ardiffusion.training.checks import (
+    check_at_least,
+    check_devices,
+    check_trainer_options,
+    say_of_compile,
+)
 
 
 def test_numbers_that_are_too_small_are_named() -> None:
@@ -84,3 +90,9 @@ def test_devices_that_are_there_are_taken(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     check_devices(accelerator, devices)
+
+
+def test_compiling_for_a_cpu_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        say_of_compile(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
+    assert "makes it slower" in caplog.text

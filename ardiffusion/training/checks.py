@@ -4,6 +4,8 @@ from math import inf
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.utilities import rank_zero_info
 
 
 def check_at_least(least: float, **values: float | None) -> None:
@@ -37,6 +39,12 @@ def check_trainer_options(trainer: Trainer) -> None:
     every = getattr(trainer, "val_check_interval", 1)  # not there if it is a time
     if not every > 0:
         raise ValueError(f"--trainer.val_check_interval must be above 0, got {every}.")
+
+
+def say_of_compile(trainer: Trainer) -> None:
+    """Tell who compiles for a CPU what it costs."""
+    if isinstance(trainer.accelerator, CPUAccelerator):
+        rank_zero_info("torch.compile takes a minute on a CPU and makes it slower; leave it out.")
 
 
 def check_devices(accelerator: object, devices: object) -> None:

@@ -21,6 +21,7 @@ from ardiffusion.generator import Generator
 from ardiffusion.published.presets import preset
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter
+from ardiffusion.training.checks import say_of_compile
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.options import FPS, NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
 from ardiffusion.training.predict import (
@@ -29,7 +30,6 @@ from ardiffusion.training.predict import (
     read_labels,
     sampling_settings,
 )
-from ardiffusion.training.products import say_of_compile
 
 
 class EncodingTrainer(Trainer):
