@@ -28,18 +28,15 @@ class VideoFolder:
     Args:
         root: Folder of videos or of folders of frames.
         resolution: Height and width that frames are scaled and cropped to, if any.
-        cache: Folder for the numbers of frames, the user's cache folder by default.
 
     Attributes:
         paths: The videos, below the root.
         lengths: Their numbers of frames, 0 for broken ones.
+        readable: Those that are not broken.
     """
 
-    def __init__(
-        self, root: str | Path, resolution: int | None = None, cache: str | Path | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, resolution: int | None = None) -> None:
         self.root, self.resolution = Path(root).expanduser(), resolution
-        self.cache = cache
         if not self.root.is_dir():
             raise FileNotFoundError(f"There is no folder {root}: correct the path.")
         try:
@@ -49,7 +46,8 @@ class VideoFolder:
                 f"{root} holds no videos and no folders of frames: name a folder that does."
             ) from None
         self.paths = [entry.path for entry in entries]
-        self.lengths = index_clips(self.root, self.paths, cache=cache).frames.tolist()
+        self.lengths = index_clips(self.root, self.paths).frames.tolist()
+        self.readable = [p for p, n in zip(self.paths, self.lengths, strict=True) if n]
 
     def videos(self, protocol: Protocol) -> Videos:
         """Return what the evaluation by a protocol needs."""
@@ -65,7 +63,7 @@ class VideoFolder:
 
     def read(self, video: int, start: int, frames: int, stride: int = 1) -> Tensor:
         path = self.root / self.paths[video]
-        reader = VideoReader(path, known_table(path, self.cache))
+        reader = VideoReader(path, known_table(path))
         return self._scaled(reader.read(start, frames=frames, stride=stride))
 
     def parts(self, video: int, frames: int, part: int) -> Iterator[Tensor]:
@@ -89,19 +87,14 @@ class VideoFolder:
             found[stem] = number
         return found
 
-    def readable(self) -> list[str]:
-        return [p for p, length in zip(self.paths, self.lengths, strict=True) if length]
-
     def encodings(self) -> list[str]:
         """List the ways that videos are stored: suffixes of pictures and names of codecs.
 
         At most `LOOKED_AT` videos are looked at, spread evenly over the folder.
         """
-        paths = self.readable()
-        count = min(len(paths), LOOKED_AT)
         found: set[str] = set()
-        for i in range(count):
-            file = self.root / paths[i * len(paths) // count]
+        for path in self.readable[:: -(-len(self.readable) // LOOKED_AT) or 1]:
+            file = self.root / path
             found |= set(map(encoding, picture_files(file) if file.is_dir() else [file]))
         return sorted(found)
 
@@ -120,7 +113,7 @@ def compression_differs(one: VideoFolder, other: VideoFolder) -> str | None:
     lossy = [any(name not in LOSSLESS for name in names) for names in (first, second)]
     if not any(lossy):
         return None
-    sampled = max(len(folder.readable()) for folder in (one, other)) > LOOKED_AT
+    sampled = max(len(folder.readable) for folder in (one, other)) > LOOKED_AT
     basis = f" (by {LOOKED_AT} videos spread over each)" if sampled else ""
     return (
         f"{one.root} is stored as {', '.join(first)} and {other.root} as {', '.join(second)}"
