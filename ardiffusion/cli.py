@@ -38,7 +38,7 @@ from ardiffusion.training.signals import StopSignals
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 from ardiffusion.weights.checkpoint import check_stage, read_checkpoint, read_parts
 
-CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
+CHOSEN_LATER = ("best", "hpc")  # by Lightning
 GENERATING: set[str | int] = set(  # options of a trainer that does not train
     "accelerator strategy devices num_nodes precision callbacks enable_progress_bar deterministic "
     "benchmark inference_mode profiler plugins default_root_dir".split()
@@ -74,7 +74,7 @@ class StageCLI(LightningCLI):
         """
         settings = self.config[self.config.subcommand]
         path = settings.get("ckpt_path")
-        if not path or path in CHOSEN_BY_LIGHTNING:
+        if not path or path in ("last", *CHOSEN_LATER):
             return
         checkpoint = read_checkpoint(path)
         check_stage(checkpoint, stage=self.stage, source=path)
@@ -112,7 +112,7 @@ class StageCLI(LightningCLI):
         """Name the checkpoint to the trainer beforehand, so that modules know of it in `setup`."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         path = kwargs.get("ckpt_path")
-        if self.model is not None and path not in (None, "best", "hpc"):
+        if self.model is not None and path not in (None, *CHOSEN_LATER):
             del kwargs["ckpt_path"]
             self.trainer.ckpt_path = newest_last(self.trainer) if path == "last" else path
             if subcommand != "fit" and not self.trainer.ckpt_path:

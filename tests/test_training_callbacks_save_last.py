@@ -262,6 +262,8 @@ def test_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=refused):
             refuse_second_run(second, ckpt_path=None)
     refuse_second_run(second, ckpt_path=str(tmp_path / "run/checkpoints/step=1.ckpt"))
+    with pytest.raises(ValueError, match=refused):
+        refuse_second_run(second, ckpt_path="last")
     refuse_second_run(logged(tmp_path / "other"), ckpt_path=None)
     refuse_second_run(logged(tmp_path / "run", fast_dev_run=True), ckpt_path=None)
     refuse_second_run(make_trainer(default_root_dir=tmp_path / "run"), ckpt_path=None)
@@ -273,6 +275,7 @@ def test_run_without_checkpoints_is_not_written_over_either(tmp_path: Path) -> N
     second = logged(tmp_path / "run", Stability())
     with pytest.raises(ValueError, match=r"remove .*run/stability\.jsonl, its log, or keep this"):
         refuse_second_run(second, ckpt_path=None)
+    refuse_second_run(second, ckpt_path="last")
     (tmp_path / "run/stability.jsonl").write_text("")
     refuse_second_run(second, ckpt_path=None)
 

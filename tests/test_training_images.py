@@ -134,6 +134,21 @@ def test_processes_read_the_same_kind_at_a_time_and_nothing_twice(root: Path) ->
     assert len(clips) == len({*clips}) == VIDEOS
 
 
+def test_batches_of_another_size_go_on_with_both(root: Path) -> None:
+    data = {"val_fraction": 0.0, "image_share": 0.6}
+    whole = Counter(key for batch in both(root, **data).train_dataloader() for key in batch["key"])
+    seen, state = Counter(), None
+    for size, batches in ((2, 8), (5, 3), (1, 99)):
+        loader = both(root, batch_size=size, **data).train_dataloader()
+        if state is not None:
+            loader.load_state_dict(state)
+        assert loader.batches_over() < len(loader)
+        for _, batch in zip(range(batches), loader, strict=False):
+            seen.update(batch["key"])
+        state = loader.state_dict()
+    assert seen == whole
+
+
 def alone(root: Path) -> VideoDataModule:
     return make_data(None, images=str(root / "pictures"), cache=str(root / "index"))
 

@@ -39,7 +39,7 @@ class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
         seed: int = 0,
     ) -> None:
         super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
-        self.samples, self.size, self.shared = len(dataset), batch_size * replicas, batch_size > 1  # pyright: ignore[reportArgumentType]
+        self.samples, self.size = len(dataset), batch_size * replicas  # pyright: ignore[reportArgumentType]
         self.start = 0  # samples that were seen already, in the next epoch to be iterated
 
     def __len__(self) -> int:
@@ -48,12 +48,10 @@ class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
 
     def ends(self, start: int) -> list[int]:
         """List how many samples have been seen after each batch that follows a start."""
-        if start >= self.samples:
-            return []
         ends = [*range(start + self.size, self.samples, self.size), self.samples]
-        if self.shared and len(ends) > 1:  # or some processes had nothing in the last one
+        if len(ends) > 1 and self.size > self.num_replicas:  # or some had nothing in the last one
             ends[-2] = min(ends[-2], self.samples - self.num_replicas)
-        return ends
+        return ends if start < self.samples else []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         start, self.start = self.start, 0

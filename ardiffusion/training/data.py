@@ -175,8 +175,7 @@ class VideoDataModule(LightningDataModule):
         clips_per_video = 1 if only_pictures else self.clips_per_video
         loader = self._shuffled(RandomWindows(every, clips_per_video, seed=self.seed))
         if 0 < share < 1:
-            batches = max(1, round(len(loader) * share / (1 - share)))
-            samples = batches * loader.batches.size
+            samples = max(1, round(loader.batches.samples * share / (1 - share)))
             pictures = Rounds(self._to_train_on(self.pictures), samples, seed=self.seed)
             loader = MixedLoader(loader, self._shuffled(pictures))
         if self.trainer is not None and self.trainer.fit_loop.restarting:

@@ -1,6 +1,6 @@
 """For networks that are too large for a device: activations computed twice, weights in shares."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,12 +25,8 @@ class Recompute(Callback):
         """Prepare every block that is trained."""
         for name, blocks in pl_module.named_modules():
             if name.endswith("blocks") and any(p.requires_grad for p in blocks.parameters()):
-                recompute(blocks)
-
-
-def recompute(blocks: nn.Module) -> None:
-    for block in blocks.children():
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                for block in blocks.children():
+                    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class Sharded(DDPStrategy):
@@ -59,20 +55,20 @@ class Sharded(DDPStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         state: dict[str, Any] = super().optimizer_state(optimizer)
-        own = {i: {n: whole(v) for n, v in found.items()} for i, found in state["state"].items()}
-        return {**state, "state": own}
+        return change_moments(state, lambda _, value: whole(value))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's share of the moments."""
-        states = []
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            own = {
-                i: {n: share(v, like=parameters[i]) for n, v in found.items()}
-                for i, found in state["state"].items()
-            }
-            states.append({**state, "state": own})
-        super().load_optimizer_state_dict({"optimizer_states": states})
+        (optimizer,), (state,) = self.optimizers, checkpoint["optimizer_states"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        own = change_moments(state, lambda i, value: share(value, like=parameters[i]))
+        super().load_optimizer_state_dict({"optimizer_states": [own]})
+
+
+def change_moments(state: dict[str, Any], change: Callable[[int, Any], Any]) -> dict[str, Any]:
+    """Change what an optimiser keeps of its parameters, given with their numbers."""
+    kept = state["state"].items()
+    return {**state, "state": {i: {n: change(i, v) for n, v in of.items()} for i, of in kept}}
 
 
 def shard(network: nn.Module, device: torch.device, processes: int) -> None:

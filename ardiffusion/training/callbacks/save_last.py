@@ -207,14 +207,15 @@ def refuse_second_run(trainer: Trainer, ckpt_path: str | None) -> None:
     Call it before processes are launched.
     """
     folder = run_folder(trainer)
-    if folder is None or ckpt_path:
+    begins = ckpt_path == "last" and newest_last(trainer) is None
+    if folder is None or (ckpt_path and not begins):
         return
     own = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
     places = {folder / "checkpoints", *map(Path, filter(None, own))}
     found = sorted(file for place in places for file in place.glob("*.ckpt"))
     log = folder / LOG
-    if not found and not (log.exists() and log.stat().st_size):
-        return
+    if not found and (begins or not (log.exists() and log.stat().st_size)):
+        return  # or was killed before its first checkpoint
     last = [file for file in found if file.name == "last.ckpt"] or found
     way = f"go on with it by --ckpt_path {last[-1]}" if last else f"remove {log}, its log"
     raise ValueError(
