@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -21,12 +23,17 @@ def sides(seed: int) -> tuple[Tensor, Tensor]:
     return real, 1.5 * fake + 1
 
 
+def interval(
+    real: Tensor, fake: Tensor, videos: tuple[Sequence[int], Sequence[int]], bootstrap: Bootstrap
+) -> tuple[float, float] | None:
+    def distance(counts: Sequence[Tensor | None] = (None, None)) -> float:
+        return feature_distance(real, fake, counts=counts)
+
+    return distance_interval(distance, distance(), videos, bootstrap, lowest=0.0)
+
+
 def between(seed: int, draws: int = 100) -> tuple[float, float]:
-    return ends_of(
-        distance_interval(
-            *sides(seed), videos=(range(N), range(N)), bootstrap=Bootstrap(draws, seed)
-        )
-    )
+    return ends_of(interval(*sides(seed), (range(N), range(N)), Bootstrap(draws, seed)))
 
 
 def ends_of(found: tuple[float, float] | None) -> tuple[float, float]:
@@ -73,7 +80,7 @@ def test_interval_holds_a_value_that_lies_below_all_draws() -> None:
     ]
     assert min(drawn) > value
     low, high = ends_of(
-        distance_interval(real, fake, videos=(range(24), range(24)), bootstrap=Bootstrap(50))
+        interval(real, fake, videos=(range(24), range(24)), bootstrap=Bootstrap(50))
     )
     assert low < value < high
     # shifted to the value, and of the draws' own width
@@ -94,15 +101,15 @@ def test_copies_of_clips_do_not_narrow_the_interval() -> None:
     real, fake = sides(0)
     numbers = torch.arange(N).repeat_interleave(3).tolist()
     tripled = [x.repeat_interleave(3, dim=0) for x in (real, fake)]
-    found = distance_interval(*tripled, videos=(numbers, numbers), bootstrap=Bootstrap(50))
-    expected = distance_interval(real, fake, videos=(range(N), range(N)), bootstrap=Bootstrap(50))
+    found = interval(*tripled, videos=(numbers, numbers), bootstrap=Bootstrap(50))
+    expected = interval(real, fake, videos=(range(N), range(N)), bootstrap=Bootstrap(50))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_interval_is_never_negative_and_follows_its_seed() -> None:
     real, _ = sides(0)
     low, high = ends_of(
-        distance_interval(real, real + 0.01, videos=(range(N), range(N)), bootstrap=Bootstrap(40))
+        interval(real, real + 0.01, videos=(range(N), range(N)), bootstrap=Bootstrap(40))
     )
     assert low == 0 < high
     assert between(0, draws=20) == between(0, draws=20)
@@ -121,24 +128,17 @@ def test_pairs_are_drawn_together() -> None:
     real = torch.randn(N, D, generator=generator, dtype=torch.float64)
     videos = [i // 2 for i in range(N)]  # two clips of each
     both, seed = (videos, videos), 3
-    found = distance_interval(
-        real, real + 0.1, videos=both, bootstrap=Bootstrap(50, seed, paired=True)
-    )
+    found = interval(real, real + 0.1, videos=both, bootstrap=Bootstrap(50, seed, paired=True))
     low, high = ends_of(found)
     # Whatever is drawn, the two sides differ by the shift alone.
     assert low == pytest.approx(D * 0.01, rel=1e-6) and high == pytest.approx(D * 0.01, rel=1e-6)
-    apart = ends_of(
-        distance_interval(real, real + 0.1, videos=both, bootstrap=Bootstrap(50, seed))
-    )
+    apart = ends_of(interval(real, real + 0.1, videos=both, bootstrap=Bootstrap(50, seed)))
     assert apart[1] > 2 * high
 
 
 def test_one_video_gives_no_interval() -> None:
     real, fake = sides(0)
     for videos in (([7] * N, range(N)), (range(N), [7] * N)):
-        assert distance_interval(real, fake, videos=videos, bootstrap=Bootstrap(5)) is None
-        assert (
-            distance_interval(real, fake, videos=videos, bootstrap=Bootstrap(5, paired=True))
-            is None
-        )
+        assert interval(real, fake, videos=videos, bootstrap=Bootstrap(5)) is None
+        assert interval(real, fake, videos=videos, bootstrap=Bootstrap(5, paired=True)) is None
     assert mean_interval(torch.tensor([3.0]), Bootstrap()) is None

@@ -61,7 +61,16 @@ def videos(side: int, count: int, read: Callable[[Clip], Tensor] | None = None) 
 
 def measure(protocol: Protocol, count: int = 20, **options: Any) -> Score:  # noqa: ANN401
     options = {"split": "train"} | options
-    return evaluate(protocol, videos(0, count), videos(1, count), **options)
+    return evaluate(protocol, videos(0, count), videos(1, count), **options)[0]
+
+
+def test_the_kernel_distance_comes_with_the_frechet_distance() -> None:
+    protocol = EveryClip(frames=4, stride=1, extractor=Colours())
+    sides = videos(0, 20), videos(1, 20)
+    frechet, kernel = evaluate(protocol, *sides, split="train", bootstrap=Bootstrap(20))
+    assert (frechet.metric, kernel.metric) == ("frechet_colours_4", "kernel_colours_4")
+    assert kernel.interval is not None and kernel.interval[0] < kernel.value < kernel.interval[1]
+    assert kernel.compared()["protocol"] == frechet.compared()["protocol"]
 
 
 def naive(protocol: Protocol, count: int, ddof: int) -> float:
@@ -262,20 +271,20 @@ def test_floats_made_bytes_are_refused() -> None:
 def test_black_samples_are_in_doubt_but_no_error() -> None:
     black = replace(videos(1, 20, lambda clip: content(1, 0)[:4] * 0), made=True)
     protocol = StyleGANV(frames=4, extractor=Colours())
-    score = evaluate(protocol, videos(0, 20), black, split="")
+    score, _ = evaluate(protocol, videos(0, 20), black, split="")
     assert score.warnings[-1].startswith("No value in /data/fake is above 0, while /data/real")
     assert score.warnings[-1].endswith(": they are black.") and score.value > 1000
     bright = replace(videos(1, 20), made=True)
-    score = evaluate(protocol, videos(0, 20), bright, split="")
+    score, _ = evaluate(protocol, videos(0, 20), bright, split="")
     assert not any("black" in warning for warning in score.warnings)
 
 
 def test_one_video_on_a_side_gives_no_interval() -> None:
     protocol = EveryClip(frames=4, extractor=Colours())
-    score = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=Bootstrap(5))
+    score, _ = evaluate(protocol, videos(0, 20), videos(1, 1), split="", bootstrap=Bootstrap(5))
     assert score.interval is None and score.fake == 3
     assert sum("single video" in warning for warning in score.warnings) == 1
-    unasked = evaluate(protocol, videos(0, 20), videos(1, 1), split="")
+    unasked, _ = evaluate(protocol, videos(0, 20), videos(1, 1), split="")
     assert not any("single video" in warning for warning in unasked.warnings)
 
 
@@ -433,7 +442,7 @@ def test_scores_of_numbered_videos_are_those_on_record(name: str) -> None:
         names = [str(i) for i in range(len(lengths[number]))]
         return Videos("ab"[number], names, lengths[number], stamp=str, read=read, identity={})
 
-    score = evaluate(protocol, side(0), side(1), split="train", bootstrap=Bootstrap(50))
+    score, _ = evaluate(protocol, side(0), side(1), split="train", bootstrap=Bootstrap(50))
     assert score.value == pytest.approx(value, rel=tolerance)
     assert score.interval is not None
     assert (*score.interval, score.real, score.fake) == pytest.approx(rest, rel=tolerance)

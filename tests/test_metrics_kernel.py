@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.kernel import kernel_distance
+from ardiffusion.metrics.kernel import KernelDistance, kernel_distance
 
 
 def draw(count: int, shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -32,9 +32,8 @@ def test_the_distance_is_that_of_a_plain_double_loop() -> None:
 def test_counts_are_repetitions() -> None:
     real, fake, counts = draw(4), draw(5, seed=1), torch.tensor([2, 0, 1, 3])
     repeated = real.repeat_interleave(counts, dim=0)
-    assert kernel_distance(real, fake, counts=(counts, None)) == pytest.approx(
-        naive(repeated, fake), rel=1e-9
-    )
+    found = KernelDistance(real, fake)((counts, None))
+    assert found == pytest.approx(naive(repeated, fake), rel=1e-9)
 
 
 def test_few_clips_bring_no_bias() -> None:

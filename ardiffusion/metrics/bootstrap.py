@@ -10,14 +10,14 @@ repetitions lie outside more often. The bias that the number of videos brings st
 and in that mean, which is why values of different numbers do not compare.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from einops import reduce
 from torch import Generator, Tensor
 
-from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.parallel import in_threads
 
 CONFIDENCE = 0.95
@@ -37,21 +37,26 @@ class Bootstrap(NamedTuple):
 
 
 def distance_interval(
-    real: Tensor,
-    fake: Tensor,
+    distance: Callable[[Sequence[Tensor]], float],
+    value: float,
     videos: tuple[Sequence[int], Sequence[int]],
     bootstrap: Bootstrap,
-    ddof: int = 0,
+    lowest: float = -math.inf,
 ) -> tuple[float, float] | None:
     """Return a range that contains the mean over repetitions with as many other videos.
 
     About 95 % of such ranges do. There is none where a side has fewer than two videos. These are
-    drawn with all their clips, because clips of one video are alike; `videos` says for each row of
-    the features (N, d) and (M, d) which video it is of.
+    drawn with all their clips, because clips of one video are alike.
+
+    Args:
+        distance: Computes the distance, given how often each clip of both sides counts.
+        value: The distance when each counts once.
+        videos: For each clip of both sides, which video it is of.
+        bootstrap: How videos are drawn.
+        lowest: What the distance is never below.
     """
     if min(len(set(side)) for side in videos) < 2:
         return None
-    value = feature_distance(real, fake, ddof=ddof)
     generator = torch.Generator().manual_seed(bootstrap.seed)
     drawn_apart = [[*videos[0], *videos[1]]] if bootstrap.paired else videos
     places = [torch.tensor(side).unique(return_inverse=True)[1] for side in drawn_apart]
@@ -62,10 +67,9 @@ def distance_interval(
         return list(counts.split(lengths))
 
     counts = [draw_sides() for _ in range(bootstrap.draws)]
-    found = in_threads(lambda each: feature_distance(real, fake, ddof=ddof, counts=each), counts)
-    drawn = torch.tensor(found, dtype=torch.float64)
+    drawn = torch.tensor(in_threads(distance, counts), dtype=torch.float64)
     low, high = (percentile_interval(drawn) + value - drawn.mean()).tolist()
-    return max(low, 0.0), high
+    return max(low, lowest), high
 
 
 def mean_interval(values: Tensor, bootstrap: Bootstrap) -> tuple[float, float] | None:

@@ -1,7 +1,9 @@
-"""Fréchet distances between two folders of videos, with all that they depend on."""
+"""Distances between two folders of videos, with all that they depend on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, distance_interval
 from ardiffusion.metrics.clip_features import Videos, check_size, extract_features, prepare_clip
 from ardiffusion.metrics.frechet import feature_distance
+from ardiffusion.metrics.kernel import KernelDistance
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.metrics.store import Chunk
@@ -25,8 +28,8 @@ def evaluate(
     bootstrap: Bootstrap | None = None,
     device: torch.device | str = "cpu",
     advance: Callable[[int], object] = lambda clips: None,
-) -> Score:
-    """Measure the Fréchet distance between real and generated videos.
+) -> list[Score]:
+    """Measure the Fréchet and the kernel distance between real and generated videos.
 
     Args:
         protocol: How to measure.
@@ -60,9 +63,9 @@ def evaluate(
             )
         # Networks that have hardly learnt anything make black videos: no reason to stop them.
         warnings.append(f"{dark}: they are black.")
-    score = score_features(protocol, clips, (first, second), split=split, bootstrap=bootstrap)
+    scores = score_features(protocol, clips, (first, second), split=split, bootstrap=bootstrap)
     names = {"real": Path(real.name).name, "fake": Path(fake.name).name}
-    return replace(score, data=names | score.data, warnings=score.warnings + warnings)
+    return [replace(s, data=names | s.data, warnings=s.warnings + warnings) for s in scores]
 
 
 def score_features(
@@ -71,31 +74,42 @@ def score_features(
     features: tuple[Chunk, Chunk],
     split: str,
     bootstrap: Bootstrap | None,
-) -> Score:
-    """Return the score of features, which knows nothing of where they come from."""
+) -> list[Score]:
+    """Return both scores of features, which know nothing of where they come from."""
     (real, fake), described = (chunk.rows for chunk in features), protocol.describe()
-    warnings = warnings_about(min(len(real), len(fake)), width=real.shape[1])
-    interval = None
-    if bootstrap is not None:
-        videos = [clip.video for clip in clips[0]], [clip.video for clip in clips[1]]
-        interval = distance_interval(real, fake, videos, bootstrap, ddof=protocol.ddof)
-        warnings += [ONE_VIDEO] if interval is None else []
-    size = features[0].size
-    return Score(
-        metric=protocol.metric,
-        value=feature_distance(real, fake, ddof=protocol.ddof),
-        interval=interval,
-        protocol=described,
-        real=len(real),
-        fake=len(fake),
-        split=split,
-        stride=protocol.stride,
-        resolution=min(size),
-        seeds={"protocol": protocol.seed, "bootstrap": bootstrap.seed if bootstrap else 0},
-        network={"name": described["network"], "hash": described["network_hash"]},
-        data={"size": list(size)},
-        warnings=warnings,
-    )
+    videos = [clip.video for clip in clips[0]], [clip.video for clip in clips[1]]
+    named, scores = f"{protocol.extractor.name}_{protocol.frames}", []
+    for metric, distance, lowest, doubts in (
+        (
+            protocol.metric,
+            partial(feature_distance, real, fake, protocol.ddof),
+            0.0,
+            warnings_about(min(len(real), len(fake)), width=real.shape[1]),
+        ),
+        (f"kernel_{named}", KernelDistance(real, fake), -math.inf, []),
+    ):
+        value, interval = distance(), None
+        if bootstrap is not None:
+            interval = distance_interval(distance, value, videos, bootstrap, lowest)
+            doubts = doubts + ([ONE_VIDEO] if interval is None else [])
+        scores.append(
+            Score(
+                metric=metric,
+                value=value,
+                interval=interval,
+                protocol=described,
+                real=len(real),
+                fake=len(fake),
+                split=split,
+                stride=protocol.stride,
+                resolution=min(features[0].size),
+                seeds={"protocol": protocol.seed, "bootstrap": bootstrap.seed if bootstrap else 0},
+                network={"name": described["network"], "hash": described["network_hash"]},
+                data={"size": list(features[0].size)},
+                warnings=doubts,
+            )
+        )
+    return scores
 
 
 def select_clips(protocol: Protocol, real: Videos, fake: Videos) -> tuple[list[Clip], list[Clip]]:

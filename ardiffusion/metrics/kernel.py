@@ -2,7 +2,7 @@
 
     k(x, y) = (x · y / d + 1)³,   MMD² = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)
 
-with x ≠ x' and y ≠ y'. It assumes no Gaussian and has no bias with few clips, so distances of
+with x ≠ x' and y ≠ y'. It assumes no Gaussian and has no bias with few clips, so that distances of
 different numbers of clips compare; it may come out below 0. As KID, but for videos.
 """
 
@@ -13,17 +13,31 @@ from einops import einsum
 from torch import Tensor
 
 
-def kernel_distance(
-    real: Tensor, fake: Tensor, counts: Sequence[Tensor | None] = (None, None)
-) -> float:
-    """Return MMD² of features (N, d) and (M, d) in float64, which may count repeatedly."""
-    x, y = real.double(), fake.double()
-    a, b = (
-        torch.ones(len(z), dtype=torch.float64, device=z.device) if n is None else n.double()
-        for z, n in zip((x, y), counts, strict=True)
-    )
-    across = einsum(a / a.sum(), kernel(x, y), b / b.sum(), "n, n m, m ->")
-    return float(mean_of_pairs(x, a) + mean_of_pairs(y, b) - 2 * across)
+class KernelDistance:
+    """The distance of features (N, d) and (M, d), however often each counts.
+
+    Kernels are computed once, in float64, for all that a bootstrap draws.
+    """
+
+    def __init__(self, real: Tensor, fake: Tensor) -> None:
+        x, y = real.double(), fake.double()
+        self.within, self.across = (kernel(x, x), kernel(y, y)), kernel(x, y)
+
+    def __call__(self, counts: Sequence[Tensor | None] = (None, None)) -> float:
+        """Return MMD² of features that count as often as `counts`, (N,) and (M,), say."""
+        ones = (torch.ones_like(each[0]) for each in self.within)
+        a, b = (
+            one if given is None else given.to(one)
+            for one, given in zip(ones, counts, strict=True)
+        )
+        across = einsum(a / a.sum(), self.across, b / b.sum(), "n, n m, m ->")
+        means = [mean_of_pairs(k, c) for k, c in zip(self.within, (a, b), strict=True)]
+        return float(sum(means) - 2 * across)
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """Return MMD² of features (N, d) and (M, d)."""
+    return KernelDistance(real, fake)()
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -31,8 +45,8 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
     return (einsum(x, y, "n d, m d -> n m") / x.shape[1] + 1) ** 3
 
 
-def mean_of_pairs(x: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean of k over pairs of different draws of features (N, d)."""
-    values, total = kernel(x, x), counts.sum()
+def mean_of_pairs(values: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of kernels (N, N) over pairs of different draws."""
     alike = einsum(counts, values.diagonal(), "n, n ->")  # a draw with itself
-    return (einsum(counts, values, counts, "n, n m, m ->") - alike) / (total * (total - 1))
+    total = counts.sum() * (counts.sum() - 1)
+    return (einsum(counts, values, counts, "n, n m, m ->") - alike) / total

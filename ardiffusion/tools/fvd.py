@@ -42,6 +42,8 @@ def fvd(
 ) -> dict[str, Any]:
     """Measure how far generated videos are from real ones, and record all that it depends on.
 
+    The Fréchet distance comes first, then the kernel distance, which has no bias with few clips.
+
     Features of clips are kept in the cache, so a run that was cut short goes on. After more videos
     were generated only their clips are computed, if their names sort after those of the old ones.
     Under torchrun, processes share the work.
@@ -58,7 +60,7 @@ def fvd(
             SSIM and LPIPS, as for reconstructions; intervals then draw pairs.
         lpips: Whether LPIPS is among these; its network (528 MB) is downloaded at first use.
         cache: Folder for features; ~/.cache/ardiffusion/features by default.
-        output: File for the score; scores of pairs go beside it, as score.psnr.json.
+        output: File for the Fréchet distance; other scores go beside it, as score.psnr.json.
         bootstrap: Draws for the 95 % interval over videos; 0 leaves it out.
         seed: Seed of these draws. Which real clips are taken depends on `--protocol.seed`.
         device: Where to compute; under torchrun, cuda is the GPU of each process.
@@ -78,7 +80,7 @@ def fvd(
         together = draws and draws._replace(paired=pairs is not None and pairs.in_step())
         clips = protocol.real(folders[0].lengths), protocol.fake(folders[1].lengths)
         with progress("Describing clips", total=sum(map(len, clips))) as advance:
-            score = evaluate(
+            scores = evaluate(
                 protocol,
                 *(folder.videos(protocol) for folder in folders),
                 split=split or UNKNOWN,
@@ -87,16 +89,15 @@ def fvd(
                 device=place,
                 advance=advance,
             )
-        scores = [score]
         if pairs is not None:
             with progress("Comparing pairs", total=len(pairs.matched)) as advance:
                 values = pairs.compare(device=place, advance=advance)
-            scores += pairs.scores(values, split=score.split, bootstrap=draws)
+            scores += pairs.scores(values, split=scores[0].split, bootstrap=draws)
         scores = annotate_scores(scores, *folders)
         if first:
             report_scores(scores, output=file)
-    distance, *others = map(asdict, scores)
-    return distance | ({"paired": others} if paired else {})
+    distance, kernel, *others = map(asdict, scores)
+    return distance | {"kernel": kernel} | ({"paired": others} if paired else {})
 
 
 def annotate_scores(scores: Sequence[Score], real: VideoFolder, fake: VideoFolder) -> list[Score]:

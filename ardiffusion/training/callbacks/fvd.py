@@ -206,7 +206,7 @@ class FVDGen(Callback):
         if min(counts) < 2:
             warn_left_out(self.name, *counts)
             return None
-        score = evaluate(
+        score, _ = evaluate(
             self.protocol,
             real=real,
             fake=samples,
