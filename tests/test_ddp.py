@@ -1,6 +1,8 @@
 import json
+import time
 import zlib
 from collections import Counter
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from recorder import Recorder, assert_same_videos
 from stages import make_arvae, make_data, make_dit, make_first_stage, make_trainer, weights
 from torch import Tensor
@@ -22,6 +25,7 @@ from ardiffusion.training import predict as predicting
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.callbacks.save_last import SaveLast
+from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
 
@@ -102,6 +106,20 @@ def test_each_clip_comes_once_in_an_epoch_whatever_processes_share_it(
     for epoch in range(2):
         assert seen(legs, epoch) == seen(whole, epoch)
         assert seen(whole, epoch).total() == 40
+
+
+def test_counting_frames_may_take_longer_than_processes_wait_for_each_other(
+    skies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = VideoDataModule.prepare_data
+
+    def count_slowly(self: VideoDataModule) -> None:
+        time.sleep(4)
+        prepare(self)
+
+    monkeypatch.setattr(VideoDataModule, "prepare_data", count_slowly)
+    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=2))
+    make_trainer(devices=2, strategy=strategy).fit(make_first_stage(), datamodule=make_data(skies))
 
 
 class Fixed(DiffusionModule):
