@@ -127,18 +127,15 @@ class StageCLI(LightningCLI):
         refuse_second_run(self.trainer, ckpt_path=self.config.fit.get("ckpt_path"))
 
     def after_validate(self) -> None:
-        self.check_measured(self.trainer.num_val_batches, split="val")
-
-    def after_test(self) -> None:
-        self.check_measured(self.trainer.num_test_batches, split="test")
-
-    def check_measured(self, batches: list[int | float], split: str) -> None:
-        """Raise if a split turned out to be empty."""
-        if sum(batches) == 0:
+        """Refuse to have measured nothing."""
+        split = {"validate": "val", "test": "test"}[str(self.subcommand)]
+        if sum(getattr(self.trainer, f"num_{split}_batches")) == 0:
             raise ValueError(
                 f"The {split} split holds no video: set --data.{split}_fraction or "
                 f"--data.{split}_list."
             )
+
+    after_test = after_validate
 
 
 class VAECLI(StageCLI):

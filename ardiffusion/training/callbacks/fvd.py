@@ -90,15 +90,15 @@ class FVDRec(Callback):
     def _score(self, trainer: Trainer, module: LightningModule) -> Score:
         extractor, (real, fake) = self.distance.extractor, self.distance.counts()
         (_, frames, _, *sides), data = self.shape, getattr(trainer, "datamodule", None)
-        network = {"name": extractor.name, "hash": extractor.hash}
+        folder = getattr(data, "root", Path()).name
         protocol = {
             "name": "Reconstructions",
             "frames": frames,
             "stride": 1,
             "resize": "by the network",
             "reencoded": "no",
-            "network": network["name"],
-            "network_hash": network["hash"],
+            "network": extractor.name,
+            "network_hash": extractor.hash,
             "covariance": "1/N",
             "real": "clips of the validation or test batches",
             "fake": "their reconstructions",
@@ -113,13 +113,9 @@ class FVDRec(Callback):
             split="test" if trainer.testing else "val",
             stride=getattr(data, "stride", 1),
             resolution=min(sides),
-            network=network,
+            network={"name": extractor.name, "hash": protocol["network_hash"]},
             weights=fingerprint(arvae),
-            data={
-                "real": getattr(data, "root", Path()).name,
-                "fake": "reconstructions",
-                "size": sides,
-            },
+            data={"real": folder, "fake": "reconstructions", "size": sides},
             warnings=warnings_about(min(real, fake), width=self.distance.real_sum.shape[-1]),
         )
 
@@ -155,11 +151,8 @@ class FVDGen(Callback):
         protocol.check_frames()
         check_sizes(**{"every_n_epochs of FVDGen": every_n_epochs})
         check_sizes(**{"batch_size of FVDGen": 1 if batch_size is None else batch_size})
-        self.protocol = protocol
-        self.batch_size = batch_size
-        self.every_n_epochs = every_n_epochs
-        self.seed = seed
-        self.splits = splits
+        self.protocol, self.seed, self.splits = protocol, seed, splits
+        self.batch_size, self.every_n_epochs = batch_size, every_n_epochs
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from ardiffusion.data.footage import Footage
 from ardiffusion.data.stamp import stamp
 from ardiffusion.files import only_writer, write_json
 from ardiffusion.nn.fingerprint import fingerprint
+from ardiffusion.nn.sizes import check_sizes
 from ardiffusion.training.data import VideoDataModule
 
 
@@ -29,8 +30,7 @@ class LatentWriter(BasePredictionWriter):
 
     def __init__(self, output: str = "latents", clips_per_shard: int = 256) -> None:
         super().__init__(write_interval="batch")
-        if clips_per_shard < 1:
-            raise ValueError(f"clips_per_shard is {clips_per_shard} and must be at least 1.")
+        check_sizes(clips_per_shard=clips_per_shard)
         self.output, self.clips_per_shard = Path(output).expanduser(), clips_per_shard
         # of the videos and of the pictures, as far as there are any
         self.shards: list[ShardWriter] = []

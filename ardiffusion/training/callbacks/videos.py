@@ -50,11 +50,8 @@ class VideoLogger(Callback):
     ) -> None:
         sizes = {"clips": clips, "frames": frames, "fps": fps, "every_n_epochs": every_n_epochs}
         check_sizes(**{f"{name} of VideoLogger": size for name, size in sizes.items()})
-        self.clips = clips
-        self.frames = frames
-        self.fps = fps
-        self.every_n_epochs = every_n_epochs
-        self.seed = seed
+        self.clips, self.frames, self.fps = clips, frames, fps
+        self.every_n_epochs, self.seed = every_n_epochs, seed
 
     # At the first batch averaged weights are in place whatever the order of the callbacks.
     def on_validation_batch_start(
