@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from recorder import Recorder, assert_alike, assert_same_videos, recorded
 from torch import Tensor
@@ -269,3 +270,8 @@ def test_classes_go_by_the_names_as_they_are_written(
 ) -> None:
     classes = ["2", "10", "yes", "null", "1e3", "[x]", "a, b", "d'Arc"]
     assert read_labels(given, classes=classes) == names
+    if isinstance(given, str):  # the command line hands on what was written
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_method_arguments(SamplingTrainer, "predict", skip={"model", "solver", "plan"})
+        handed_on = parser.parse_args([f"--labels={given}"]).labels
+        assert read_labels(handed_on, classes=classes) == names

@@ -25,7 +25,9 @@ EXTRACTOR = Random3D(width=2)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> VideoFolder:
     tmp_path = tmp_path_factory.mktemp("numbered")
-    return VideoFolder(write_numbered(tmp_path / "videos", LENGTHS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        return VideoFolder(write_numbered(tmp_path / "videos", LENGTHS))
 
 
 def taken(protocol: Protocol, folder: VideoFolder, clips: list[Clip]) -> list[list[tuple]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     PositiveInt = NonNegativeInt = Seed = int
     NonNegativeFloat = FPS = float
+    Label = str
 else:
     from jsonargparse import typing
 
@@ -15,6 +16,8 @@ else:
 
     PositiveInt, NonNegativeInt = typing.PositiveInt, typing.NonNegativeInt
     NonNegativeFloat = typing.NonNegativeFloat
+    # what YAML takes for something else in a list of these leaves the text as it was written
+    Label = typing.restricted_string_type("Label", r"[\s\S]+")
     Seed = typing.restricted_number_type("Seed", int, [(">=", 0), ("<=", LAST_SEED)])
     FPS = typing.restricted_number_type("FPS", float, [(">=", RATES[0]), ("<=", RATES[1])])
 

@@ -118,6 +118,8 @@ def read_labels(given: str | Sequence[str | int], classes: Sequence[str]) -> lis
         names = [given] if given in classes else split_list(inner)
     else:
         names = [str(name) for name in given]
+        bare = f"[{','.join(names)}]"  # a class of this name, which YAML took for a list
+        names = [bare] if bare in classes else names
     if not names:
         raise ValueError("--labels names no class: name one or more, or leave it out for all.")
     for name in names:

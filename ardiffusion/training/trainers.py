@@ -23,7 +23,14 @@ from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.checks import say_of_compile
 from ardiffusion.training.data import VideoDataModule
-from ardiffusion.training.options import FPS, NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
+from ardiffusion.training.options import (
+    FPS,
+    Label,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Seed,
+)
 from ardiffusion.training.predict import (
     PredictModule,
     make_requests,
@@ -75,7 +82,7 @@ class SamplingTrainer(Trainer):
         guidance: NonNegativeFloat | None = None,
         solver: Solver | None = None,
         plan: Plan | None = None,
-        labels: str | list[str | int] = "",
+        labels: str | list[Label] = "",
         prefix: str | None = None,
         prefix_frames: PositiveInt | None = None,
         seed: Seed = 0,
