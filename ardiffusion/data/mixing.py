@@ -57,7 +57,7 @@ class MixedLoader:
     def __iter__(self) -> Iterator[Any]:
         batches = [iter(loader) for loader in self.loaders]
         totals = [loader.batches.samples for loader in self.loaders]
-        # an epoch that began with batches of another size may have had more pictures
+        # a run that goes on with other data may have seen more
         self._seen = seen = [min(x.start, n) for x, n in zip(self.loaders, totals, strict=True)]
         while seen != totals:
             behind = seen[1] * totals[0] < seen[0] * totals[1]  # the pictures are
