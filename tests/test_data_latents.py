@@ -3,6 +3,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache import INDEX, Index
 from ardiffusion.data.encoding import ShardWriter, finish_cache
-from ardiffusion.data.latents import LatentCache, Place, find_rows, join_clips
+from ardiffusion.data.latents import PLACE, LatentCache, find_rows, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
 from ardiffusion.files import write_json
 
@@ -99,28 +100,33 @@ def test_cache_with_a_stride_joins_on_its_grid(tmp_path: Path) -> None:
         every(folder, frames=2, stride=3)
 
 
+def join(clips: list[tuple[int, int, int]], frames: int, stride: int) -> list[np.ndarray]:
+    """Join clips of one video: first frame, shard, number."""
+    places, firsts = join_clips(np.array([(0, *c) for c in clips], PLACE), frames, stride)
+    return np.split(places, firsts[1:])
+
+
 def test_gap_splits_a_video_into_spans() -> None:
-    clips = [(8, "s", 2), (0, "s", 0), (4, "s", 1), (20, "t", 0), (22, "t", 1), (20, "u", 5)]
-    first, second = join_clips([Place(*clip) for clip in clips], frames=4, stride=1)
-    assert [clip.start for clip in first] == [0, 4, 8]
-    assert [clip.start for clip in second] == [20, 20, 22]
+    clips = [(8, 0, 2), (0, 0, 0), (4, 0, 1), (20, 1, 0), (22, 1, 1), (20, 2, 5)]
+    first, second = join(clips, frames=4, stride=1)
+    assert first["start"].tolist() == [0, 4, 8]
+    assert second["start"].tolist() == [20, 20, 22]
     assert [*find_rows(first, 3, 6, frames=4, stride=1)] == [
-        ("s", 0, 3, 1),
-        ("s", 1, 0, 4),
-        ("s", 2, 0, 1),
+        (0, 0, 3, 1),
+        (0, 1, 0, 4),
+        (0, 2, 0, 1),
     ]
-    assert [*find_rows(second, 3, 3, frames=4, stride=1)] == [("t", 1, 1, 3)]
-    assert [*find_rows(second, 1, 5, frames=4, stride=1)] == [("u", 5, 1, 3), ("t", 1, 2, 2)]
+    assert [*find_rows(second, 3, 3, frames=4, stride=1)] == [(1, 1, 1, 3)]
+    assert [*find_rows(second, 1, 5, frames=4, stride=1)] == [(2, 5, 1, 3), (1, 1, 2, 2)]
 
 
 def test_clips_on_other_grids_are_spans_of_their_own() -> None:
-    clips = [Place(start, "s", start) for start in (0, 6, 7, 12)]
-    spans = join_clips(clips, frames=3, stride=2)
-    assert [[clip.start for clip in span] for span in spans] == [[0, 6, 12], [7]]
+    spans = join([(start, 0, start) for start in (0, 6, 7, 12)], frames=3, stride=2)
+    assert [span["start"].tolist() for span in spans] == [[0, 6, 12], [7]]
     assert [*find_rows(spans[0], 2, 5, frames=3, stride=2)] == [
-        ("s", 0, 2, 1),
-        ("s", 6, 0, 3),
-        ("s", 12, 0, 1),
+        (0, 0, 2, 1),
+        (0, 6, 0, 3),
+        (0, 12, 0, 1),
     ]
 
 

@@ -125,7 +125,7 @@ def usable_videos(catalog: Catalog) -> dict[str, Spans]:
     found: dict[str, Spans] = {}
     for name, paths in catalog["splits"].items():
         used = [path for path in paths if path in catalog["lengths"]]
-        columns = np.zeros((len(used), 4), np.int64)
+        columns = np.zeros((len(used), 5), np.int64)
         for number, column in enumerate((catalog["lengths"], catalog["labels"])):
             columns[:, number] = np.fromiter(map(column.__getitem__, used), np.int64, len(used))
         columns[:, 3] = 1

@@ -4,12 +4,11 @@ The encoder looks at each frame alone, so the clips of one video that follow eac
 one span of frames, and a clip may start at any frame of it, whatever the clips that were encoded.
 """
 
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,36 +17,29 @@ from ardiffusion.data.cache import open_cache, split_key
 from ardiffusion.data.spans import FrameSpan, Spans
 from ardiffusion.data.windows import BrokenData, extent
 
-
-class Place(NamedTuple):
-    """Where a clip is: its first frame in the video, its shard, and its number there."""
-
-    start: int
-    shard: str
-    number: int
+# of a clip: its video and first frame there, its shard, and its number in that
+PLACE = np.dtype([("video", "i8"), ("start", "i8"), ("shard", "i4"), ("number", "i4")])
 
 
-def join_clips(clips: list[Place], frames: int, stride: int) -> list[list[Place]]:
-    """Gather the clips of a video that leave no gap between them."""
-    spans: list[list[Place]] = []
-    for clip in sorted(clips, key=lambda clip: (clip.start % stride, clip.start)):
-        ahead, rest = divmod(clip.start - spans[-1][-1].start, stride) if spans else (0, 1)
-        if rest or ahead > frames:
-            spans.append([])
-        spans[-1].append(clip)
-    return spans
+def join_clips(clips: np.ndarray, frames: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sort clips so that those follow each other that leave no gap; say where each span begins."""
+    start = clips["start"]
+    clips = clips[np.lexsort((start, start % stride, clips["video"]))]
+    ahead, rest = np.divmod(np.diff(clips["start"]), stride)
+    gap = (np.diff(clips["video"]) != 0) | (rest != 0) | (ahead > frames)
+    return clips, np.flatnonzero(np.append(True, gap)[: len(clips)])
 
 
 def find_rows(
-    span: list[Place], first: int, rows: int, frames: int, stride: int
-) -> Iterator[tuple[str, int, int, int]]:
+    span: np.ndarray, first: int, rows: int, frames: int, stride: int
+) -> Iterator[tuple[int, int, int, int]]:
     """Find the rows of a window: shards, numbers of clips in them, first rows, and how many."""
-    frame = span[0].start + first * stride  # of the video
+    frame = int(span["start"][0]) + first * stride  # of the video
     while rows > 0:
-        clip = span[bisect_right(span, frame, key=lambda clip: clip.start) - 1]
-        row = (frame - clip.start) // stride
+        clip = span[np.searchsorted(span["start"], frame, side="right") - 1]
+        row = (frame - int(clip["start"])) // stride
         take = min(rows, frames - row)
-        yield clip.shard, clip.number, row, take
+        yield int(clip["shard"]), int(clip["number"]), row, take
         frame, rows = frame + take * stride, rows - take
 
 
@@ -68,39 +60,55 @@ class LatentCache:
         self.place = Path(path).expanduser()
         self.index = open_cache(self.place)
         self.origin = self.index["origin"]
-        self._clips: dict[FrameSpan, list[Place]] = {}
+        self._names = list(self.index["shards"])
         self._shards: dict[str, safe_open] = {}  # opened when first read, by each process
-        found = self._join()
-        self.spans = {
-            name: Spans.of(span for path in paths for span in found[path])
-            for name, paths in self.index["splits"].items()
-        }
+        numbers = {path: number for number, path in enumerate(self.index["labels"])}
+        sizes = (self.origin["frames"], self.origin["stride"])
+        self._clips, self._firsts = join_clips(self._find_clips(numbers), *sizes)
+        self.spans = self._list_spans(numbers)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_shards": {}}
 
-    def _join(self) -> dict[str, list[FrameSpan]]:
-        """Find the frames of each video that follow each other, and where they are."""
-        frames, stride = self.origin["frames"], self.origin["stride"]
-        clips: dict[str, list[Place]] = defaultdict(list)
-        for shard, keys in self.index["shards"].items():
-            for number, key in enumerate(keys):
-                path, start = split_key(key)
-                clips[path].append(Place(int(start), shard, number))
-        found: dict[str, list[FrameSpan]] = defaultdict(list)
-        for path, label in self.index["labels"].items():
-            for places in join_clips(clips[path], frames=frames, stride=stride):
-                start, rows = places[0].start, (places[-1].start - places[0].start) // stride
-                span = FrameSpan(path, rows + frames, label, start=start, stride=stride)
-                self._clips[span] = places
-                found[path].append(span)
-        return found
+    def _find_clips(self, numbers: dict[str, int]) -> np.ndarray:
+        """Say where all clips are."""
+        shards = self.index["shards"].values()
+        sizes = np.array([len(keys) for keys in shards], np.int64)
+        keys = [split_key(key) for key in chain.from_iterable(shards)]
+        clips = np.empty(len(keys), PLACE)
+        clips["video"] = [numbers.get(path, -1) for path, _ in keys]
+        clips["start"] = [int(start) for _, start in keys]
+        clips["shard"] = np.repeat(np.arange(len(sizes)), sizes)
+        clips["number"] = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return clips
+
+    def _list_spans(self, numbers: dict[str, int]) -> dict[str, Spans]:
+        """List the frames of each split that follow each other."""
+        frames, stride, starts = self.origin["frames"], self.origin["stride"], self._clips["start"]
+        start, last = starts[self._firsts], starts[np.append(self._firsts[1:], len(starts)) - 1]
+        videos, labels = self._clips["video"][self._firsts], [*self.index["labels"].values()]
+        label = np.array(labels, np.int64)[videos]
+        rows, steps = (last - start) // stride + frames, np.full(len(start), stride)
+        columns = np.stack([rows, label, start, steps, self._firsts], axis=1)
+        spans: dict[str, Spans] = {}
+        for name, paths in self.index["splits"].items():
+            wanted = [numbers[path] for path in paths]
+            low, high = (np.searchsorted(videos, wanted, side=side) for side in ("left", "right"))
+            counts = high - low
+            chosen = np.arange(counts.sum()) + np.repeat(
+                low - (np.cumsum(counts) - counts), counts
+            )
+            spans[name] = Spans(np.repeat(np.array(paths, object), counts), columns[chosen])
+        return spans
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
         """Read a clip of cached frames."""
         pieces: list[Tensor] = []
         rows, sizes = extent(frames, step), (self.origin["frames"], span.stride)
-        for shard, number, row, take in find_rows(self._clips[span], first, rows, *sizes):
+        after = np.searchsorted(self._firsts, span.place, side="right")
+        clips = self._clips[span.place : (*self._firsts[after : after + 1], None)[0]]
+        for place, number, row, take in find_rows(clips, first, rows, *sizes):
+            shard = self._names[place]
             try:
                 if shard not in self._shards:
                     self._shards[shard] = safe_open(self.place / shard, framework="pt")
