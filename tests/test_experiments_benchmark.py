@@ -1,14 +1,17 @@
 """The benchmarks run and say what they should; how fast they are is for them alone to measure."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ardiffusion.data import index as data_index
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from experiments.benchmark import main
+from experiments.benchmarks.index import open_data, write_index
 from experiments.benchmarks.sample import FrameCounter
 
 SMALL = ["--width", "16", "--depth", "1", "--heads", "2", "--steps", "6"]
@@ -43,3 +46,17 @@ def test_table_2_has_our_row_beside_the_printed_ones(capsys: pytest.CaptureFixtu
     out, numbers = run(capsys, "table2", *SMALL, *tiny, *more)
     assert numbers["F=4, iterations"] == 6 + 2 * 3 and numbers["F=4, s"] > 0
     assert "FIFO" in out and "as printed, A800" in out and "measured" in out
+
+
+def test_data_set_is_opened_from_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_index, "_RECENT", 0)  # as if time had passed
+    paths = [f"{i}.mp4" for i in range(30)]
+    for path in paths:
+        (tmp_path / path).touch()
+    written = write_index(tmp_path, paths, cache=tmp_path / "cache")
+    values = {
+        what: value for what, value, _ in [*written, *open_data(tmp_path, tmp_path / "cache")]
+    }
+    assert values["first batch"] > 0 and values["size of the index"] > 0

@@ -61,7 +61,7 @@ def index_file(cache: str | Path | None = None) -> Path:
     return folder / f"videos-{_VERSION}.sqlite"
 
 
-def _seen(path: str) -> int:
+def identity(path: str) -> int:
     """Return what changes with a file or a folder, without opening it; 0 if that is not sure."""
     try:
         status = os.stat(path)
@@ -87,7 +87,7 @@ def _key(path: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True) if known else 0
 
 
-class _Index:
+class VideoIndex:
     """The file, and what was known when it was opened: rows, and errors and damage by key."""
 
     def __init__(self, file: Path) -> None:
@@ -111,6 +111,7 @@ class _Index:
     def open(self) -> Iterator[sqlite3.Connection]:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.file, timeout=60)) as database, database:
+            database.execute("PRAGMA synchronous = OFF")  # what is lost is looked into again
             database.execute("CREATE TABLE IF NOT EXISTS parts (rows BLOB, notes TEXT)")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS tables (key INTEGER PRIMARY KEY, packed BLOB)"
@@ -127,7 +128,7 @@ class _Index:
 
     def look(self, path: str) -> Found:
         """Look up a clip by its content, or look into it."""
-        found = Found(_seen(path), _key(path))
+        found = Found(identity(path), _key(path))
         if (row := int(self.find("key", np.array([found.key]))[0])) >= 0:
             error, damage = self.notes.get(found.key, (None, None))
             frames = int(self.rows["frames"][row])
@@ -163,8 +164,8 @@ def _unnamed(text: str | None, path: str) -> str | None:
 
 def index_clips(root: str | Path, clips: Sequence[str], cache: str | Path | None = None) -> Counts:
     """Count the frames of clips below a folder, looking into those alone that are not known."""
-    index, paths = _Index(index_file(cache)), [os.path.join(root, clip) for clip in clips]
-    rows = index.find("seen", np.fromiter(map(_seen, paths), np.int64, len(paths)))
+    index, paths = VideoIndex(index_file(cache)), [os.path.join(root, clip) for clip in clips]
+    rows = index.find("seen", np.fromiter(map(identity, paths), np.int64, len(paths)))
     frames, known, missing = np.zeros(len(paths), np.int32), rows >= 0, np.flatnonzero(rows < 0)
     frames[known] = index.rows["frames"][rows[known]]
     noted = np.flatnonzero(known)[np.isin(index.rows["key"][rows[known]], list(index.notes))]
@@ -183,7 +184,7 @@ def index_clips(root: str | Path, clips: Sequence[str], cache: str | Path | None
     return Counts(frames, errors)
 
 
-def _look_into(index: _Index, paths: Sequence[str], title: str) -> Iterator[Found]:
+def _look_into(index: VideoIndex, paths: Sequence[str], title: str) -> Iterator[Found]:
     """Look into clips in parallel, and add them to the index a part at a time."""
     if not paths:
         return
