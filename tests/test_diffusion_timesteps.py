@@ -157,7 +157,7 @@ def test_plan_rows_are_clean_frames_then_a_ramp_then_noise(difference: int) -> N
 
 def test_mixture_draws_each_clip_from_one_sampler_by_weight() -> None:
     samplers: list[Timesteps] = [Synchronous(1000), PlanRows(1000, differences=[50])]
-    t = Mixture(samplers=samplers, weights=[3.0, 1.0])(4000, 8, generator=seeded())
+    t = Mixture(samplers=samplers, weights=[3, 1])(4000, 8, generator=seeded())
     synchronous = (t == t[:, :1]).all(dim=1).double().mean()
     assert abs(synchronous - 0.75) < 0.03
 

@@ -191,7 +191,7 @@ class Mixture(Timesteps):
                 f"Mixture needs one positive weight per sampler, got {len(samplers)} samplers "
                 f"and weights {weights}."
             )
-        self.samplers, self.weights = samplers, weights
+        self.samplers, self.weights = samplers, [*map(float, weights)]
 
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
         weights = on_device(tuple(self.weights), dice.device)
