@@ -77,11 +77,13 @@ def fit(
     folder: Path,
     logger: Logger | bool,
     epochs: int = 1,
+    fast_dev_run: bool = False,
 ) -> None:
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
         max_epochs=epochs,
+        fast_dev_run=fast_dev_run,
         callbacks=[callback],
         logger=logger,
         enable_checkpointing=False,
@@ -139,6 +141,11 @@ def test_where_no_logger_takes_videos_they_are_files_in_the_folder(
     files = sorted((tmp_path / "media").iterdir())
     assert [file.name for file in files] == ["samples_00000002.mp4", "samples_00000005.mp4"]
     assert read_frames(files[0]).shape == (4, 3, 12, 8)
+
+
+def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
+    fit(module := Generator(), VideoLogger(), tmp_path, logger=False, fast_dev_run=True)
+    assert module.label is None and not list(tmp_path.iterdir())
 
 
 def test_wandb_gets_videos_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

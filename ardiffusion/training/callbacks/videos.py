@@ -94,7 +94,8 @@ class VideoLogger(Callback):
 
     def _has_turn(self, trainer: Trainer, batch_idx: int, dataloader_idx: int) -> bool:
         first = batch_idx == 0 and dataloader_idx == 0
-        return first and is_due(trainer, self.every_n_epochs)
+        trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        return first and not trial and is_due(trainer, self.every_n_epochs)
 
     def _show(self, trainer: Trainer, tag: str, video: Tensor) -> None:
         folder = log_folder(trainer) / "media"
