@@ -1,5 +1,6 @@
 """Pictures beside videos: one-frame clips in both stages, from files and from a latent cache."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,6 +179,20 @@ def test_bad_settings_are_named(root: Path, options: dict[str, Any], sentence: s
     given = {k: v.format(root=root) if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         both(root, **given).setup()
+
+
+def test_broken_pictures_are_left_out_and_any_frame_of_an_animation_is_one(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(root / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures" / "b" / "text.png").write_text("no picture")
+    moving = [Image.new("RGB", (16, 16), color=(50 * i, 0, 0)) for i in range(3)]
+    moving[0].save(tmp_path / "pictures" / "moving.webp", save_all=True, append_images=moving[1:])
+    data = both(root, images=str(tmp_path / "pictures"), max_broken=0.1)
+    keys = [key for batch in data.predict_dataloader()[1] for key in batch["key"]]
+    assert len(keys) == PICTURES + 3 and {f"moving.webp:{i}" for i in range(3)} <= {*keys}
+    assert data.pictures.catalog["labels"]["moving.webp"] == -1  # it stands in no class folder
+    assert "text.png is broken or not a picture (unknown format)" in caplog.text
 
 
 def encode(data: VideoDataModule, folder: Path, **options: Any) -> ARVAEModule:  # noqa: ANN401
