@@ -14,7 +14,7 @@ from ardiffusion.nn.grid import GridVAE
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.published import arvae as tokenizer_names
 from ardiffusion.published import dit as transformer_names
-from ardiffusion.weights.description import assign_weights
+from ardiffusion.weights.description import assign_weights, build
 from ardiffusion.weights.folders import read_config
 from ardiffusion.weights.tensor_files import read_safetensors
 
@@ -142,17 +142,12 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
     """
     path, weights_file = Path(folder, "config.json"), Path(folder, DIFFUSERS_WEIGHTS)
     config = read_config(path)
-    if not weights_file.is_file():
-        raise FileNotFoundError(f"{folder} holds config.json but no {DIFFUSERS_WEIGHTS}: add it.")
     given = {ours: config[theirs] for theirs, ours in ARGUMENTS.items() if theirs in config}
     if resolution is not None:
         given["resolution"] = resolution
-    try:
-        with torch.device("meta"):
-            arvae = GridVAE(**given)
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be built: {error}") from error
-    check_config(config, arvae, source=path)
+    with naming(path):
+        arvae: GridVAE = build({"class": "GridVAE", "arguments": given})
+        check_config(config, arvae)
     tensors, _ = read_safetensors(weights_file)
     weights = {f"network.{new_name(name)}": value for name, value in tensors.items()}
     weights["shift"], weights["scale"] = moments(config, channels=arvae.channels)
@@ -164,7 +159,7 @@ def is_diffusers(config: dict[str, Any]) -> bool:
     return config.get("_class_name") == DIFFUSERS_CLASS
 
 
-def check_config(config: dict[str, Any], arvae: GridVAE, source: Path) -> None:
+def check_config(config: dict[str, Any], arvae: GridVAE) -> None:
     """Refuse what a GridVAE is not built with: other blocks, other activations."""
     for name, ours in arvae.network.config.items():
         if name.startswith("_") or name in MOMENTS | IDLE | {"sample_size"}:
@@ -172,7 +167,7 @@ def check_config(config: dict[str, Any], arvae: GridVAE, source: Path) -> None:
         theirs = config.get(name, ours)
         if theirs != (list(ours) if isinstance(ours, tuple) else ours):
             raise ValueError(
-                f"{source} has {name} {theirs}, GridVAE is built with {ours} only: choose another "
+                f"The file has {name} {theirs}, GridVAE is built with {ours} only: choose another "
                 "autoencoder."
             )
 

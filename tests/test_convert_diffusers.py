@@ -89,9 +89,9 @@ def test_another_resolution_can_be_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"use_quant_conv": False}, r"config\.json has use_quant_conv False"),
+        ({"use_quant_conv": False}, r"config\.json: The file has use_quant_conv False"),
         ({"act_fn": "relu"}, "has act_fn relu, GridVAE is built with silu only: choose another"),
-        ({"sample_size": 17}, r"config\.json cannot be built: resolution 17"),
+        ({"sample_size": 17}, r"config\.json: GridVAE cannot be built: resolution 17"),
     ],
 )
 def test_other_networks_are_refused(
@@ -99,6 +99,16 @@ def test_other_networks_are_refused(
 ) -> None:
     make_folder(tmp_path, **options)
     with pytest.raises(ValueError, match=sentence):
+        load_arvae(tmp_path)
+
+
+def test_sizes_beyond_reason_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"block_out_channels": [1 << 40]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"GridVAE cannot be built: widths \d+ is beyond all reason"
+    ):
         load_arvae(tmp_path)
 
 
