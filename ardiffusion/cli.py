@@ -27,7 +27,7 @@ from ardiffusion.files import naming
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refuse_second_run
 from ardiffusion.training.checkpoint import spell
-from ardiffusion.training.checkpoint_io import WholeCheckpointIO
+from ardiffusion.training.checkpoint_io import WholeCheckpointIO, restoring
 from ardiffusion.training.checks import check_devices, check_trainer_options, say_of_compile
 from ardiffusion.training.configs import find_configs
 from ardiffusion.training.data import VideoDataModule
@@ -74,7 +74,7 @@ class StageCLI(LightningCLI):
         """
         settings = self.config[self.config.subcommand]
         path = settings.get("ckpt_path")
-        if not path or path in ("last", *CHOSEN_LATER):
+        if path is None or path in ("last", *CHOSEN_LATER):
             return
         checkpoint = read_checkpoint(path)
         check_stage(checkpoint, stage=self.stage, source=path)
@@ -104,7 +104,10 @@ class StageCLI(LightningCLI):
         """Build a trainer that never leaves half a checkpoint, nor logs of a prediction."""
         if self.subcommand == "predict":
             kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except TypeError as error:  # of an option whose type Lightning does not say
+            raise ValueError(f"{error} Correct an option of --trainer.") from error
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer
 
@@ -118,6 +121,10 @@ class StageCLI(LightningCLI):
             if subcommand != "fit" and not self.trainer.ckpt_path:
                 raise ValueError("This run has no last.ckpt yet: name one with --ckpt_path.")
         return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with restoring(self.trainer):
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Refuse what would train nothing, or write over what was trained."""

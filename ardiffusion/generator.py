@@ -60,6 +60,8 @@ class Generator(nn.Module):
         guided_frames: int | None = None,
     ) -> None:
         super().__init__()
+        if not all(hasattr(dit, name) for name in ("tokens", "channels", "classes", "window")):
+            raise ValueError(f"{type(dit).__name__} is no network of stage 2: name an ARDiT.")
         if (dit.tokens, dit.channels) != (arvae.tokens, arvae.channels):
             raise ValueError(
                 f"The network takes {dit.tokens} x {dit.channels} numbers a frame, the AR-VAE "

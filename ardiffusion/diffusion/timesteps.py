@@ -67,6 +67,8 @@ class Timesteps(ABC):
     """
 
     def __init__(self, timesteps: int = 1000) -> None:
+        if timesteps < 1:
+            raise ValueError(f"timesteps must be at least 1, got {timesteps}.")
         self.timesteps = timesteps
 
     def __call__(
@@ -161,6 +163,8 @@ class PlanRows(Timesteps):
     def __init__(
         self, timesteps: int = 1000, steps: int = 50, differences: Sequence[int] = ()
     ) -> None:
+        if steps < 1:
+            raise ValueError(f"steps of rows must be at least 1, got {steps}.")
         if any(not 0 <= s <= steps for s in differences):
             raise ValueError(f"differences must lie in 0 to {steps}, got {list(differences)}.")
         super().__init__(timesteps)

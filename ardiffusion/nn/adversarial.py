@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardiffusion.nn.sizes import check_sizes
+
 LARGEST_WEIGHT = 1e4
 
 
@@ -23,6 +25,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
         super().__init__()
+        check_sizes(width=width, layers=layers)
+        self.smallest = 3 * 2**layers  # side of an image
         widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
         blocks: list[nn.Module] = [
             nn.Conv2d(3, width, kernel_size=4, stride=2, padding=1),
@@ -37,6 +41,14 @@ class Discriminator(nn.Module):
         blocks.append(nn.Conv2d(widths[-1], 1, kernel_size=4, padding=1))
         self.blocks = nn.Sequential(*blocks)
         self.reset_parameters()
+
+    def check_side(self, side: int) -> None:
+        """Raise if images are too small for all layers."""
+        if side < self.smallest:
+            raise ValueError(
+                f"The discriminator needs images of {self.smallest} pixels or more, and these "
+                f"have {side}: lower --model.discriminator.layers."
+            )
 
     def reset_parameters(self) -> None:
         """Begin with small normal weights, as pix2pix does."""

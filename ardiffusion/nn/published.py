@@ -22,7 +22,7 @@ from ardiffusion.nn.published_layers import (
     normalise,
 )
 from ardiffusion.nn.rotary import Phases, float64_device, rotary_phases
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import check_heads, check_sizes
 
 
 def sincos_table(positions: int, width: int) -> Tensor:
@@ -92,8 +92,7 @@ class PublishedDiT(nn.Module):
         super().__init__()
         check_sizes(width=width, depth=depth, heads=heads, tokens=tokens, channels=channels)
         check_sizes(frames=frames, context=context, context_width=context_width)
-        if width % (2 * heads):
-            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}.")
+        check_heads(width, heads)
         self.width, self.depth, self.heads = width, depth, heads
         self.tokens, self.channels, self.classes = tokens, channels, classes
         self.frames, self.causal, self.open_context = frames, causal, open_context

@@ -231,6 +231,7 @@ class ARVAEModule(LightningModule):
     def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
         optimizers = [self.optimizer([p for p in self.arvae.parameters() if p.requires_grad])]
         if self.discriminator is not None:
+            self.discriminator.check_side(self.arvae.resolution)
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
         schedule = self.lr_scheduler or partial(ConstantLR, factor=1.0)
         schedulers = [schedule(optimizer) for optimizer in optimizers]

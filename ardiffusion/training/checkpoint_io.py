@@ -4,14 +4,32 @@ Lightning's own way copies a finished file over the target when they lie on diff
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from ardiffusion.files import atomic_write, write_failure
 from ardiffusion.weights.tensor_files import check_intact
+
+
+@contextmanager
+def restoring(trainer: Trainer) -> Iterator[None]:
+    """Take what breaks while Lightning restores a checkpoint for the fault of the checkpoint."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        steps = [step.name.lstrip("_") for step in extract_tb(error.__traceback__)]
+        if not any(step.startswith(("restore", "resume_start")) for step in steps):
+            raise
+        raise ValueError(
+            f"{trainer.ckpt_path} is not what `fit` writes ({error!r}): check --ckpt_path."
+        ) from error
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -1,11 +1,14 @@
 """What is checked before anything is trained, so that it ends in a sentence and not in a run."""
 
+import os
 from math import inf
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities import rank_zero_info
+
+MOST_PROCESSES = 64
 
 
 def check_at_least(least: float, **values: float | None) -> None:
@@ -36,6 +39,9 @@ def check_trainer_options(trainer: Trainer) -> None:
     }
     for name, value in least.items():
         check_at_least(value, **{f"--trainer.{name}": getattr(trainer, name)})
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"--trainer.{name} is 0, which trains nothing: leave it out.")
     every = getattr(trainer, "val_check_interval", 1)  # not there if it is a time
     if not every > 0:
         raise ValueError(f"--trainer.val_check_interval must be above 0, got {every}.")
@@ -65,3 +71,5 @@ def check_devices(accelerator: object, devices: object) -> None:
             f"The configuration asks for {devices} devices, and {found}: set --trainer.devices "
             f"{max(there, 1)}{cpu}."
         )
+    if devices > max(MOST_PROCESSES, os.cpu_count() or 1):
+        raise ValueError(f"--trainer.devices is {devices}, too many processes for this machine.")

@@ -70,6 +70,8 @@ class VideoDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if root == "":
+            raise ValueError("--data.root is empty: name the folder of a data set.")
         check_range(1, resolution=1 if resolution is None else resolution, frames=frames)
         check_range(1, stride=stride, batch_size=batch_size, clips_per_video=clips_per_video)
         check_range(0, workers=workers)

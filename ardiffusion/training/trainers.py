@@ -3,9 +3,9 @@
 Sampling settings are options of predict; what is not given is the generator's own.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -179,10 +179,10 @@ class SamplingTrainer(Trainer):
 
 def load_generator(ckpt_path: str | None, arvae: str | None, dataset: str) -> Generator:
     """Load what `predict` generates with: what is named, or the published weights."""
-    if ckpt_path:
-        if not ckpt_path.startswith("hf://") and not Path(ckpt_path).exists():
+    if ckpt_path is not None:
+        if not ckpt_path.startswith("hf://") and not os.path.exists(ckpt_path):
             raise FileNotFoundError(
-                f"There is no file or folder {ckpt_path}; check --ckpt_path. Sources on the Hub "
+                f"There is no file or folder {ckpt_path!r}; check --ckpt_path. Sources on the Hub "
                 "begin with hf://."
             )
         return Generator.from_pretrained(ckpt_path, arvae=arvae, classes=preset(dataset).classes)

@@ -12,7 +12,7 @@ COMMANDS = {"arvae": "ardiff-vae", "dit": "ardiff-dit"}
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Map a checkpoint into memory, running nothing that it may contain."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}; check --ckpt_path.")
+        raise FileNotFoundError(f"There is no checkpoint {str(path)!r}; check --ckpt_path.")
     try:
         checkpoint = read_pickle(Path(path))
     except ValueError as error:

@@ -17,6 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")  # what files of weights are called
+UNREADABLE = (
+    *(EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.PickleError),
+    SafetensorError,  # torch.load goes by the name where a file is called .safetensors
+)
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(NotImplementedError, RuntimeError, ValueError),  # of methods that torch.save does not use
@@ -68,7 +72,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except PermissionError:
         raise
-    except (EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.PickleError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is refused: it is not whole, or holds more than weights and could run code; "
             "get its weights as safetensors."
