@@ -32,6 +32,10 @@ from experiments.command import run_script
 from experiments.demo_report import motion, nearest
 
 CLIP = 16
+PAPER = {  # what arms change
+    "timesteps": {"class_path": "ardiffusion.diffusion.timesteps.FoPP"},
+    "weighting": {"class_path": "ardiffusion.diffusion.weighting.Uniform"},
+}
 ON_GPU = torch.cuda.is_available()
 AT_ONCE = 256 if ON_GPU else 32  # videos that are generated, decoded or described together
 
@@ -49,13 +53,14 @@ def reference(study: str) -> None:
     found = {"short": describe(short), "long": describe(held_out)}
     found["first"] = describe(short[:, :1])
     found["motion"] = torch.tensor([motion(short), motion(held_out)])
+    write_tensors(folder / "real.safetensors", found)
     for stage in sorted((folder / "stage_1").iterdir()):
         arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
-        some = short[:256]
-        error = psnr(some, decode(arvae, encode(arvae, some))).mean()
-        tensors = {"bank": encode(arvae, train), "psnr": torch.tensor(float(error))}
-        write_tensors(stage / "real.safetensors", tensors)
-    write_tensors(folder / "real.safetensors", found)
+        latents = {"short": encode(arvae, short), "long": encode(arvae, held_out)}
+        rebuilt = {name: decode(arvae, each) for name, each in latents.items()}
+        error = float(psnr(short, rebuilt["short"]).mean())
+        write_json(stage / "rebuilt.json", {"psnr": error} | measure(rebuilt, real=found))
+        write_tensors(stage / "bank.safetensors", {"bank": encode(arvae, train)})
 
 
 def read(folder: Path) -> Tensor:
@@ -107,6 +112,7 @@ def training(
         },
         "data": {"root": str(data), "val_fraction": 0.0, "workers": 0},
         "model": {
+            **PAPER,
             "arvae": str(stage_1 / "checkpoints" / "last.ckpt"),
             "lr_scheduler": {"init_args": schedule},
         },
@@ -148,23 +154,26 @@ def compare(
     folder: Path, stage_1: Path, generator: Generator, made: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Measure generated latents, short and long, against real videos."""
-    real = load_file(folder / "real.safetensors")
-    own = load_file(stage_1 / "real.safetensors")
-    found = {"psnr": float(own["psnr"])}
-    for i, (name, latents) in enumerate(made.items()):
-        video = decode(generator.arvae, latents)
-        features = describe(video)
-        found[f"frechet_{name}"] = feature_distance(real[name], features)
-        found[f"kernel_{name}"] = kernel_distance(real[name], features)
-        found[f"motion_{name}"] = motion(video) / float(real["motion"][i])
-    if "first" in real:  # or the study began before they were described
-        features = describe(decode(generator.arvae, made["short"][:, :1]))
-        found["frechet_first"] = feature_distance(real["first"], features)
-    bank, long = own["bank"].to(device()), made["long"]
+    videos = {name: decode(generator.arvae, latents) for name, latents in made.items()}
+    found = {"psnr": json.loads((stage_1 / "rebuilt.json").read_text())["psnr"]}
+    found |= measure(videos, real=load_file(folder / "real.safetensors"))
+    bank, long = load_file(stage_1 / "bank.safetensors")["bank"].to(device()), made["long"]
     far = torch.cat([nearest(one.to(device()), bank=bank).cpu() for one in long.split(8)])
     quarter = long.shape[1] // 4
     found["drift"] = float(far[:, -quarter:].mean() / far[:, :quarter].mean())
     return found
+
+
+def measure(videos: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> dict[str, float]:
+    """Compare uint8 videos, short and long ones, with what is known of real ones."""
+    found = {}
+    for i, (name, video) in enumerate(videos.items()):
+        features = describe(video)
+        found[f"frechet_{name}"] = feature_distance(real[name], features)
+        found[f"kernel_{name}"] = kernel_distance(real[name], features)
+        found[f"motion_{name}"] = motion(video) / float(real["motion"][i])
+    first = describe(videos["short"][:, :1])
+    return found | {"frechet_first": feature_distance(real["first"], first)}
 
 
 def steady(place: Path) -> dict[str, float]:

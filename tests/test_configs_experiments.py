@@ -14,10 +14,13 @@ from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 from ardiffusion.diffusion.timesteps import (
     FoPP,
     Independent,
+    Mixture,
     NonDecreasing,
+    StratifiedFoPP,
     Synchronous,
     Timesteps,
 )
+from ardiffusion.diffusion.weighting import Ramp, Uniform
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.training.arvae import ARVAEModule
@@ -31,6 +34,8 @@ METHODS: dict[str, tuple[type[ARDiT], type[Timesteps], type[Target]]] = {
     "synchronous": (JointDiT, Synchronous, Epsilon),
     "nondecreasing": (ARDiT, NonDecreasing, X0),
     "independent": (ARDiT, Independent, X0),
+    "plan_rows": (ARDiT, Mixture, X0),
+    "best": (ARDiT, StratifiedFoPP, X0),
 }
 # Stage 2: learning rate, clipping, accumulation; stage 1: learning rate, start of the GAN
 DATA = {
@@ -97,6 +102,7 @@ def test_methods_differ_in_what_they_say(
     network, timesteps, target = METHODS[name]
     assert type(module.dit) is network
     assert (type(module.timesteps), type(module.target)) == (timesteps, target)
+    assert type(module.weighting) is (Ramp if name == "best" else Uniform)
     ends = (8.5e-4, 0.012) if name == "diffusion_forcing" else (1e-4, 0.02)
     assert (module.schedule.beta_start, module.schedule.beta_end) == ends
 

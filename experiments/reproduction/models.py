@@ -47,7 +47,7 @@ MODELS = {
     ),
     "nondecreasing": Model("uniform non-decreasing", "--config experiments/nondecreasing.yaml"),
     "independent": Model("independent", "--config experiments/independent.yaml"),
-    "mixture": Model("FoPP and rows of plans", ""),
+    "mixture": Model("FoPP and rows of plans", "--config experiments/plan_rows.yaml"),
     "grid": Model(
         "AR-Diffusion on the grid",
         "--config experiments/ar_diffusion.yaml --config experiments/grid_dit.yaml "
