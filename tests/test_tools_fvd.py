@@ -199,6 +199,17 @@ def test_clips_are_called_by_the_whole_names_of_their_videos(tmp_path: Path) -> 
     assert key.startswith("at 12:30:00.mp4:1:") and key.endswith(":4")
 
 
+def test_broken_videos_are_not_said_to_have_no_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, fake = write(tmp_path / "real", 3), write(tmp_path / "fake", 3, seed=9)
+    (real / "002.mp4").write_text("broken")
+    (fake / "002.mp4").unlink()
+    result, _ = measured(capsys, real, fake, *SMALL, "--paired", "true", "--lpips", "false")
+    told = " ".join(result["paired"][0]["warnings"])
+    assert "1 videos of" in told and "cannot be read" in told and "of the same path" not in told
+
+
 def test_a_single_pair_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     real, fake = write(tmp_path / "real", 2), write(tmp_path / "fake", 2, seed=9)
     (fake / "001.mp4").rename(fake / "other.mp4")

@@ -70,9 +70,11 @@ def test_broken_videos_are_left_out_and_listed(
     videos.mkdir()
     (videos / "a.mp4").symlink_to(skies / find_clips(skies)[0].path)
     (videos / "b.mp4").write_bytes(b"nothing")
+    (videos / "c.mp4").symlink_to("nowhere")
     main(["reconstruct", str(tokenizer), str(videos), str(tmp_path / "out")])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["written"] == 1 and "b.mp4" in result["broken"][0]
+    assert result["written"] == 1 and "b.mp4 is broken or not" in result["broken"][0]
+    assert "Cannot use " in result["broken"][1] and "c.mp4 (no such file" in result["broken"][1]
     (videos / "a.avi").symlink_to(skies / find_clips(skies)[1].path)
     with pytest.raises(SystemExit):
         main(["reconstruct", str(tokenizer), str(videos), str(tmp_path / "more")])

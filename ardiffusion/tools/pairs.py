@@ -109,7 +109,8 @@ class Pairs:
 
     def warnings(self) -> list[str]:
         found = []
-        if alone := len(self.real.paths) + len(self.fake.paths) - 2 * len(self.matched):
+        readable = len(self.real.readable) + len(self.fake.readable)
+        if alone := readable - 2 * len(self.matched):
             found.append(f"{alone} videos have none of the same path on the other side.")
         if any(self.real.lengths[i] != self.fake.lengths[j] for i, j in self.matched):
             found.append("Some pairs differ in length: only frames that both have are compared.")

@@ -20,6 +20,7 @@ from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.tools.options import check_named, check_option, device_of
+from ardiffusion.training.messages import user_message
 
 NOTES = "reconstructions.jsonl"
 
@@ -64,7 +65,7 @@ def reconstruct(
                     continue
                 real = resize_crop(read_frames(source, frames=frames), network.resolution)
             except (ValueError, OSError) as error:
-                broken.append(str(error))
+                broken.append(user_message(error))
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, frames=torch.stack(list(there_and_back(network, real))), crf=14)
