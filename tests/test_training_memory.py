@@ -12,12 +12,16 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 from torch.testing import assert_close
 
+from ardiffusion.metrics.features import Random3D
+from ardiffusion.metrics.protocol import EveryClip
+from ardiffusion.nn.shares import whole
 from ardiffusion.training.callbacks.ema import EMA
+from ardiffusion.training.callbacks.fvd import FVDGen
 from ardiffusion.training.callbacks.save_last import SaveLast
 from ardiffusion.training.callbacks.stability import Stability
 from ardiffusion.training.callbacks.videos import VideoLogger
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.memory import Recompute, Sharded, whole
+from ardiffusion.training.memory import Recompute, Sharded
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Attribute|You defined a|Found .*|.*fork|Checkpoint|FSDP2|Using|The number"
@@ -81,7 +85,9 @@ def fit(
     optimizer = partial(AdamW, lr=1e-3)
     module = Gathered(dit=make_dit(), arvae=str(tokenizer), optimizer=optimizer)
     keep = ModelCheckpoint(folder, every_n_train_steps=100, save_last=True, save_top_k=0)
+    protocol = EveryClip(extractor=Random3D(), frames=4, videos=5)
     looking = [EMA(decay=0.5), Stability(window=4), VideoLogger(), SaveLast(), keep]
+    looking += [FVDGen(protocol, batch_size=1)]
     looking += options.pop("callbacks", [])
     settings = {"devices": 2, "enable_checkpointing": True, "default_root_dir": folder}
     settings |= {"num_sanity_val_steps": 1, "gradient_clip_val": 0.1, "callbacks": looking}
@@ -93,14 +99,11 @@ def fit(
 def test_shares_of_weights_train_go_on_and_are_saved_as_whole_weights_are(
     tokenizer: Path, skies: Path, tmp_path: Path
 ) -> None:
-    fork = {"strategy": "ddp_fork"}
-    sharded = {"strategy": Sharded(start_method="fork")}
-    once = fit(tokenizer, skies, tmp_path / "once", max_steps=5, **fork)
-    first = fit(tokenizer, skies, tmp_path / "legs", max_steps=2, **sharded)
-    fit(tokenizer, skies, tmp_path / "legs", max_steps=3, **fork)
-    sharded = {"strategy": Sharded(start_method="fork"), "callbacks": [Recompute()]}
-    legs = fit(tokenizer, skies, tmp_path / "legs", max_steps=5, **sharded)
-    assert first["parts"] == once["parts"]
+    once = fit(tokenizer, skies, tmp_path / "once", max_steps=7, strategy="ddp_fork")
+    for steps, callbacks in ((4, []), (7, [Recompute()])):  # an epoch has 3 steps
+        options = {"strategy": Sharded(start_method="fork"), "callbacks": callbacks}
+        legs = fit(tokenizer, skies, tmp_path / "legs", max_steps=steps, **options)
+    assert legs["parts"] == once["parts"]
     for name in ("state_dict", "ema", "optimizer_states"):
         assert_close(legs[name], once[name], rtol=1e-3, atol=1e-5)
 

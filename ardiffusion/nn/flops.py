@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.nn.shares import class_of
 
 TRAINING = 3  # forward passes that a forward and a backward pass take
 Network = ARDiT | PublishedDiT
@@ -24,7 +25,7 @@ def flops(dit: nn.Module, frames: int) -> int | None:
     """Count the operations of a forward pass over one clip; None for networks not known here."""
     if not isinstance(dit, Network):
         return None
-    return clip_flops(type(dit), sizes=sizes_of(dit), frames=frames)
+    return clip_flops(class_of(dit), sizes=sizes_of(dit), frames=frames)
 
 
 @cache
@@ -35,7 +36,9 @@ def clip_flops(kind: type[Network], sizes: tuple[tuple[str, Any], ...], frames: 
 
 
 def sizes_of(dit: Network) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, getattr(dit, name)) for name in inspect.signature(type(dit)).parameters)
+    return tuple(
+        (name, getattr(dit, name)) for name in inspect.signature(class_of(dit)).parameters
+    )
 
 
 def counted(dit: Network, frames: int, cache: Any = None) -> dict[str, int]:  # noqa: ANN401

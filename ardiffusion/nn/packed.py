@@ -33,6 +33,8 @@ def asks_for_plain() -> bool:
 
 def pack(module: nn.Module) -> nn.Module:
     """Return a twin of a module, or the module itself if there is nothing in it to pack."""
+    if module._forward_pre_hooks:  # as FSDP2 gathers weights by
+        return module
     children: dict[str, Any] = {
         name: child and (PackedLinear(child) if packs(child) else pack(child))
         for name, child in module._modules.items()

@@ -1,6 +1,7 @@
 """For networks that are too large for a device: activations computed twice, weights in shares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
+
+from ardiffusion.nn.shares import whole
 
 
 class Recompute(Callback):
@@ -42,7 +45,7 @@ class Sharded(DDPStrategy):
         dit = getattr(self.lightning_module, "dit", None)
         if not isinstance(dit, nn.Module):
             raise ValueError("Sharded is for stage 2: leave --trainer.strategy out of ardiff-vae.")
-        if not any(isinstance(parameter, DTensor) for parameter in dit.parameters()):
+        if not isinstance(dit, FSDPModule):
             shard(dit, device=self.root_device, processes=self.world_size)
         super().model_to_device()
 
@@ -73,7 +76,7 @@ def change_moments(state: dict[str, Any], change: Callable[[int, Any], Any]) -> 
 
 def shard(network: nn.Module, device: torch.device, processes: int) -> None:
     """Split the weights of a network among processes, by parts that are called as a whole."""
-    mesh, kind = init_device_mesh(device.type, (processes,)), type(network)
+    mesh = init_device_mesh(device.type, (processes,))
     lists = [part for part in network.children() if isinstance(part, nn.ModuleList)]
     blocks = [block for part in lists for block in part.children()]
     # Not whole blocks: a network calls their modulations before them, a sampler without them.
@@ -84,12 +87,21 @@ def shard(network: nn.Module, device: torch.device, processes: int) -> None:
     # averages and checkpoints find shares whenever they look, not what was gathered last
     root: FSDPModule = fully_shard(network, mesh=mesh, reshard_after_forward=True)
     root._get_fsdp_state()._lazy_init()  # or parts could not be called before the network is
-    network.__class__ = kind  # by which it is described; FSDP2 makes one of its own
 
 
-def whole(value: Any) -> Any:  # noqa: ANN401
-    """Gather a tensor of which each process has a share on the CPU; all of them must ask."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+@contextmanager
+def gathered(network: nn.Module) -> Iterator[None]:
+    """Keep all weights of a network, so that each process may call it as often as it likes."""
+    parts = [part for part in network.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
 
 
 def share(value: Any, like: Tensor) -> Any:  # noqa: ANN401

@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ardiffusion.files import write_json, write_tensors
-from ardiffusion.training.memory import whole
+from ardiffusion.nn.shares import whole
 
 BATCHES = "nonfinite"
 

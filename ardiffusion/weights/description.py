@@ -28,6 +28,7 @@ from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.grid import GridVAE
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.nn.shares import class_of
 
 PARTS: dict[str, type] = {
     part.__name__: part
@@ -49,8 +50,8 @@ def describe(part: object) -> dict[str, Any]:
 
     Of classes that are not in the table, which nothing builds again, the name is all there is.
     """
-    name = type(part).__name__
-    known = PARTS.get(name) is type(part)
+    name = class_of(part).__name__
+    known = PARTS.get(name) is class_of(part)
     arguments = inspect.signature(PARTS[name]).parameters if known else ()
     return {
         "class": name,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ardiffusion.training.memory import share, whole
+from ardiffusion.nn.shares import whole
+from ardiffusion.training.memory import share
 from ardiffusion.training.step_guard import step_skipped
 
 

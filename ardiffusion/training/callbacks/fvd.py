@@ -28,6 +28,7 @@ from ardiffusion.training.callbacks.sides import (
     sampled_videos,
 )
 from ardiffusion.training.data import VideoDataModule
+from ardiffusion.training.memory import gathered
 from ardiffusion.training.predict import sampling_settings
 
 
@@ -177,7 +178,8 @@ class FVDGen(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch_idx == 0 and dataloader_idx == 0 and is_due(trainer, self.every_n_epochs):
-            score = self.measure(trainer, pl_module)
+            with gathered(pl_module):  # processes generate different numbers of videos
+                score = self.measure(trainer, pl_module)
             if score is not None:
                 report(score, self.name, trainer=trainer, module=pl_module)
 
