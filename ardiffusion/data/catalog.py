@@ -96,11 +96,12 @@ def read_catalog(
     """Look at every video that is found; those of at least so many frames can be used."""
     entries = find(rule.root)
     names, paths = class_names(entries), [entry.path for entry in entries]
+    numbers = {None: -1} | {name: number for number, name in enumerate(names)}
     counts = index_clips(rule.root, paths, cache=cache)
     usable = usable_clips(rule.root, paths, counts, frames=frames, max_broken=max_broken)
     return {
         "classes": names,
-        "labels": {e.path: names.index(e.label) if e.label else -1 for e in entries},
+        "labels": {entry.path: numbers[entry.label] for entry in entries},
         "lengths": {p: int(n) for p, n, u in zip(paths, counts.frames, usable, strict=True) if u},
         "splits": rule.split(paths),
     }

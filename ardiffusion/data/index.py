@@ -164,7 +164,7 @@ def _unnamed(text: str | None, path: str) -> str | None:
 
 def index_clips(root: str | Path, clips: Sequence[str], cache: str | Path | None = None) -> Counts:
     """Count the frames of clips below a folder, looking into those alone that are not known."""
-    index, paths = VideoIndex(index_file(cache)), [os.path.join(root, clip) for clip in clips]
+    index, paths = VideoIndex(index_file(cache)), [f"{root}/{clip}" for clip in clips]
     rows = index.find("seen", np.fromiter(map(identity, paths), np.int64, len(paths)))
     frames, known, missing = np.zeros(len(paths), np.int32), rows >= 0, np.flatnonzero(rows < 0)
     frames[known] = index.rows["frames"][rows[known]]
