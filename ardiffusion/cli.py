@@ -1,7 +1,7 @@
 """The commands `ardiff-vae` and `ardiff-dit`: one LightningCLI per stage.
 
-Both offer fit, validate, test and predict. Bad input ends with one sentence and exit code 2;
-`--debug` shows the traceback and all of Lightning's messages.
+Both offer fit, validate, test and predict; `ardiff` is in `tools/command.py`. Bad input ends with
+one sentence and exit code 2; `--debug` shows the traceback and all of Lightning's messages.
 """
 
 import inspect

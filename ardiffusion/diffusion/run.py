@@ -1,7 +1,8 @@
 """One run of the sampler: its frames go from noise to latents, span by span (spans.py).
 
-A frame enters the cache of a strictly causal network by being computed once more, clean, within
-the iteration after its last.
+A frame enters the cache of a strictly causal network by being computed once more within the
+iteration after its last: its keys and values of the last step are those of a noisy frame, while
+later frames are to see it clean.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

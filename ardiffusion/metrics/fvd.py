@@ -2,7 +2,8 @@
 
 Each side keeps N, sum x and sum x xᵀ of its features, so memory does not grow with the number of
 videos, and processes are merged by adding. As in StyleGAN-V, C = sum x xᵀ / N - m mᵀ: the
-population covariance, 1/N, not 1/(N-1).
+population covariance, 1/N, not 1/(N-1). For whoever has batches; `ardiff fvd` and FVDGen, which
+keep features, compare folders in `evaluation.py`.
 """
 
 import torch

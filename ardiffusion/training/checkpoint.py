@@ -1,6 +1,7 @@
 """What our checkpoints hold beside Lightning's own, and starting from the weights of others.
 
-Fine-tuning goes on with other videos where someone else's generator has ended.
+Fine-tuning goes on with other videos where someone else's generator has ended. Where a run goes on
+within its epoch is said by its loader, in `data/loader.py`.
 """
 
 from collections.abc import Sequence
