@@ -1,7 +1,8 @@
 """Whatever runs on a CPU runs on a device that knows no float64, with the same result."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 import pytest
 import torch
@@ -24,11 +25,16 @@ from ardiffusion.diffusion.timesteps import (
     Synchronous,
     Timesteps,
 )
+from ardiffusion.metrics.features import Random3D
+from ardiffusion.metrics.frechet import feature_sums
+from ardiffusion.metrics.image import ssim
+from ardiffusion.metrics.kernel import kernel_distance
 from ardiffusion.nn import rotary
 from ardiffusion.nn.arvae import ARVAE, PublishedARVAE
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.nn.published import PublishedDiT
+from ardiffusion.training.callbacks.fvd import FVDRec
 
 Network = TypeVar("Network", bound=nn.Module)
 SIZES: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "tokens": 3, "classes": 3}
@@ -143,3 +149,23 @@ def test_decoding_needs_no_float64(kind: type[ARVAE]) -> None:
         streamed = [x.cpu() for x in arvae.stream_decode(latents.to(DEVICE).unbind(dim=1))]
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert_close(torch.stack(streamed, dim=1), expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_scores_need_no_float64() -> None:
+    real, fake = torch.randint(256, (2, 3, 3, 16, 16), dtype=torch.uint8)
+    features = torch.randn(2, 6, 4)
+    measures = (
+        lambda to: ssim(to(real), to(fake)),
+        lambda to: feature_sums(to(features[0])),
+        lambda to: torch.tensor(kernel_distance(*map(to, features))),
+    )
+    for measure in measures:
+        expected = measure(lambda x: x)
+        with Float32Device():
+            assert_close(measure(lambda x: x.to(DEVICE)), expected)
+
+
+def test_reconstructions_are_scored_where_float64_is_known() -> None:
+    scores = FVDRec(Random3D())
+    scores.on_validation_epoch_start(cast(Any, None), cast(Any, SimpleNamespace(device=DEVICE)))
+    assert {metric.device.type for metric in (scores.distance, *scores.frames.values())} == {"cpu"}

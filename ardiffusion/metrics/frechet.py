@@ -14,6 +14,7 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 from ardiffusion.metrics.parallel import one_thread
+from ardiffusion.nn.rotary import float64_device
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def square_root(covariance: Tensor) -> Tensor:
 
 def feature_sums(features: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return N, sum x (d,) and sum x xᵀ (d, d) of features (N, d), which may count repeatedly."""
-    x = features.double()
+    x = features.to(float64_device(features.device)).double()
     counts = torch.ones_like(x[:, 0]) if counts is None else counts.double()
     counted = x * rearrange(counts, "n -> n 1")
     return counts.sum(), reduce(counted, "n d -> d", "sum"), einsum(counted, x, "n i, n j -> i j")

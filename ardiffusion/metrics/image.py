@@ -15,6 +15,8 @@ from einops import rearrange, reduce
 from torch import Tensor
 from torchmetrics.aggregation import MeanMetric
 
+from ardiffusion.nn.rotary import float64_device
+
 HIGHEST_PSNR = 100.0
 WINDOW, DEVIATION = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -38,7 +40,8 @@ def ssim(real: Tensor, fake: Tensor) -> Tensor:
             f"{real.shape[-2]} x {real.shape[-1]}; use a higher resolution."
         )
     # In double, because TensorFloat32 convolutions leave variances an error as large as c2.
-    x, y = unit_range(real).double(), unit_range(fake).double()
+    place = float64_device(real.device)
+    x, y = (unit_range(video).to(place).double() for video in (real, fake))
     mean_x, mean_y = window_means(x), window_means(y)
     var_x = window_means(x.square()) - mean_x.square()
     var_y = window_means(y.square()) - mean_y.square()

@@ -12,6 +12,8 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from ardiffusion.nn.rotary import float64_device
+
 
 class KernelDistance:
     """The distance of features (N, d) and (M, d), however often each counts.
@@ -20,7 +22,7 @@ class KernelDistance:
     """
 
     def __init__(self, real: Tensor, fake: Tensor) -> None:
-        x, y = real.double(), fake.double()
+        x, y = (side.to(float64_device(side.device)).double() for side in (real, fake))
         self.within, self.across = (kernel(x, x), kernel(y, y)), kernel(x, y)
 
     def __call__(self, counts: Sequence[Tensor | None] = (None, None)) -> float:

@@ -67,7 +67,7 @@ class Pairs:
             sums = torch.zeros(len(self.similarities), dtype=torch.float64)
             for part in self.parts(pair):
                 x, y = (video.to(device) for video in part)
-                found = [like(x, y).double().sum().cpu() for like in self.similarities.values()]
+                found = [like(x, y).cpu().double().sum() for like in self.similarities.values()]
                 sums += torch.stack(found)
             values[pair] = sums / self.frames[pair]
             if not values[pair].isfinite().all():

@@ -19,6 +19,7 @@ from ardiffusion.metrics.image import FrameMean, psnr, ssim
 from ardiffusion.metrics.protocol import Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
+from ardiffusion.nn.rotary import float64_device
 from ardiffusion.nn.sizes import check_sizes
 from ardiffusion.training.callbacks.sides import (
     check_there,
@@ -56,7 +57,7 @@ class FVDRec(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in (self.distance, *self.frames.values()):
-            metric.to(pl_module.device).reset()
+            metric.to(float64_device(pl_module.device)).reset()
 
     def on_validation_batch_end(
         self,
@@ -71,7 +72,8 @@ class FVDRec(Callback):
             assert isinstance(outputs, Mapping), "the step returns no videos"
             self.shape = tuple(outputs["real"].shape)
             for metric in (self.distance, *self.frames.values()):
-                metric.update(real=outputs["real"], fake=outputs["fake"])
+                videos = (outputs[side].to(metric.device) for side in ("real", "fake"))
+                metric.update(*videos)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
