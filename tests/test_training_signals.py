@@ -13,7 +13,7 @@ import torch
 from cli_runs import Runs
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from stages import make_data, make_dit, make_first_stage, make_trainer, weights
+from stages import Crash, make_data, make_dit, make_first_stage, make_trainer, weights
 from torch.optim import AdamW
 from torch.testing import assert_close
 
@@ -144,6 +144,21 @@ def test_stopped_run_of_stage_1_waits_for_gathered_gradients(
     last = tmp_path / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == step
     assert_close(weights(fit(make, skies, tmp_path, last=last)), weights(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", [3, 5, 7])  # an epoch has five batches
+def test_a_checkpoint_between_gathered_batches_holds_their_gradients(
+    skies: Path, tmp_path: Path, step: int
+) -> None:
+    make = partial(make_first_stage, accumulate=2, optimizer=partial(AdamW, lr=1e-2))
+    whole = fit(make, skies, tmp_path / "whole")
+    keep = ModelCheckpoint(tmp_path, "kept", every_n_train_steps=step, save_top_k=-1)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(make, skies, tmp_path, keep, Crash(step + 1))
+    last = next(tmp_path.glob("kept*.ckpt"))
+    assert_close(weights(fit(make, skies, tmp_path, last=last)), weights(whole), rtol=0, atol=0)
+    logs = [folder / "stability.jsonl" for folder in (tmp_path, tmp_path / "whole")]
+    assert logs[0].read_text() == logs[1].read_text()
 
 
 def test_signal_stops_a_run_that_must_not_stop_early(skies: Path, tmp_path: Path) -> None:

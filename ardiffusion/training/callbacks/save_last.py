@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from ardiffusion.files import only_writer
 from ardiffusion.training.signals import StopSignals
@@ -24,9 +25,9 @@ class SaveLast(Callback):
     before, and so late that a longer run, resumed from there, would pass over the rest of the
     epoch.
 
-    A stop between the batches of one optimiser step waits for that step, because checkpoints do
-    not hold the gradients gathered so far. A resumed run's timer goes on counting, so `max_time`
-    is the time of the whole run. While a run trains, its folder has no other writer.
+    A stop between the batches of one optimiser step waits for that step; checkpoints that others
+    save there hold the gradients gathered so far, too. A resumed run's timer goes on counting, so
+    `max_time` is the time of the whole run. While a run trains, its folder has no other writer.
     """
 
     def __init__(self, signals: StopSignals | None = None) -> None:
@@ -35,6 +36,7 @@ class SaveLast(Callback):
         self.deferred = False  # whether a stop waits for the optimiser
         self.loops: dict[str, Any] | None = None  # where training was when validation began
         self.lock = ExitStack()
+        self.gathered: dict[str, Tensor] = {}  # gradients that no step had used
         self.clips = 0  # that an optimiser step sees
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -56,6 +58,9 @@ class SaveLast(Callback):
         epochs = trainer.fit_loop.epoch_progress.current
         if trainer.fit_loop.restarted_mid_epoch and epochs.processed == epochs.ready:  # pyright: ignore[reportAttributeAccessIssue]
             trainer.fit_loop.reset_restart_stage()
+        for name, parameter in pl_module.named_parameters():
+            if name in self.gathered:
+                parameter.grad = self.gathered.pop(name).to(parameter.device)
         self.signals.busy = True
         self.tell_clips(trainer, pl_module)
 
@@ -133,7 +138,11 @@ class SaveLast(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Forget the batches of a validation that was broken off; its numbers would be wrong."""
+        """Keep gradients that no step has used, and forget a validation that was broken off."""
+        if gathering(trainer, pl_module):
+            grads = {name: p.grad for name, p in pl_module.named_parameters()}
+            kept = {name: grad for name, grad in grads.items() if type(grad) is Tensor}
+            checkpoint["gathered"] = kept  # those of sharded parameters are parts alone
         checkpoint["clips_per_step"] = self.clips
         if trainer.interrupted and self.loops is not None:
             checkpoint["loops"]["fit_loop"] = self.loops
@@ -142,6 +151,7 @@ class SaveLast(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.clips = checkpoint.get("clips_per_step", 0)
+        self.gathered = checkpoint.get("gathered", {})
 
     def defer_stop(self, trainer: Trainer, module: LightningModule) -> None:
         """Put off a stop while gradients are gathered, and let it happen after that."""

@@ -66,7 +66,7 @@ class Stability(StepGuard):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self.log = self.folder / LOG
+        self.log, self.sums = self.folder / LOG, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on after the step that the run starts from; a resumed one takes later ones again.
@@ -75,7 +75,7 @@ class Stability(StepGuard):
         """
         self.timesteps = int(getattr(getattr(pl_module, "schedule", None), "timesteps", 1))
         self.next_step()
-        self.sums, self.pending = None, []
+        self.pending = []
         self.step = trainer.global_step
         if trainer.is_global_zero:
             lines = read_json_lines(self.log)
@@ -174,6 +174,7 @@ class Stability(StepGuard):
             "in_a_row": self.in_a_row,
             "recent": list(self.spike_detector.recent),
             "sums": self.totals,
+            "gathered": self.sums,
         }
 
     def on_load_checkpoint(
@@ -186,6 +187,8 @@ class Stability(StepGuard):
         self.spikes, self.skips = state["spikes"], state["skips"]
         self.in_a_row, self.totals = state["in_a_row"], list(state.get("sums", []))
         self.spike_detector.restore(state["recent"])
+        gathered = state.get("gathered")
+        self.sums = None if gathered is None else gathered.to(pl_module.device)
 
 
 def batch_sums(outputs: Mapping[str, Any], bins: int, timesteps: int, gathered: int) -> Tensor:
