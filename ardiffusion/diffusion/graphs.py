@@ -13,7 +13,8 @@ Captured = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]
 class Graphs:
     """A function of tensors that is replayed as a CUDA graph, one per shape of its arguments.
 
-    Whatever else it reads or writes must stay at its address. On a CPU it is called as it is.
+    Whatever else it reads or writes must stay at its address: under autocast, whose copies of
+    weights end with it, use no graph longer than that. On a CPU it is called as it is.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
