@@ -140,6 +140,14 @@ def test_broken_index_and_unwritable_folder_do_not_stop_anyone(
     assert "Cannot keep the index" in caplog.text
 
 
+def test_broken_index_that_cannot_be_removed_stops_nobody(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_file(tmp_path).write_text("{ half")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: os.link("", ""))  # raises OSError
+    assert index_clips(root, ["a.mp4"], cache=tmp_path).frames.tolist() == [3]
+
+
 def test_names_that_are_not_utf8_are_counted(root: Path, tmp_path: Path) -> None:
     folder = root.rename(tmp_path / os.fsdecode(b"caf\xe9"))
     for _ in range(2):

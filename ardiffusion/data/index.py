@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,7 +101,8 @@ class VideoIndex:
         except (OSError, sqlite3.OperationalError):  # a place that cannot be read
             parts, self.notes = parts[:1], {}
         except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError):  # none of ours
-            file.unlink()
+            with suppress(OSError):
+                file.unlink()
             parts, self.notes = parts[:1], {}
         self.rows = np.concatenate(parts)
         orders = [(name, np.argsort(self.rows[name], kind="stable")) for name in ("seen", "key")]
