@@ -63,11 +63,7 @@ class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
 
 
 class Batched(Dataset[Any]):
-    """A data set that is read a batch at a time, as `EpochBatches` asks for.
-
-    Args:
-        dataset: The data set of single samples.
-    """
+    """A data set of single samples that is read a batch at a time, as `EpochBatches` asks for."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset

@@ -1,6 +1,6 @@
 """For networks that are too large for a device: activations computed twice, weights in shares."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -58,20 +58,16 @@ class Sharded(DDPStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         state: dict[str, Any] = super().optimizer_state(optimizer)
-        return change_moments(state, lambda _, value: whole(value))
+        own = {i: {n: whole(v) for n, v in kept.items()} for i, kept in state["state"].items()}
+        return {**state, "state": own}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's share of the moments."""
         (optimizer,), (state,) = self.optimizers, checkpoint["optimizer_states"]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        own = change_moments(state, lambda i, value: share(value, like=parameters[i]))
-        super().load_optimizer_state_dict({"optimizer_states": [own]})
-
-
-def change_moments(state: dict[str, Any], change: Callable[[int, Any], Any]) -> dict[str, Any]:
-    """Change what an optimiser keeps of its parameters, given with their numbers."""
-    kept = state["state"].items()
-    return {**state, "state": {i: {n: change(i, v) for n, v in of.items()} for i, of in kept}}
+        for number, kept in state["state"].items():
+            kept |= {name: share(value, like=parameters[number]) for name, value in kept.items()}
+        super().load_optimizer_state_dict(checkpoint)
 
 
 def shard(network: nn.Module, device: torch.device, processes: int) -> None:

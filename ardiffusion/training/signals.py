@@ -165,7 +165,6 @@ class StopSignals:
         self.pid = 0  # or what is forked from here on would not end by SIGINT
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        self.pid = 0
         told = isinstance(error, SystemExit) or reader_ended(error)
         if self.received and (told or (error is None and self.rank == 0)):
             end_processes(self.processes, seconds=30)
