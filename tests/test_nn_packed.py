@@ -96,6 +96,8 @@ def test_other_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     network.append(nn.Linear(4, 4, device="meta"))
     with torch.no_grad():
         assert packed(network) is network
+        (compiled := mlp()).compile()
+        assert packed(compiled) is compiled
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert packed(plain := mlp()) is plain
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")

@@ -21,7 +21,8 @@ def packed(network: Network) -> Network:
     It shares all tensors, and packs a weight when first asked for it. Where nothing is gained it
     is the network itself.
     """
-    twin: Any = network if asks_for_plain() else pack(network)
+    compiled = network._compiled_call_impl is not None
+    twin: Any = network if compiled or asks_for_plain() else pack(network)
     return twin
 
 

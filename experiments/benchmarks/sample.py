@@ -18,6 +18,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.spans import Span
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import counted, sizes_of
+from ardiffusion.nn.packed import packed
 from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import (
     Result,
@@ -124,6 +125,7 @@ def compare_latents(net: ARDiT, half: ARDiT, steps: int) -> Iterator[Result]:
     yield Result("bfloat16 against float32, latents, rms deviation", deviation, "of the rms")
 
 
+@torch.no_grad()
 def time_one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
     """Say how near to its bounds an evaluation of one frame behind 15 finished ones is."""
     device = net.embed.weight.device
@@ -136,9 +138,11 @@ def time_one_frame(net: ARDiT, half: ARDiT) -> Iterator[Result]:
         dtype = network.embed.weight.dtype
         inputs = [torch.randn(32, m.in_features, device=device, dtype=dtype) for m in layers]
 
-        def products(layers: list[nn.Linear] = layers, inputs: list[Tensor] = inputs) -> None:
-            for layer, x in zip(layers, inputs, strict=True):
-                layer(x)
+        calls = [packed(nn.Sequential(layer)) for layer in layers]
+
+        def products(calls: list[nn.Sequential] = calls, inputs: list[Tensor] = inputs) -> None:
+            for call, x in zip(calls, inputs, strict=True):
+                call(x)
 
         bound = seconds_of(products, device, repeats=20)
         whole = seconds_of(one_evaluation(network), device, repeats=20)
@@ -174,6 +178,7 @@ def frame_flops(dit: ARDiT) -> int:
     return sum(count for name, count in found.items() if re.search(r"\.blocks\.\d+$", name))
 
 
+@torch.no_grad()
 def time_differences(
     net: ARDiT,
     half: ARDiT,
@@ -195,7 +200,7 @@ def time_differences(
         yield Result(f"{title}: frame evaluations at least", frames * steps, "")
         yield Result(f"{title}: frame evaluations", counter.frames, "")
         for name, network in (("float32", net), ("bfloat16", half)):
-            window, seconds = time_in_turns(network, net, sampler, noise, part=part)
+            window, seconds = time_in_turns(network, packed(net), sampler, noise, part=part)
             done = len(noise) * counter.frames * frame_flops(net)
             yield Result(f"{title}: window, float32", window, "s")
             yield Result(f"{title}: cached, {name}", seconds, "s")
