@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")  # what files of torch.save are called
 # Versions before the host was part of the name wrote `.NAME.PID.tmp`.
 LEFTOVER = re.compile(r"\..+\.(?:(?P<host>[^.]+)-)?(?P<pid>\d+)\.tmp", flags=re.DOTALL)
 

@@ -182,7 +182,8 @@ class PublishedDDIM(Solver):
         if tau[-1] >= schedule.timesteps:
             raise ValueError(
                 f"The published sampler places a step at timestep {int(tau[-1])} for "
-                f"{steps} steps, beyond the schedule; use {schedule.timesteps // 2} or fewer."
+                f"{steps} steps, beyond the schedule; use a number that divides "
+                f"{schedule.timesteps}, {schedule.timesteps // 2} at most."
             )
         leaving, clean = tau.flip(0), int(tau[0])
         levels = torch.cat([abar[leaving], abar[:1]])

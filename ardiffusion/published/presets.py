@@ -11,9 +11,9 @@ from typing import Any
 
 from ardiffusion.diffusion.solver import PublishedDDIM
 from ardiffusion.diffusion.target import X0
+from ardiffusion.files import PICKLED
 
 REPOSITORY = "TrizZZZ/ar_diffusion"
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 # What else a training run leaves behind, beside weights.
 OTHERS = ("optimizer", "scheduler", "scaler", "random", "training_args")
 

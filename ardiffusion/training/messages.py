@@ -46,6 +46,7 @@ WARNINGS = (
     "The dirpath has changed from",  # the best model so far is no measure of ours
     "Be aware that when using .ckpt_path.*\\['Timer'\\]",  # a clock that only training needs
     "Total length of `DataLoader` across ranks is zero",  # an error where data is needed
+    "predict returned None",  # it writes videos and latents
     "The 'predict_dataloader' does not have many workers",  # requests need no reading
 )
 

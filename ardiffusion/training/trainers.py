@@ -57,6 +57,8 @@ class EncodingTrainer(Trainer):
             ckpt_path: Checkpoint of stage 1.
             output: Folder of the latent cache; a run that was cut short goes on where it was.
         """
+        if not output:
+            raise ValueError("--output is empty; name a folder for the latents.")
         if not (ckpt_path or self.ckpt_path or model.start):
             raise ValueError("Nothing to encode with: give --ckpt_path or --model.start.")
         callbacks: list[Any] = self.callbacks  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,7 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")  # what files of weights are called
+from ardiffusion.files import PICKLED
+
+SUFFIXES = (".safetensors", *PICKLED)  # what files of weights are called
 UNREADABLE = (
     *(EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.PickleError),
     SafetensorError,  # torch.load goes by the name where a file is called .safetensors
