@@ -35,6 +35,12 @@ def test_a_tool_whose_name_is_a_value_is_not_imported() -> None:
     assert python("-c", code) == "2\n{'ardiffusion.tools.scores'}\n"
 
 
+def test_help_of_a_tool_waits_for_no_lightning() -> None:
+    code = "import sys; from ardiffusion.tools.command import main\n"
+    code += "try: main(['stability', '--help'])\nfinally: print('lightning' in sys.modules)"
+    assert python("-c", code).splitlines()[-1] == "False"
+
+
 def test_package_is_the_command_too() -> None:
     assert python("-m", "ardiffusion", "--version") == f"ardiff {__version__}\n"
 

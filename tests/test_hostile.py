@@ -1,0 +1,135 @@
+"""Files made to harm: nothing in them runs, nothing is written elsewhere, memory stays bounded."""
+
+import json
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ardiffusion.hub import load_dit
+from ardiffusion.tools.gallery import gallery
+from ardiffusion.tools.videos import videos
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+class Bait:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def write_bare(value: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
+@pytest.mark.parametrize("write", [torch.save, write_bare])
+def test_a_pickle_runs_nothing_whatever_it_is_called(
+    write: Callable[[object, Path], None], suffix: str, tmp_path: Path
+) -> None:
+    file, bait = tmp_path / f"model{suffix}", tmp_path / "pwned"
+    write({"state_dict": Bait(bait)}, file)
+    with pytest.raises(ValueError, match=f"model{suffix} is refused"):
+        load_dit(file)
+    assert not bait.exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 10**15]}},
+        {"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}},
+    ],
+)
+def test_a_false_header_is_one_sentence(header: dict[str, Any], tmp_path: Path) -> None:
+    text, file = json.dumps(header).encode(), tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        load_dit(file)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"class": "os.system", "arguments": {"command": "touch pwned"}},
+        {"class": "ARDiT", "arguments": {"width": 10**9}},
+        {"class": "ARDiT", "arguments": {"depth": 10**5}},
+        {"class": "Generator", "dit": {"class": "os.system", "arguments": {}}},
+    ],
+)
+def test_a_description_calls_nothing_but_our_parts(
+    said: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_dit(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def png(width: int, height: int) -> bytes:
+    """Make a PNG that claims a size and holds one line."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("side", [100_000, 13_000])  # the second is just below Pillow's limit
+def test_pictures_of_absurd_sizes_take_no_memory(side: int, tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    for i in range(2):
+        (tmp_path / "clip" / f"{i}.png").write_bytes(png(side, side))
+
+    def little() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
+
+    code = "import sys; from ardiffusion.tools.command import main; main(sys.argv[1:])"
+    folder = str(tmp_path)
+    given = ["fvd", folder, folder, "--protocol=EveryClip", "--protocol.frames=2"]
+    more = ["--protocol.extractor=Random3D", f"--cache={folder}/c", f"--output={folder}/s.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given, *more],
+        capture_output=True,
+        text=True,
+        preexec_fn=little,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_a_gallery_of_hostile_names_runs_no_script(tmp_path: Path, browser: "Browser") -> None:
+    evil = "<img src=x onerror=document.title='pwned'>"
+    folder = tmp_path / "samples"
+    videos(str(folder), videos=1, frames=4, resolution=16)
+    (clip,) = folder.rglob("*.mp4")
+    clip.rename(folder / f"{evil.replace('/', '')}.mp4")
+    line = {"file": f"{evil}.mp4", "label": "</script><script>document.title='pwned'</script>"}
+    (folder / "samples.jsonl").write_text(json.dumps({**line, "index": 0, evil: evil}) + "\n")
+    out = tmp_path / "page.html"
+    gallery(str(out), columns={evil: str(folder)}, title=evil, text=evil)
+    page = browser.new_page()
+    page.goto(out.as_uri())
+    page.wait_for_timeout(300)
+    assert page.title() == evil and page.locator("img[src=x]").count() == 0
+    page.close()
