@@ -23,6 +23,9 @@ from ardiffusion.convert import (
     from_published,
     is_diffusers,
 )
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import Solver
+from ardiffusion.diffusion.target import Target
 from ardiffusion.files import has_type, naming
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
@@ -39,8 +42,12 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "arvae": (Autoencoder,),
     "dit": (ARDiT, PublishedDiT),
 }
-BUILT = ("schedule", "target", "solver")  # parts of a generator besides its networks
-PLAIN = ("steps", "difference", "guidance", "guided_frames", "classes")
+# Parts of a generator besides its networks, and its settings.
+BUILT: dict[str, type] = {"schedule": NoiseSchedule, "target": Target, "solver": Solver}
+PLAIN: dict[str, Any] = {
+    **{"steps": int, "difference": int, "guidance": float, "guided_frames": int | None},
+    "classes": list[str],
+}
 Parts = dict[str, Any]
 
 
@@ -128,7 +135,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> Parts:
     """Build what one of our Lightning checkpoints holds around its own tensors."""
     parts, networks = read_parts(checkpoint), {}
     for kind in (kind for kind in KINDS if kind in parts):
-        network = build(parts[kind])
+        network = build_as(kind, parts[kind])
         weights = {n: v for n, v in checkpoint["state_dict"].items() if n.startswith(f"{kind}.")}
         names = {name: f"{kind}.{name}" for name in network.state_dict()}
         networks[kind] = assign_weights(network, weights, names=names)
@@ -148,12 +155,21 @@ def assemble(description: dict[str, Any], tensors: Mapping[str, Any]) -> Parts:
 
 def read_settings(parts: Mapping[str, Any]) -> Parts:
     """Read what descriptions say of a generator besides its networks."""
-    settings = {name: build(parts[name]) for name in BUILT if name in parts}
+    settings = {name: build_as(name, parts[name]) for name in BUILT if name in parts}
     settings |= {name: parts[name] for name in PLAIN if name in parts}
-    for name in PLAIN[:-1]:
-        if not isinstance(settings.get(name, 1), int | float | None):
-            raise ValueError(f"The file says {name} {settings[name]!r}, which is no number.")
-    if not has_type(settings.get("classes", []), list[str]):
-        names = settings["classes"]
-        raise ValueError(f"The file names classes {names!r}, which is no list of texts.")
+    for name, kind in PLAIN.items():
+        if name in settings and not has_type(settings[name], kind):
+            wanted = kind.__name__ if type(kind) is type else kind
+            raise ValueError(f"The file says {name} {settings[name]!r}, which is no {wanted}.")
     return settings
+
+
+def build_as(name: str, description: object) -> Any:  # noqa: ANN401
+    """Build a part of a generator, which a description of another part is not."""
+    part = build(description)
+    if not isinstance(part, (KINDS | BUILT)[name]):
+        raise ValueError(
+            f"The file gives {type(part).__name__} as its {name}, which it cannot be: get the "
+            "file again."
+        )
+    return part

@@ -153,10 +153,15 @@ def break_config(change: Callable[[dict[str, Any]], object], path: Path) -> None
         (lambda c: c["schedule"]["arguments"].update(timesteps=10**9), "beyond all reason"),
         (lambda c: c["schedule"]["arguments"].update(beta_end=float("nan")), "beyond all reason"),
         (lambda c: c.update(dit=5), "does not describe a network"),
-        (lambda c: c.update(classes=[1]), "no list of texts"),
+        (lambda c: c.update(classes=[1]), r"classes \[1\], which is no list\[str\]"),
         (lambda c: c.update(classes=["a"]), "2 classes, but 1 names"),
         (lambda c: c.update(steps=-1), "steps must be at least 1"),
-        (lambda c: c.update(steps="many"), "steps"),
+        (lambda c: c.update(steps="many"), "steps 'many', which is no int"),
+        (lambda c: c.update(steps=2.5), "steps 2.5, which is no int"),
+        (lambda c: c.update(guidance=None), "guidance None, which is no float"),
+        (lambda c: c.update(schedule=c["solver"]), "gives DDIM as its schedule"),
+        (lambda c: c.update(target=c["solver"]), "gives DDIM as its target"),
+        (lambda c: c.update(dit=c["schedule"]), "gives NoiseSchedule as its dit"),
     ],
 )
 def test_a_config_is_data(

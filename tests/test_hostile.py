@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from hub_server import REPO, Hub
+from safetensors.torch import save, save_file
 
 from ardiffusion.hub import load_dit
 from ardiffusion.tools.gallery import gallery
@@ -21,6 +22,21 @@ from ardiffusion.tools.videos import videos
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# Reads videos, says why it cannot, and at last by how many MB its memory has grown.
+READER = """
+import sys
+from resource import RUSAGE_SELF, getrusage
+from ardiffusion.data.video import read_frames
+
+before = getrusage(RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    try:
+        read_frames(path)
+    except ValueError as error:
+        print(error)
+print((getrusage(RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
 
 
 class Bait:
@@ -64,6 +80,16 @@ def test_a_false_header_is_one_sentence(header: dict[str, Any], tmp_path: Path) 
         load_dit(file)
 
 
+@pytest.mark.parametrize("path", ["../../../..", "dit/../../../../..", "arvae/a/.."])
+def test_a_listing_of_the_hub_leads_to_no_other_folder(
+    path: str, hub: Hub, tmp_path: Path
+) -> None:
+    hub.add({f"{path}/pwned.safetensors": save({"a": torch.ones(1)})})
+    with pytest.raises(FileNotFoundError, match="one file of weights, not: none"):
+        load_dit(f"hf://{REPO}")
+    assert not hub.bodies() and not [*tmp_path.rglob("pwned*")]
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -95,14 +121,16 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def little() -> None:
+    """Allow this process 2 GB."""
+    resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
+
+
 @pytest.mark.parametrize("side", [100_000, 13_000])  # the second is just below Pillow's limit
 def test_pictures_of_absurd_sizes_take_no_memory(side: int, tmp_path: Path) -> None:
     (tmp_path / "clip").mkdir()
     for i in range(2):
         (tmp_path / "clip" / f"{i}.png").write_bytes(png(side, side))
-
-    def little() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
 
     code = "import sys; from ardiffusion.tools.command import main; main(sys.argv[1:])"
     folder = str(tmp_path)
@@ -116,6 +144,36 @@ def test_pictures_of_absurd_sizes_take_no_memory(side: int, tmp_path: Path) -> N
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def claim(video: bytes, box: bytes, at: int, *numbers: int) -> bytes:
+    """Put numbers into a box of an MP4, behind its name and `at` bytes more."""
+    start = video.index(box) + 4 + at
+    told = struct.pack(f">{len(numbers)}I", *numbers)
+    return video[:start] + told + video[start + len(told) :]
+
+
+def test_videos_of_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
+    videos(str(tmp_path / "good"), videos=1, frames=4, resolution=16)
+    (file,) = (tmp_path / "good").rglob("*.mp4")
+    good, gif = file.read_bytes(), struct.pack("<2H3B", 16000, 16000, 0x80, 0, 0) + bytes(6)
+    frame = b"\x2c" + struct.pack("<4HB", 0, 0, 16000, 16000, 0) + b"\x02\x02\x44\x01\x00"
+    many = claim(claim(good, b"stsz", 4, 1, 2**31 - 1), b"stsc", 12, 2**31 - 1)
+    hostile = {
+        "bomb.gif": b"GIF89a" + gif + frame * 50 + b"\x3b",
+        "frames.mp4": many,
+        "wide.y4m": b"YUV4MPEG2 W16000 H16000 F25:1 C420jpeg\nFRAME\n" + bytes(64),
+    }
+    for name, content in hostile.items():
+        (tmp_path / name).write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", READER, *(str(tmp_path / name) for name in hostile)],
+        capture_output=True,
+        text=True,
+        preexec_fn=little,
+    )
+    *sentences, grown = done.stdout.splitlines()
+    assert len(sentences) == len(hostile) and int(grown) < 300, done.stdout + done.stderr
 
 
 def test_a_gallery_of_hostile_names_runs_no_script(tmp_path: Path, browser: "Browser") -> None:
