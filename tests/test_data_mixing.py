@@ -65,3 +65,15 @@ def test_every_clip_comes_once_whatever_processes_and_batch_sizes(
         state = ranks[0].state_dict()
     assert {name for name in seen if name[0] == "c"} == {f"c{i}" for i in range(clips)}
     assert all(count == 1 for name, count in seen.items() if name[0] == "c")
+
+
+def test_place_in_an_epoch_is_kept_until_the_next_batch() -> None:
+    loader, other = mixed(4, 4), mixed(4, 4)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    other.load_state_dict(loader.state_dict())
+    assert other.state_dict() == loader.state_dict() == {"epoch": 0, "samples": 2, "pictures": 1}
+    assert len(list(batches)) == 5
+    loader.set_epoch(1)
+    assert loader.state_dict() == {"epoch": 0, "samples": 4, "pictures": 4}

@@ -67,13 +67,14 @@ class MixedLoader:
 
     def state_dict(self) -> dict[str, int]:
         clips, pictures = self._seen
-        return {"epoch": self.loaders[0].batches.epoch, "samples": clips, "pictures": pictures}
+        return {**self.loaders[0].state_dict(), "samples": clips, "pictures": pictures}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on with clips, and with pictures unless they are new to the run."""
         clips, pictures = self.loaders
         clips.load_state_dict(state)
         pictures.load_state_dict({**state, "samples": state.get("pictures", 0)})
+        self._seen = [loader.state_dict()["samples"] for loader in self.loaders]
 
     def batches_over(self) -> int:
         """Count the batches that a loaded state leaves out of the epoch's."""
