@@ -142,3 +142,11 @@ def test_one_video_gives_no_interval() -> None:
         assert interval(real, fake, videos=videos, bootstrap=Bootstrap(5)) is None
         assert interval(real, fake, videos=videos, bootstrap=Bootstrap(5, paired=True)) is None
     assert mean_interval(torch.tensor([3.0]), Bootstrap()) is None
+
+
+def test_pairs_without_clips_on_one_side_give_an_interval() -> None:
+    real, fake = (side[:3] for side in sides(0))
+    videos, apart = ([0, 1, 2], [0, 1]), Bootstrap(50)
+    found = interval(real, fake[:2], videos=videos, bootstrap=Bootstrap(50, paired=True))
+    assert found == interval(real, fake[:2], videos=videos, bootstrap=apart)
+    assert all(np.isfinite(ends_of(found)))

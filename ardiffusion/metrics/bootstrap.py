@@ -28,7 +28,8 @@ class Bootstrap(NamedTuple):
     """How many times, by which seed and whether in pairs videos are drawn.
 
     The videos of one number on both sides may be a pair, as a video and its reconstruction, of
-    which both are drawn or neither; what pairs have in common then does not widen the range.
+    which both are drawn or neither; what pairs have in common then does not widen the range. Where
+    a video has clips on one side alone, sides are drawn apart all the same.
     """
 
     draws: int = 200
@@ -58,7 +59,8 @@ def distance_interval(
     if min(len(set(side)) for side in videos) < 2:
         return None
     generator = torch.Generator().manual_seed(bootstrap.seed)
-    drawn_apart = [[*videos[0], *videos[1]]] if bootstrap.paired else videos
+    paired = bootstrap.paired and set(videos[0]) == set(videos[1])
+    drawn_apart = [[*videos[0], *videos[1]]] if paired else videos
     places = [torch.tensor(side).unique(return_inverse=True)[1] for side in drawn_apart]
     lengths = [len(side) for side in videos]
 
