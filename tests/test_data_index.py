@@ -9,7 +9,7 @@ import torch
 
 from ardiffusion.data import index
 from ardiffusion.data.catalog import usable_clips
-from ardiffusion.data.index import Counts, index_clips, index_file, known_table
+from ardiffusion.data.index import Counts, VideoIndex, index_clips, index_file, known_table
 from ardiffusion.data.notices import warn_once
 from ardiffusion.data.streams import find_table
 from ardiffusion.data.video import Contents, examine, write_video
@@ -46,8 +46,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_counts_are_kept_and_only_changed_files_are_read_again(
-    root: Path, tmp_path: Path, read: list[str]
+    root: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(index, "_RECENT", 0)  # as if time had passed
     first = index_clips(root, CLIPS, cache=tmp_path / "cache")
     assert first.frames.tolist() == [3, 0, 1] and list(first.errors) == [1]
     assert f"{root}/bad.mp4 is broken or not a video" in first.errors[1]
@@ -83,7 +84,39 @@ def test_moved_and_copied_data_keep_their_index(
         found = index_clips(place, CLIPS, cache=tmp_path / "cache")
         assert found.frames.tolist() == [3, 0, 1]
         assert found.errors[1].startswith(f"{place}/bad.mp4 is broken")
-    assert read == []
+    assert set(read) == {"bad.mp4"}
+
+
+def test_mended_video_is_found_so_even_if_no_byte_that_is_looked_at_changed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_RECENT", 0)
+    monkeypatch.setattr(index, "_key", lambda _: 1)
+    assert list(index_clips(root, ["bad.mp4"], cache=tmp_path).errors) == [0]
+    write(root / "bad.mp4", frames=2)
+    for _ in range(2):
+        found = index_clips(root, ["bad.mp4"], cache=tmp_path)
+        assert found.frames.tolist() == [2] and found.errors == {}
+
+
+def test_what_is_known_by_its_content_alone_is_kept_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_RECENT", 1e30)  # as where the clock of a server is ahead
+    for _ in range(3):
+        index_clips(root, ["a.mp4"], cache=tmp_path)
+    assert len(VideoIndex(index_file(tmp_path)).rows) == 1
+
+
+def test_error_names_the_file_that_it_is_about_in_whatever_folder_one_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_RECENT", 0)
+    monkeypatch.chdir(root)
+    assert index_clips(".", ["bad.mp4"], cache=tmp_path).errors[0].startswith("./bad.mp4 is")
+    moved = root.rename(tmp_path / "moved")  # the file stays the same
+    found = index_clips(moved, ["bad.mp4"], cache=tmp_path)
+    assert found.errors[0].startswith(f"{moved}/bad.mp4 is")
 
 
 def test_file_replaced_by_one_of_its_size_and_time_is_noticed(root: Path, tmp_path: Path) -> None:

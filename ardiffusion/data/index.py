@@ -130,10 +130,11 @@ class VideoIndex:
     def look(self, path: str) -> Found:
         """Look up a clip by its content, or look into it."""
         found = Found(identity(path), _key(path))
-        if (row := int(self.find("key", np.array([found.key]))[0])) >= 0:
-            error, damage = self.notes.get(found.key, (None, None))
-            frames = int(self.rows["frames"][row])
-            return found._replace(frames=frames, error=error, damage=damage)
+        row = int(self.find("key", np.array([found.key]))[0])
+        # what was broken may be mended where no byte is looked at
+        if row >= 0 and not any(self.notes.get(found.key, ())):
+            key = found.key if found.seen else 0  # or every run would add the same
+            return found._replace(key=key, frames=int(self.rows["frames"][row]))
         try:
             frames, damage, table = examine(path)
             return found._replace(frames=frames, damage=_unnamed(damage, path), table=table)
@@ -145,7 +146,8 @@ class VideoIndex:
         if not known:
             return
         rows = np.array([(each.seen, each.key, each.frames) for each in known], _ROW)
-        notes = {each.key: each[3:5] for each in known if each.error or each.damage}
+        noted = [e for e in known if e.error or e.damage or e.key in self.notes]
+        notes = {each.key: each[3:5] for each in noted}
         tables = [
             (key, table.pack())
             for _, key, frames, _, _, table in known
@@ -160,7 +162,7 @@ class VideoIndex:
 
 
 def _unnamed(text: str | None, path: str) -> str | None:
-    return None if text is None else text.replace(shown(path), _NAME)
+    return None if text is None else text.replace(shown(Path(path)), _NAME, 1)
 
 
 def index_clips(root: str | Path, clips: Sequence[str], cache: str | Path | None = None) -> Counts:
