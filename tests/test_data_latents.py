@@ -130,6 +130,13 @@ def test_clips_on_other_grids_are_spans_of_their_own() -> None:
     ]
 
 
+def test_cache_in_which_no_clip_could_be_read_has_no_spans(tmp_path: Path) -> None:
+    folder = write_cache(tmp_path / "cache")
+    index = json.loads((folder / INDEX).read_text())
+    write_json(folder / INDEX, index | {"shards": {}, "hashes": {}})
+    assert not any(map(len, LatentCache(folder).spans.values()))
+
+
 def test_splits_labels_and_workers(tmp_path: Path) -> None:
     folder = write_cache(tmp_path / "cache")
     assert every(folder, frames=4, split="val")[0]["key"] == "c.mp4:0"

@@ -85,7 +85,7 @@ class LatentCache:
     def _list_spans(self, numbers: dict[str, int]) -> dict[str, Spans]:
         """List the frames of each split that follow each other."""
         frames, stride, starts = self.origin["frames"], self.origin["stride"], self._clips["start"]
-        start, last = starts[self._firsts], starts[np.append(self._firsts[1:], len(starts)) - 1]
+        start, last = starts[self._firsts], starts[np.append(self._firsts, len(starts))[1:] - 1]
         videos, labels = self._clips["video"][self._firsts], [*self.index["labels"].values()]
         label = np.array(labels, np.int64)[videos]
         rows, steps = (last - start) // stride + frames, np.full(len(start), stride)
