@@ -140,6 +140,13 @@ def test_changed_files_and_other_preparations_are_computed_anew(tmp_path: Path) 
     assert protocol.extractor.seen == 4 + 20  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_videos_of_many_clips_are_not_stamped_for_each() -> None:
+    stamped = list[int]()
+    of = replace(videos(0, 2), stamp=lambda video: str(stamped.append(video)))
+    assert len(set(of.clip_keys([Clip(i, start) for i in (0, 1) for start in range(4)]))) == 8
+    assert sorted(stamped) == [0, 1]
+
+
 def test_a_run_cut_short_goes_on(tmp_path: Path) -> None:
     class Killed(Exception): ...
 

@@ -49,7 +49,8 @@ class Videos:
 
     def clip_keys(self, clips: Sequence[Clip]) -> list[str]:
         """Name clips by their video, what its content is known by, and their start."""
-        return [f"{self.names[c.video]}:{self.stamp(c.video)}:{c.start}" for c in clips]
+        stamps = {video: self.stamp(video) for video in {clip.video for clip in clips}}
+        return [f"{self.names[c.video]}:{stamps[c.video]}:{c.start}" for c in clips]
 
     def clip_names(self, clips: Sequence[Clip]) -> list[str]:
         """Name clips for people."""
