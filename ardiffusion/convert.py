@@ -150,7 +150,8 @@ def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE
         check_config(config, arvae)
     tensors, _ = read_safetensors(weights_file)
     weights = {f"network.{new_name(name)}": value for name, value in tensors.items()}
-    weights["shift"], weights["scale"] = moments(config, channels=arvae.channels)
+    with naming(path):
+        weights["shift"], weights["scale"] = moments(config, channels=arvae.channels)
     with naming(weights_file):
         return assign_weights(arvae, weights)
 
@@ -186,5 +187,9 @@ def moments(config: dict[str, Any], channels: int) -> tuple[torch.Tensor, torch.
     """
     shift = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * channels
     factor = config.get("scaling_factor", 0.18215)  # diffusers' default
-    scale = config.get("latents_std") or [1 / factor] * channels
-    return torch.tensor(shift), torch.tensor(scale)
+    try:
+        scale = config.get("latents_std") or [1 / factor] * channels
+        return torch.tensor(shift), torch.tensor(scale)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        found = {name: config[name] for name in sorted(MOMENTS & config.keys())}
+        raise ValueError(f"The file scales latents by {found}: these must be numbers.") from error

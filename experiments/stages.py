@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 from ardiffusion.files import write_json
@@ -32,6 +33,7 @@ class StageLog:
     def __init__(self, folder: Path, settings: Mapping[str, Any], kind: str) -> None:
         self.path, self.settings = folder / "done.json", dict(settings)
         self.seconds: dict[str, float] = {}
+        self.lock = Lock()  # stages may be done at once
         if self.path.exists():
             found = json.loads(self.path.read_text())
             for name, value in self.settings.items():
@@ -50,5 +52,6 @@ class StageLog:
 
     def note(self, name: str, seconds: float) -> None:
         """Remember that a stage is done."""
-        self.seconds[name] = round(seconds, 1)
-        write_json(self.path, {"settings": self.settings, "seconds": self.seconds})
+        with self.lock:
+            self.seconds[name] = round(seconds, 1)
+            write_json(self.path, {"settings": self.settings, "seconds": self.seconds})

@@ -6,6 +6,7 @@ arm is compared with the first one, seed by seed, with intervals over the seeds.
 cut short goes on, and takes new arms and seeds.
 """
 
+import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,9 +89,9 @@ def study(
     chosen = [name for name in known if name == first or not only or name in only]
     sizes = {k: n for k, n in counts.items() if k not in ("seeds", "jobs")}
     log = StageLog(folder, sizes, kind="study")
-    prepare(folder, sizes, arms=[known[name] for name in chosen], log=log, jobs=jobs)
     for name in chosen:
-        write_json(folder / "arms" / f"{name}.json", known[name]._asdict())
+        note_arm(folder / "arms" / f"{name}.json", known[name])
+    prepare(folder, sizes, arms=[known[name] for name in chosen], log=log, jobs=jobs)
     trials = [(name, seed) for seed in range(seeds) for name in chosen]
     failed = run_trials(folder, trials, jobs=jobs)
     results = write_results(folder, chosen, seeds=seeds)
@@ -106,6 +107,16 @@ def read_arms(name: str) -> dict[str, Arm]:
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path} names no arms: write `name: {{dit: {{...}}}}` for each.")
     return {str(arm): Arm(**(parts or {})) for arm, parts in found.items() if arm[0] != "_"}
+
+
+def note_arm(file: Path, arm: Arm) -> None:
+    """Write what an arm is, for its trials; what is done of another of its name is not its own."""
+    said = json.loads(json.dumps(arm._asdict()))
+    if file.exists() and json.loads(file.read_text()) != said:
+        raise ValueError(
+            f"{file} says that {file.stem} was another arm: rename it or choose another --out."
+        )
+    write_json(file, said)
 
 
 def prepare(

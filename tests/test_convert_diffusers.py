@@ -91,6 +91,8 @@ def test_another_resolution_can_be_asked_for(tmp_path: Path) -> None:
     [
         ({"use_quant_conv": False}, r"config\.json: The file has use_quant_conv False"),
         ({"act_fn": "relu"}, "has act_fn relu, GridVAE is built with silu only: choose another"),
+        ({"scaling_factor": 0}, r"config\.json: .* by .*'scaling_factor': 0.* must be numbers"),
+        ({"latents_mean": ["a"]}, "must be numbers"),
         ({"sample_size": 17}, r"config\.json: GridVAE cannot be built: resolution 17"),
     ],
 )

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -37,7 +39,13 @@ def test_weights_stop_at_their_bound() -> None:
     assert InverseVariance(most=20)(*LEVELS).max() == 20
 
 
-@pytest.mark.parametrize("kind, wrong", [(Ramp, {"clean": -1.0}), (MinSNR, {"gamma": 0.0})])
+@pytest.mark.parametrize(
+    "kind, wrong",
+    [
+        *[(Ramp, {"clean": -1.0}), (Ramp, {"noise": math.nan}), (Ramp, {"clean": math.inf})],
+        (MinSNR, {"gamma": 0.0}),
+    ],
+)
 def test_weights_that_make_no_sense_are_refused(kind: type, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="0"):
         kind(**wrong)

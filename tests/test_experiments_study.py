@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ardiffusion import cli
-from experiments.study import STUDIES, Arm, main, read_arms
+from experiments.study import STUDIES, Arm, main, note_arm, read_arms
 from experiments.study_table import MEASURES, compared, paired, table, write_results
 from experiments.trial import training
 
@@ -80,6 +80,15 @@ def test_a_measure_that_a_trial_lacks_stays_empty() -> None:
     assert table({"paper": trials, "other": {0: trials[0] | {}}}).count("| 1 |") > 2
     del trials[0]["spikes"]
     assert "|  |" in table({"paper": trials})
+
+
+def test_an_arm_that_was_another_does_not_take_over_its_trials(tmp_path: Path) -> None:
+    file = tmp_path / "arms" / "a.json"
+    for _ in range(2):
+        note_arm(file, Arm(short={"steps": 5}))
+    with pytest.raises(ValueError, match="says that a was another arm: rename it"):
+        note_arm(file, Arm(short={"steps": 6}))
+    assert json.loads(file.read_text())["short"] == {"steps": 5}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The paper weighs all levels alike. Which levels matter is an open question with 
 directions, so each is a class; only the ratio of two weights matters to Adam.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 from torch import Tensor
@@ -38,9 +39,10 @@ class Ramp(Weighting):
     """
 
     def __init__(self, clean: float = 0.1, noise: float = 1.0) -> None:
-        if min(clean, noise) < 0 or max(clean, noise) <= 0:
+        if not (clean >= 0 and noise >= 0 and 0 < clean + noise < math.inf):
             raise ValueError(
-                f"Weights must be 0 or above and not both 0, got clean {clean} and noise {noise}."
+                "Weights must be finite, 0 or above and not both 0, got "
+                f"clean {clean} and noise {noise}."
             )
         self.clean, self.noise = clean, noise
 
