@@ -114,7 +114,7 @@ def compression_differs(one: VideoFolder, other: VideoFolder) -> str | None:
     if not any(lossy):
         return None
     sampled = max(len(folder.readable) for folder in (one, other)) > LOOKED_AT
-    basis = f" (by {LOOKED_AT} videos spread over each)" if sampled else ""
+    basis = f" (by at most {LOOKED_AT} videos spread over each)" if sampled else ""
     return (
         f"{one.root} is stored as {', '.join(first)} and {other.root} as {', '.join(second)}"
         f"{basis}: traces of compression on one side shift the distance, so store both alike."
