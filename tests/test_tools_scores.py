@@ -67,3 +67,13 @@ def test_a_file_without_score_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         assert exit_.value.code == 2
         error = capsys.readouterr().err
         assert str(file) in error and error.count("\n") == 1
+
+
+def test_brackets_in_names_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path, **{"[x]": replace(SCORE, data={"fake": "[/y]"})})
+    main(["scores", "[x].json"])
+    table, _, _ = capsys.readouterr().out.partition('{"scores"')
+    assert "[x].json" in table and "[/y]" in table

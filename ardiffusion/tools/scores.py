@@ -18,7 +18,7 @@ def scores(*files: str) -> dict[str, Any]:
     records = {file: Score.load(file) for file in files}
     check_comparable(list(records.values()), names=list(records))
     ordered = sorted(records.items(), key=lambda item: item[1].value)
-    Console().print(score_table(dict(ordered)))
+    Console(markup=False).print(score_table(dict(ordered)))
     return {"scores": [{"file": file} | asdict(record) for file, record in ordered]}
 
 
