@@ -163,14 +163,18 @@ class Generator(nn.Module):
         )
 
     def label_indices(self, labels: Sequence[str | int] | Tensor | None) -> Tensor | None:
-        """Return class indices (B,) of names or indices; None for a model without classes."""
+        """Return class indices (B,) of names or indices; None for a model without classes.
+
+        An index of -1 is "no class".
+        """
         if labels is None or not self.conditional:
             return None
-        known = {name: number for number, name in enumerate(self.classes)}
-        unknown = [name for name in labels if isinstance(name, str) and name not in known]
-        if unknown:
-            raise ValueError(f"There is no class {unknown[0]!r}, only {', '.join(known)}.")
-        numbers = [known[name] if isinstance(name, str) else int(name) for name in labels]
+        known: dict[str | int, int] = {name: i for i, name in enumerate(self.classes)}
+        given = [label if isinstance(label, str) else int(label) for label in labels]
+        numbers = [known.get(x, x if x in range(-1, len(known)) else None) for x in given]
+        if None in numbers:
+            wrong, names = given[numbers.index(None)], ", ".join(self.classes)
+            raise ValueError(f"There is no class {wrong!r}, only {names}, counted from 0.")
         return torch.tensor(numbers, device=self.device)
 
     def labels_in_turn(self, indices: Sequence[int]) -> Tensor | None:
@@ -213,13 +217,17 @@ class Generator(nn.Module):
         sampler = sampler or self.sampler(frames=frames)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = FrameNoise(generators, tokens=self.arvae.tokens, channels=self.arvae.channels)
+        label = self.label_indices(labels)
+        for name, each in {"labels": label, "prefixes": prefix}.items():
+            if each is not None and len(each) not in (1, len(seeds)):
+                raise ValueError(f"{len(seeds)} videos take as many {name} or one: {len(each)}.")
         given = None if prefix is None else self.encode(prefix)
         if given is not None:
             given = repeat(given, "b p l c -> (b n) p l c", n=len(seeds) // len(given))
         latents = sampler.stream(
             self.dit,
             lambda frame: noise(frame).to(self.device),
-            label=self.label_indices(labels),
+            label=label,
             prefix=given,
             generators=[torch.Generator().manual_seed(step_seed(seed)) for seed in seeds],
             progress=progress,

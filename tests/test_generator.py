@@ -223,3 +223,17 @@ def test_given_frames_come_out_as_their_reconstructions() -> None:
     for sample in video:
         assert_close(sample[:2].float() / 255, rebuilt[0].clamp(0, 1), rtol=0, atol=0.51 / 255)
     assert not torch.equal(video[0, 2:], video[1, 2:])
+
+
+def test_labels_and_prefixes_that_no_video_can_have_are_refused() -> None:
+    generator = Generator(make_dit(classes=2), make_arvae())
+    found = generator.label_indices([-1, "1", 0])
+    assert found is not None and found.tolist() == [-1, 1, 0]
+    with pytest.raises(ValueError, match="There is no class 2, only 0, 1, counted from 0"):
+        generator.generate([0], frames=1, labels=[2])
+    with pytest.raises(ValueError, match="3 videos take as many labels or one: 2"):
+        generator.generate([0, 1, 2], frames=1, labels=[0, 1])
+    side = generator.arvae.resolution
+    with pytest.raises(ValueError, match="4 videos take as many prefixes or one: 2"):
+        prefix = torch.zeros(2, 1, 3, side, side, dtype=torch.uint8)
+        generator.generate([0, 1, 2, 3], frames=1, prefix=prefix)
