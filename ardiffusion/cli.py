@@ -106,7 +106,7 @@ class StageCLI(LightningCLI):
             kwargs["logger"] = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except TypeError as error:  # of an option whose type Lightning does not say
+        except (TypeError, OverflowError) as error:  # of an option whose type is not said
             raise ValueError(f"{error} Correct an option of --trainer.") from error
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer

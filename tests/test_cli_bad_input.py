@@ -130,6 +130,20 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
         r"asks for 99 devices, and there (is|are) \d+: set --trainer\.devices \d+",
     ),
     "no devices": ("dit", "predict", {"trainer__devices": 0}, "devices must be at least 1, got 0"),
+    "no time": (
+        "vae",
+        "fit",
+        {"trainer__max_time": "{days: -1}"},
+        r"max_time must be above 0",
+    ),
+    "endless": ("vae", "fit", {"trainer__max_time": "{days: 1000000000}"}, "Correct an option of"),
+    "far apart": ("dit", "fit", {"model__difference": 60}, "between 0 and the 30 steps, got 60"),
+    "timesteps": (
+        "dit",
+        "fit",
+        {"model__timesteps__init_args__timesteps": 2000},
+        r"timesteps draws from 2000 timesteps, but the schedule has 1000; set both alike",
+    ),
     "no model": ("dit", "fit", {"config": None}, "key|class|--model"),
     "perceptual": (
         "vae",

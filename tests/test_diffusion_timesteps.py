@@ -162,6 +162,8 @@ def test_mixture_draws_each_clip_from_one_sampler_by_weight() -> None:
     assert abs(synchronous - 0.75) < 0.03
 
 
-def test_mixture_refuses_weights_that_do_not_fit() -> None:
+def test_mixture_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="one positive weight per sampler"):
         Mixture(samplers=[FoPP()], weights=[0.5, 0.5])
+    with pytest.raises(ValueError, match=r"equally many timesteps, got \[1000, 50\]"):
+        Mixture(samplers=[FoPP(), FoPP(50)], weights=[0.5, 0.5])

@@ -195,6 +195,10 @@ class Mixture(Timesteps):
                 f"Mixture needs one positive weight per sampler, got {len(samplers)} samplers "
                 f"and weights {weights}."
             )
+        counts = [sampler.timesteps for sampler in samplers]
+        if len({*counts}) > 1:
+            raise ValueError(f"Mixture needs samplers of equally many timesteps, got {counts}.")
+        super().__init__(counts[0])
         self.samplers, self.weights = samplers, [*map(float, weights)]
 
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:

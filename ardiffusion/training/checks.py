@@ -6,6 +6,7 @@ from math import inf
 import torch
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_info
 
 MOST_PROCESSES = 64
@@ -42,6 +43,9 @@ def check_trainer_options(trainer: Trainer) -> None:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if getattr(trainer, name) == 0:
             raise ValueError(f"--trainer.{name} is 0, which trains nothing: leave it out.")
+    for timer in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(timer, Timer) and timer._duration is not None and timer._duration <= 0:
+            raise ValueError("--trainer.max_time must be above 0: name a time or leave it out.")
     every = getattr(trainer, "val_check_interval", 1)  # not there if it is a time
     if not every > 0:
         raise ValueError(f"--trainer.val_check_interval must be above 0, got {every}.")

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.timesteps import Timesteps
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.data import VideoDataModule
@@ -25,8 +27,9 @@ def check_resolution(data: object, arvae: Autoencoder) -> None:
         )
 
 
-def check_latents(data: object, arvae: Autoencoder) -> None:
-    """Raise if a latent cache comes from another AR-VAE."""
+def check_clips(data: object, arvae: Autoencoder) -> None:
+    """Raise if videos come in another size than the AR-VAE takes, or latents from another one."""
+    check_resolution(data, arvae)
     if isinstance(data, VideoDataModule) and data.latents is not None:
         data.check_latents(fingerprint(arvae))
 
@@ -37,4 +40,13 @@ def check_classes(classes: list[str], dit: nn.Module) -> None:
         raise ValueError(
             f"The network has {dit.classes} classes, the data {len(classes)}; set dit.classes to "
             "the latter, or to 0 to ignore classes."
+        )
+
+
+def check_timesteps(drawn: Timesteps, schedule: NoiseSchedule) -> None:
+    """Raise if training timesteps are not those of the schedule."""
+    if drawn.timesteps != schedule.timesteps:
+        raise ValueError(
+            f"--model.timesteps draws from {drawn.timesteps} timesteps, but the schedule has "
+            f"{schedule.timesteps}; set both alike."
         )

@@ -28,7 +28,7 @@ from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.training.checkpoint import check_fits, check_given, describe_into, start_from
 from ardiffusion.training.clipping import clip_gradients
-from ardiffusion.training.compatibility import check_classes, check_latents, check_resolution
+from ardiffusion.training.compatibility import check_classes, check_clips, check_timesteps
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.weights.description import build, describe
 
@@ -90,7 +90,7 @@ class DiffusionModule(LightningModule):
         self.timesteps = timesteps or FoPP(self.schedule.timesteps)
         asked = {"solver": solver, "steps": steps, "difference": difference, "guidance": guidance}
         self.sampling = {name: value for name, value in asked.items() if value is not None}
-        self.weighting, self.history = weighting or Uniform(), history
+        self.difference, self.weighting, self.history = difference, weighting or Uniform(), history
         self.class_dropout, self.compiled = class_dropout, compile
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
 
@@ -164,12 +164,13 @@ class DiffusionModule(LightningModule):
     on_test_start = on_validation_start
 
     def check_data(self) -> list[str]:
-        """Raise if data, AR-VAE and network do not match; return the names of the classes."""
+        """Raise if data and parts do not match each other; return the names of the classes."""
         data = getattr(self.trainer, "datamodule", None)
         classes = list(getattr(data, "classes", self.generator.classes))
-        check_resolution(data, arvae=self.arvae)
-        check_latents(data, arvae=self.arvae)
+        check_clips(data, arvae=self.arvae)
         check_classes(classes, dit=self.dit)
+        check_timesteps(self.timesteps, schedule=self.schedule)
+        self.generator.sampler(difference=self.difference)  # too large a default is cut to `steps`
         return classes
 
     def latents(self, batch: dict[str, Any]) -> Tensor:
