@@ -32,7 +32,7 @@ from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.published.dit import published_schedule
 from ardiffusion.weights.checkpoint import read_parts
-from ardiffusion.weights.description import assign_weights, build
+from ardiffusion.weights.description import UNFIT, assign_weights, build
 from ardiffusion.weights.download import HubPath, fetch, list_files, parse_hub_path
 from ardiffusion.weights.folders import CONFIG, METADATA_KEY, WEIGHTS, parse_config, read_config
 from ardiffusion.weights.tensor_files import SUFFIXES, read_tensors
@@ -48,6 +48,7 @@ PLAIN: dict[str, Any] = {
     **{"steps": int, "difference": int, "guidance": float, "guided_frames": int | None},
     "classes": list[str],
 }
+NOT_OURS = "The file holds entries of published weights that have not their shapes."
 Parts = dict[str, Any]
 
 
@@ -124,10 +125,9 @@ def published(tensors: Mapping[str, Any], **told: Any) -> Parts:  # noqa: ANN401
     """Convert a published file; `told` is what its shapes cannot tell `from_published`."""
     state = {name.removeprefix("module."): value for name, value in tensors.items()}
     try:
-        networks = from_published(state, **told)
-    except AttributeError as error:  # what is no tensor has no shape
-        raise ValueError(str(error)) from error
-    schedule = published_schedule(state)
+        networks, schedule = from_published(state, **told), published_schedule(state)
+    except UNFIT as error:  # what is no tensor has no shape, and shapes may be of any kind
+        raise ValueError(f"{error}" if isinstance(error, ValueError) else NOT_OURS) from error
     return networks | ({"schedule": schedule} if schedule else {})
 
 

@@ -80,6 +80,27 @@ def test_a_false_header_is_one_sentence(header: dict[str, Any], tmp_path: Path) 
         load_dit(file)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"diffusion_model.betas": torch.ones(())},
+        {"diffusion_model.betas": torch.ones(0)},
+        {"diffusion_model.model.x_embedder.weight": torch.ones(())},
+        {"diffusion_model.model.blocks.0.attn.q_norm.weight": torch.ones(0)},
+        {"diffusion_model.model.pos_embed": torch.ones(())},
+        {"latent_tokens": torch.ones(0, 0)},
+    ],
+)
+def test_published_entries_of_other_shapes_are_one_sentence(
+    entry: dict[str, Any], tmp_path: Path
+) -> None:
+    named = {"x_embedder.weight": torch.ones(8, 4), "pos_embed": torch.ones(1, 512, 8)}
+    state = {f"diffusion_model.model.{name}": value for name, value in named.items()}
+    save_file({**state, "context_emb": torch.ones(2, 8), **entry}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"a\.safetensors"):
+        load_dit(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("path", ["../../../..", "dit/../../../../..", "arvae/a/.."])
 def test_a_listing_of_the_hub_leads_to_no_other_folder(
     path: str, hub: Hub, tmp_path: Path
