@@ -46,6 +46,11 @@ def check_trainer_options(trainer: Trainer) -> None:
     for timer in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(timer, Timer) and timer._duration is not None and timer._duration <= 0:
             raise ValueError("--trainer.max_time must be above 0: name a time or leave it out.")
+    if trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(
+            "--trainer.overfit_batches takes away the order in which clips are loaded: leave it "
+            "out, and name few videos by --data.train_list."
+        )
     every = getattr(trainer, "val_check_interval", 1)  # not there if it is a time
     if not every > 0:
         raise ValueError(f"--trainer.val_check_interval must be above 0, got {every}.")
