@@ -21,10 +21,12 @@ from torch.testing import assert_close
 from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.windows import EveryWindow
+from ardiffusion.files import read_json_lines
 from ardiffusion.training import predict as predicting
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
 from ardiffusion.training.callbacks.save_last import SaveLast
+from ardiffusion.training.callbacks.stability import LOG, Stability
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
 from ardiffusion.training.trainers import EncodingTrainer, SamplingTrainer
@@ -57,7 +59,9 @@ def fit(
     folder.mkdir()
     data = make_data(skies, batch_size=4 // options.get("devices", 1))
     callbacks = [Tell(folder), *options.pop("callbacks", [])]
-    make_trainer(max_steps=4, callbacks=callbacks, **options).fit(module, datamodule=data)
+    last = options.pop("ckpt_path", None)
+    trainer = make_trainer(max_steps=4, callbacks=callbacks, **options)
+    trainer.fit(module, datamodule=data, ckpt_path=last)
     return [torch.load(path) for path in sorted(folder.glob("*.pt"))]
 
 
@@ -159,6 +163,36 @@ def test_two_processes_train_stage_2_as_one_does(
     assert_close(first["weights"], one["weights"], rtol=1e-4, atol=1e-6)
     start = make_dit().state_dict()
     assert all(not torch.equal(first["weights"][f"dit.{name}"], start[name]) for name in start)
+
+
+class SaveWithinStep(Callback):
+    """Write a checkpoint after the first batch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
+        if trainer.fit_loop.total_batch_idx == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def test_gradients_that_each_process_gathered_are_kept(
+    tokenizer: Path, skies: Path, tmp_path: Path
+) -> None:
+    def train(name: str, *callbacks: Callback, **options: Any) -> Any:  # noqa: ANN401
+        torch.manual_seed(0)
+        optimizer = partial(SGD, lr=0.1)
+        module = DiffusionModule(dit=make_dit(), arvae=str(tokenizer), optimizer=optimizer)
+        given = {"callbacks": [SaveLast(), Stability(), *callbacks], "accumulate_grad_batches": 2}
+        given |= {"default_root_dir": tmp_path / name}
+        told = fit(module, skies, tmp_path / name, **given, **TWO, **options)
+        return told[0]["weights"], read_json_lines(tmp_path / name / LOG)
+
+    saved = tmp_path / "within.ckpt"
+    whole, log = train("whole", SaveWithinStep(saved))
+    again, log_again = train("again", ckpt_path=saved)
+    assert_close(again, whole, rtol=1e-6, atol=1e-7)
+    assert_close(log_again[0]["loss"], log[0]["loss"])
 
 
 def test_processes_draw_noise_and_timesteps_of_their_own(

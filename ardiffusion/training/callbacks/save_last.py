@@ -138,11 +138,17 @@ class SaveLast(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep gradients that no step has used, and forget a validation that was broken off."""
+        """Keep gradients that no step has used, and forget a validation that was broken off.
+
+        Their mean over all processes, each of which may have gathered its own.
+        """
         if gathering(trainer, pl_module):
             grads = {name: p.grad for name, p in pl_module.named_parameters()}
-            kept = {name: grad for name, grad in grads.items() if type(grad) is Tensor}
-            checkpoint["gathered"] = kept  # those of sharded parameters are parts alone
+            checkpoint["gathered"] = {
+                name: trainer.strategy.reduce(grad.clone(), reduce_op="mean")
+                for name, grad in grads.items()
+                if type(grad) is Tensor  # those of sharded parameters are parts alone
+            }
         checkpoint["clips_per_step"] = self.clips
         if trainer.interrupted and self.loops is not None:
             checkpoint["loops"]["fit_loop"] = self.loops

@@ -168,13 +168,16 @@ class Stability(StepGuard):
     ) -> None:
         """Write all lines up to here, and keep what the next ones depend on."""
         self.flush(trainer)
+        sums = self.sums
+        if sums is not None:  # of this process; all of them go on with the mean
+            sums = trainer.strategy.reduce(sums.clone(), reduce_op="mean")
         checkpoint["stability"] = {
             "spikes": self.spikes,
             "skips": self.skips,
             "in_a_row": self.in_a_row,
             "recent": list(self.spike_detector.recent),
             "sums": self.totals,
-            "gathered": self.sums,
+            "gathered": sums,
         }
 
     def on_load_checkpoint(
