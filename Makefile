@@ -23,6 +23,7 @@ reproduce: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

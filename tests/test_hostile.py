@@ -197,6 +197,7 @@ def test_videos_of_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
     assert len(sentences) == len(hostile) and int(grown) < 300, done.stdout + done.stderr
 
 
+@pytest.mark.browser
 def test_a_gallery_of_hostile_names_runs_no_script(tmp_path: Path, browser: "Browser") -> None:
     evil = "<img src=x onerror=document.title='pwned'>"
     folder = tmp_path / "samples"

@@ -15,6 +15,8 @@ from ardiffusion.tools.gallery import Section, write_gallery
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.browser
+
 COUNT = """
   window.held = new Set();
   const {createObjectURL, revokeObjectURL} = URL;

@@ -16,6 +16,8 @@ from ardiffusion.tools.live import RECENT, Studio
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.browser
+
 pytest.importorskip("gradio", reason="gradio is not installed: the extra `live` brings it")
 
 Visit = Callable[[], "Page"]
