@@ -89,8 +89,9 @@ def study(
     chosen = [name for name in known if name == first or not only or name in only]
     sizes = {k: n for k, n in counts.items() if k not in ("seeds", "jobs")}
     log = StageLog(folder, sizes, kind="study")
-    for name in chosen:
-        note_arm(folder / "arms" / f"{name}.json", known[name])
+    for name, arm in ((name, known[name]) for name in chosen):
+        note_arm(folder / "stages" / f"{arm.stage_1}.json", Arm(vae=arm.vae))
+        note_arm(folder / "arms" / f"{name}.json", arm)
     prepare(folder, sizes, arms=[known[name] for name in chosen], log=log, jobs=jobs)
     trials = [(name, seed) for seed in range(seeds) for name in chosen]
     failed = run_trials(folder, trials, jobs=jobs)
@@ -104,17 +105,22 @@ def read_arms(name: str) -> dict[str, Arm]:
     if path is None:
         raise ValueError(f"There is no {name}, neither here nor in {STUDIES}.")
     found = yaml.safe_load(path.read_text())
-    if not isinstance(found, dict) or not found:
+    found = found if isinstance(found, dict) else {}
+    named = {str(arm): parts or {} for arm, parts in found.items() if not f"{arm}".startswith("_")}
+    if not named:
         raise ValueError(f"{path} names no arms: write `name: {{dit: {{...}}}}` for each.")
-    return {str(arm): Arm(**(parts or {})) for arm, parts in found.items() if arm[0] != "_"}
+    for arm, parts in named.items():
+        if not isinstance(parts, dict) or not parts.keys() <= set(Arm._fields):
+            raise ValueError(f"{path}: give {arm} some of {', '.join(Arm._fields)}, not {parts}.")
+    return {arm: Arm(**parts) for arm, parts in named.items()}
 
 
 def note_arm(file: Path, arm: Arm) -> None:
-    """Write what an arm is, for its trials; what is done of another of its name is not its own."""
+    """Write what an arm or its stage 1 is; what is done of another of its name is not its own."""
     said = json.loads(json.dumps(arm._asdict()))
     if file.exists() and json.loads(file.read_text()) != said:
         raise ValueError(
-            f"{file} says that {file.stem} was another arm: rename it or choose another --out."
+            f"{file} says that {file.stem} is something else: rename it or choose another --out."
         )
     write_json(file, said)
 

@@ -86,9 +86,30 @@ def test_an_arm_that_was_another_does_not_take_over_its_trials(tmp_path: Path) -
     file = tmp_path / "arms" / "a.json"
     for _ in range(2):
         note_arm(file, Arm(short={"steps": 5}))
-    with pytest.raises(ValueError, match="says that a was another arm: rename it"):
+    with pytest.raises(ValueError, match="says that a is something else: rename it"):
         note_arm(file, Arm(short={"steps": 6}))
     assert json.loads(file.read_text())["short"] == {"steps": 5}
+
+
+def test_arms_may_be_called_by_numbers_and_hold_parts_of_an_arm_alone(tmp_path: Path) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text("_: {x: 0}\n2: {}\nyes: {short: {steps: 5}}")
+    assert read_arms(str(file)) == {"2": Arm(), "True": Arm(short={"steps": 5})}
+    for wrong in ("1: {dlt: {}}", "1: 5"):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match="give 1 some of dit, vae, short, long, not"):
+            read_arms(str(file))
+
+
+def test_two_arms_do_not_mean_different_things_by_one_stage_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text("a: {vae: {name: v, data: {seed: 1}}}\nb: {vae: {name: v, data: {seed: 2}}}")
+    with pytest.raises(SystemExit):
+        main([f"--out={tmp_path / 'out'}", f"--arms={file}"])
+    assert "v.json says that v is something else: rename it" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "arms" / "b.json").exists()
 
 
 @pytest.mark.parametrize(
