@@ -8,9 +8,9 @@ cut short goes on, and takes new arms and seeds.
 
 import json
 import os
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ardiffusion.tools.options import check_option
 from experiments.command import ARDIFF, PYTHON, VAE, command_line, run_script
 from experiments.stages import Stage, StageLog
 from experiments.study_table import write_results
+from experiments.trial import is_done, run_logged
 
 CLIP = 16  # frames that stage 2 sees at once
 HELD_OUT_SEED = 1  # of the videos that nothing is trained on
@@ -37,12 +38,14 @@ class Arm(NamedTuple):
         vae: Name and changes of stage 1; arms that name none share one.
         short: Options of the sampler for clips.
         long: Options of the sampler for long videos.
+        of: Arm whose networks are sampled in another way; nothing is trained then.
     """
 
     dit: Mapping[str, Any] = {}
     vae: Mapping[str, Any] = {}
     short: Mapping[str, Any] = {}
     long: Mapping[str, Any] = {}
+    of: str | None = None
 
     @property
     def stage_1(self) -> str:
@@ -55,6 +58,8 @@ def study(
     only: list[str] | None = None,
     seeds: int = 4,
     jobs: int = 1,
+    root: str | None = None,
+    held_out: str | None = None,
     videos: int = 240,
     vae_steps: int = 1200,
     dit_steps: int = 1300,
@@ -62,7 +67,7 @@ def study(
     long: int = 128,
     frames: int = 128,
 ) -> dict[str, Any]:
-    """Train arms with paired seeds on procedural skies, measure and compare them.
+    """Train arms with paired seeds, measure and compare them.
 
     Args:
         out: Folder of everything; table.md and study.png in it show the results.
@@ -71,13 +76,18 @@ def study(
         only: Names of the arms to train; all if not given. The first is always among them.
         seeds: Seeds per arm.
         jobs: Trials at once; more than one is worth it on a GPU, or with many cores.
+        root: Folder of videos to train on; procedural skies if not given.
+        held_out: Folder of videos that generated ones are compared with, beside `root`.
         videos: Procedural videos to train on.
         vae_steps: Batches of stage 1.
         dit_steps: Batches of stage 2.
         clips: Generated clips of 16 frames per trial.
         long: Generated long videos per trial.
-        frames: Frames of the long videos.
+        frames: Frames of the long videos. Where held-out ones are shorter, the clips of long
+            videos are compared with clips.
     """
+    if (root is None) != (held_out is None):
+        raise ValueError("--root and --held_out go together: give both, or none for skies.")
     counts = {"seeds": seeds, "jobs": jobs, "videos": videos, "vae_steps": vae_steps}
     counts |= {"dit_steps": dit_steps, "clips": clips, "long": long, "frames": frames}
     for name, count in counts.items():
@@ -86,15 +96,17 @@ def study(
     first = next(iter(known))
     if unknown := sorted({*(only or ())} - known.keys()):
         raise ValueError(f"{arms} has no arm {unknown[0]!r}, only {', '.join(known)}.")
-    chosen = [name for name in known if name == first or not only or name in only]
+    wanted = {first, *(only or known)}
+    wanted |= {known[name].of for name in wanted}  # networks that others sample
+    chosen = [name for name in known if name in wanted]
     sizes = {k: n for k, n in counts.items() if k not in ("seeds", "jobs")}
-    log = StageLog(folder, sizes, kind="study")
+    settings = sizes | {"root": root, "held_out": held_out}
+    log = StageLog(folder, settings, kind="study")
     for name, arm in ((name, known[name]) for name in chosen):
         note_arm(folder / "stages" / f"{arm.stage_1}.json", Arm(vae=arm.vae))
         note_arm(folder / "arms" / f"{name}.json", arm)
-    prepare(folder, sizes, arms=[known[name] for name in chosen], log=log, jobs=jobs)
-    trials = [(name, seed) for seed in range(seeds) for name in chosen]
-    failed = run_trials(folder, trials, jobs=jobs)
+    prepare(folder, settings, arms=[known[name] for name in chosen], log=log, jobs=jobs)
+    failed = run_trials(folder, {name: known[name] for name in chosen}, seeds=seeds, jobs=jobs)
     results = write_results(folder, chosen, seeds=seeds)
     return {"table": str(folder / "table.md"), "failed": failed, "trials": results}
 
@@ -112,7 +124,19 @@ def read_arms(name: str) -> dict[str, Arm]:
     for arm, parts in named.items():
         if not isinstance(parts, dict) or not parts.keys() <= set(Arm._fields):
             raise ValueError(f"{path}: give {arm} some of {', '.join(Arm._fields)}, not {parts}.")
-    return {arm: Arm(**parts) for arm, parts in named.items()}
+    arms = {name: Arm(**parts) for name, parts in named.items()}
+    return {name: same_networks(arms, name) if arm.of else arm for name, arm in arms.items()}
+
+
+def same_networks(arms: Mapping[str, Arm], name: str) -> Arm:
+    """Give an arm that samples another one's networks the auto-encoder of those."""
+    arm = arms[name]
+    trained = arms.get(arm.of or "")
+    if trained is None or trained.of or arm.dit or arm.vae:
+        raise ValueError(
+            f"{name} is of {arm.of}: name an arm that is trained, and change short or long alone."
+        )
+    return arm._replace(vae=trained.vae)
 
 
 def note_arm(file: Path, arm: Arm) -> None:
@@ -126,17 +150,18 @@ def note_arm(file: Path, arm: Arm) -> None:
 
 
 def prepare(
-    folder: Path, sizes: Mapping[str, int], arms: Iterable[Arm], log: StageLog, jobs: int
+    folder: Path, settings: Mapping[str, Any], arms: Iterable[Arm], log: StageLog, jobs: int
 ) -> None:
     """Draw the videos, train the auto-encoders of stage 1 and encode what stage 2 learns."""
-    real = f"--videos {max(sizes['clips'] // 2, sizes['long'])} --frames {sizes['frames']}"
-    real += f" --seed {HELD_OUT_SEED}"
-    draw = command_line(ARDIFF, "videos", folder / "skies", f"--videos {sizes['videos']}")
-    log.do(Stage("videos", draw))
-    log.do(Stage("held-out videos", command_line(ARDIFF, "videos", folder / "held_out", real)))
+    if settings["root"] is None:
+        real = f"--videos {max(settings['clips'] // 2, settings['long'])}"
+        real += f" --frames {settings['frames']} --seed {HELD_OUT_SEED}"
+        draw = command_line(ARDIFF, "videos", folder / "skies", f"--videos {settings['videos']}")
+        log.do(Stage("videos", draw))
+        log.do(Stage("held-out videos", command_line(ARDIFF, "videos", folder / "held_out", real)))
     stages = {arm.stage_1: arm.vae for arm in arms}
     with ThreadPoolExecutor(jobs) as pool:
-        parts = pool.map(lambda name: stage_1(folder, name, stages[name], sizes), stages)
+        parts = pool.map(lambda name: stage_1(folder, name, stages[name], settings), stages)
         done = pool.map(lambda part: [log.do(stage) for stage in part], parts)
         list(done)  # raises what a stage raised
     describe = command_line(PYTHON, "-m experiments.trial reference", folder)
@@ -144,16 +169,17 @@ def prepare(
 
 
 def stage_1(
-    folder: Path, name: str, changes: Mapping[str, Any], sizes: Mapping[str, int]
+    folder: Path, name: str, changes: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[Stage]:
     """List the commands that train an auto-encoder and encode the videos."""
-    place, steps = folder / "stage_1" / name, sizes["vae_steps"]
+    place, steps = folder / "stage_1" / name, settings["vae_steps"]
     place.mkdir(parents=True, exist_ok=True)
     own = {key: value for key, value in changes.items() if key != "name"}
     (place / "changes.yaml").write_text(yaml.safe_dump(own))
     config = "--config vae_tiny.yaml --config", place / "changes.yaml"
     readers = min((os.cpu_count() or 1) // 2, 6)
-    data = "--data.root", folder / "skies", f"--data.val_fraction 0 --data.workers {readers}"
+    data = "--data.root", Path(settings["root"] or folder / "skies")
+    data = *data, f"--data.val_fraction 0 --data.workers {readers}"
     fit = f"--trainer.max_steps {steps} --model.lr_scheduler.init_args.steps {steps}"
     fit += f" --model.lr_scheduler.init_args.warm_up {min(100, steps // 10)}"
     fit += " --trainer.limit_val_batches 0 --trainer.logger.init_args.save_dir"
@@ -166,26 +192,20 @@ def stage_1(
     ]
 
 
-def run_trials(folder: Path, trials: Sequence[tuple[str, int]], jobs: int) -> list[str]:
+def run_trials(folder: Path, arms: Mapping[str, Arm], seeds: int, jobs: int) -> list[str]:
     """Run the trials that are not done, some at once; return the names of those that failed."""
-    left = [(n, s) for n, s in trials if not (folder / n / f"seed_{s}/measures.json").exists()]
-    threads = str(max((os.cpu_count() or 1) // jobs, 1))
-    environment = {"OMP_NUM_THREADS": threads} | os.environ
-
-    def one(trial: tuple[str, int]) -> str | None:
-        place = folder / trial[0] / f"seed_{trial[1]}"
-        place.mkdir(parents=True, exist_ok=True)
-        command = command_line(
-            PYTHON, "-m experiments.trial run", folder, f"{trial[0]} {trial[1]}"
-        )
-        with open(place / "log.txt", "w") as log:
-            done = subprocess.run(command, env=environment, stdout=log, stderr=log)
-        return f"{trial[0]}, seed {trial[1]}: see {place / 'log.txt'}" if done.returncode else None
-
-    with ThreadPoolExecutor(jobs) as pool:
-        console = Console(stderr=True)
-        found = track(pool.map(one, left), "Trials", total=len(left), console=console)
-        return [failure for failure in found if failure]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))
+    failed = []
+    # processes serve many trials; what is trained comes before what samples it in another way
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for trained in (True, False):
+            names = [name for name, arm in arms.items() if (arm.of is None) == trained]
+            trials = [(str(folder), name, seed) for seed in range(seeds) for name in names]
+            left = [t for t in trials if not is_done(*t)]
+            console = Console(stderr=True)
+            ended = track(pool.map(run_logged, left), "Trials", total=len(left), console=console)
+            failed += [failure for failure in ended if failure]
+    return failed
 
 
 def main(args: list[str] | None = None) -> None:

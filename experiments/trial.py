@@ -1,20 +1,27 @@
 """One trial of a study: an arm trained with one seed, and what its videos measure.
 
-`experiments.study` calls `python -m experiments.trial run STUDY ARM SEED` for every trial.
+`experiments.study` calls `run` in processes of its own; `python -m experiments.trial run STUDY ARM
+SEED` does the same.
 """
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ardiffusion import cli
+from ardiffusion.data.clips import resize_crop
+from ardiffusion.data.layouts import VIDEOS
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion import plans
 from ardiffusion.diffusion.noise import latent_noise, sample_seeds
@@ -27,11 +34,12 @@ from ardiffusion.metrics.image import psnr
 from ardiffusion.metrics.kernel import kernel_distance
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.tools.loss_curve import read_curve, steadiness
+from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.spike_detector import SpikeDetector
 from experiments.command import run_script
 from experiments.demo_report import motion, nearest
 
-CLIP = 16
+CLIP, RESOLUTION = 16, 64  # of vae_tiny.yaml
 PAPER = {  # what arms change
     "timesteps": {"class_path": "ardiffusion.diffusion.timesteps.FoPP"},
     "weighting": {"class_path": "ardiffusion.diffusion.weighting.Uniform"},
@@ -47,61 +55,109 @@ def device() -> str:
 def reference(study: str) -> None:
     """Describe the real videos of a study, and the latents of each of its auto-encoders."""
     folder = Path(study)
-    held_out, train = read(folder / "held_out"), read(folder / "skies")
-    middle = held_out.shape[1] // 2
-    short = torch.cat([held_out[:, :CLIP], held_out[:, middle : middle + CLIP]])
-    found = {"short": describe(short), "long": describe(held_out)}
-    found["first"] = describe(short[:, :1])
-    found["motion"] = torch.tensor([motion(short), motion(held_out)])
+    settings = settings_of(folder)
+    held_out = read(Path(settings["held_out"] or folder / "held_out"))
+    train = read(data_of(folder, settings))
+    real = {"short": clips_of(held_out, count=settings["clips"])}
+    frames = settings["frames"]
+    if long := [video[:frames] for video in held_out if len(video) >= frames]:
+        real["long"] = torch.stack(long)
+    found = {name: describe(video) for name, video in real.items()}
+    found |= {f"motion_{name}": torch.tensor(motion(video)) for name, video in real.items()}
+    found["first"] = describe(real["short"][:, :1])
     write_tensors(folder / "real.safetensors", found)
     for stage in sorted((folder / "stage_1").iterdir()):
         arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
-        latents = {"short": encode(arvae, short), "long": encode(arvae, held_out)}
-        rebuilt = {name: decode(arvae, each) for name, each in latents.items()}
-        error = float(psnr(short, rebuilt["short"]).mean())
+        rebuilt = {name: decode(arvae, encode(arvae, video)) for name, video in real.items()}
+        error = float(psnr(real["short"], rebuilt["short"]).mean())
         write_json(stage / "rebuilt.json", {"psnr": error} | measure(rebuilt, real=found))
-        write_tensors(stage / "bank.safetensors", {"bank": encode(arvae, train)})
+        bank = torch.cat([encode(arvae, video[None]) for video in train], dim=1)  # (1, N, L, C)
+        write_tensors(stage / "bank.safetensors", {"bank": bank})
 
 
-def read(folder: Path) -> Tensor:
-    """Read all videos of a folder, uint8 (N, F, 3, H, W)."""
-    return torch.stack([read_frames(path) for path in sorted(folder.rglob("*.mp4"))])
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Read what the study was asked."""
+    return json.loads((folder / "done.json").read_text())["settings"]
+
+
+def data_of(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Return the folder of the videos that are trained on."""
+    return Path(settings["root"] or folder / "skies")
+
+
+def read(folder: Path) -> list[Tensor]:
+    """Read all videos of a folder, scaled and cropped, uint8 (F, 3, H, W)."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
+    return [resize_crop(read_frames(path), RESOLUTION) for path in paths]
+
+
+def clips_of(videos: Sequence[Tensor], count: int) -> Tensor:
+    """Cut some `count` clips (N, F, 3, H, W) in all, spread evenly over each video."""
+    each, clips = max(count // len(videos), 1), []
+    for video in videos:
+        starts = torch.linspace(0, len(video) - CLIP, each).long().unique().tolist()
+        clips += [video[start : start + CLIP] for start in starts]
+    return torch.stack(clips)
+
+
+def is_done(study: str, arm: str, seed: int) -> bool:
+    """Say whether a trial has been measured."""
+    return (Path(study) / arm / f"seed_{seed}" / "measures.json").exists()
+
+
+def run_logged(trial: tuple[str, str, int]) -> str | None:
+    """Run a trial with what it prints in its `log.txt`; return a sentence if it failed."""
+    study, arm, seed = trial
+    file = Path(study) / arm / f"seed_{seed}" / "log.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        log = stack.enter_context(open(file, "w"))
+        stack.enter_context(redirect_stdout(log))
+        stack.enter_context(redirect_stderr(log))
+        try:
+            run(study, arm, seed)
+        except (Exception, SystemExit):
+            traceback.print_exc(file=sys.stderr)
+            return f"{arm}, seed {seed}: see {file}"
+    return None
 
 
 def run(study: str, arm: str, seed: int) -> None:
     """Train an arm with a seed unless that is done, generate videos and measure them."""
     folder = Path(study)
-    place = folder / arm / f"seed_{seed}"
-    sizes = json.loads((folder / "done.json").read_text())["settings"]
+    settings = settings_of(folder)
     parts = json.loads((folder / "arms" / f"{arm}.json").read_text())
     stage_1 = folder / "stage_1" / parts["vae"].get("name", "stage_1")
-    last, start = place / "checkpoints" / "last.ckpt", time.monotonic()
-    cli.dit(training(place, stage_1, sizes, parts["dit"], data=folder / "skies", seed=seed))
+    place, start = folder / (parts["of"] or arm) / f"seed_{seed}", time.monotonic()
+    if not parts["of"]:
+        data = data_of(folder, settings)
+        cli.dit(training(place, stage_1, settings, parts["dit"], data=data, seed=seed))
     seconds = {"training": time.monotonic() - start}
-    generator = Generator.from_pretrained(last).to(device())
+    generator = Generator.from_pretrained(place / "checkpoints" / "last.ckpt").to(device())
     start = time.monotonic()
     made = {
         name: sample(generator, count, frames=frames, seed=seed, options=parts[name])
         for name, count, frames in (
-            ("short", sizes["clips"], CLIP),
-            ("long", sizes["long"], sizes["frames"]),
+            ("short", settings["clips"], CLIP),
+            ("long", settings["long"], settings["frames"]),
         )
     }
     seconds["sampling"] = time.monotonic() - start
     measures = compare(folder, stage_1, generator, made) | steady(place)
-    write_json(place / "measures.json", measures | {"seconds": seconds})
+    own = folder / arm / f"seed_{seed}"
+    write_json(own / "measures.json", measures | {"seconds": seconds})
 
 
 def training(
     place: Path,
     stage_1: Path,
-    sizes: Mapping[str, int],
+    settings: Mapping[str, Any],
     changes: Mapping[str, Any],
     data: Path,
     seed: int,
 ) -> list[str]:
     """Spell the command that trains stage 2; the changes of the arm come last and win."""
-    steps = sizes["dit_steps"]
+    steps = settings["dit_steps"]
     schedule = {"steps": steps, "warm_up": min(100, steps // 10)}
     base: dict[str, Any] = {
         "seed_everything": seed,
@@ -118,6 +174,9 @@ def training(
         },
     }
     base["data"]["latents"] = str(stage_1 / "latents")
+    if settings.get("root"):
+        classes = len(VideoDataModule(root=str(data)).classes)
+        base["model"]["dit"] = {"init_args": {"classes": classes}}
     command = ["fit", "--config", "dit_tiny.yaml"]
     for name, part in {"base": base, "changes": changes}.items():
         (place / f"{name}.yaml").write_text(yaml.safe_dump(dict(part)))
@@ -165,13 +224,20 @@ def compare(
 
 
 def measure(videos: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compare uint8 videos, short and long ones, with what is known of real ones."""
+    """Compare uint8 videos, short and long ones, with what is known of real ones.
+
+    Where no real videos are that long, the clips of long videos are compared with clips.
+    """
     found = {}
-    for i, (name, video) in enumerate(videos.items()):
+    for name, video in videos.items():
+        like = name if name in real else "short"
+        if like != name:
+            whole = video[:, : video.shape[1] // CLIP * CLIP]
+            video = rearrange(whole, "n (k f) c h w -> (n k) f c h w", f=CLIP)
         features = describe(video)
-        found[f"frechet_{name}"] = feature_distance(real[name], features)
-        found[f"kernel_{name}"] = kernel_distance(real[name], features)
-        found[f"motion_{name}"] = motion(video) / float(real["motion"][i])
+        found[f"frechet_{name}"] = feature_distance(real[like], features)
+        found[f"kernel_{name}"] = kernel_distance(real[like], features)
+        found[f"motion_{name}"] = motion(video) / float(real[f"motion_{like}"])
     first = describe(videos["short"][:, :1])
     return found | {"frechet_first": feature_distance(real["first"], first)}
 

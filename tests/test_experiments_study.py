@@ -3,12 +3,15 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from einops import rearrange, repeat
 
 from ardiffusion import cli
+from experiments.demo_report import motion
 from experiments.study import STUDIES, Arm, main, note_arm, read_arms
 from experiments.study_table import MEASURES, compared, paired, table, write_results
-from experiments.trial import training
+from experiments.trial import clips_of, describe, measure, training
 
 ARMS = read_arms("skies.yaml")
 
@@ -97,7 +100,7 @@ def test_arms_may_be_called_by_numbers_and_hold_parts_of_an_arm_alone(tmp_path: 
     assert read_arms(str(file)) == {"2": Arm(), "True": Arm(short={"steps": 5})}
     for wrong in ("1: {dlt: {}}", "1: 5"):
         file.write_text(wrong)
-        with pytest.raises(ValueError, match="give 1 some of dit, vae, short, long, not"):
+        with pytest.raises(ValueError, match="give 1 some of dit, vae, short, long, of, not"):
             read_arms(str(file))
 
 
@@ -112,9 +115,39 @@ def test_two_arms_do_not_mean_different_things_by_one_stage_1(
     assert not (tmp_path / "out" / "arms" / "b.json").exists()
 
 
+def test_an_arm_may_sample_the_networks_of_another(tmp_path: Path) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text("a: {vae: {name: other}}\nb: {of: a, short: {steps: 5}}")
+    arms = read_arms(str(file))
+    assert arms["b"].stage_1 == "other" and arms["b"].short == {"steps": 5}
+    for wrong in ("{of: c}", "{of: b}", "{of: a, dit: {model: {}}}"):
+        file.write_text(f"a: {{}}\nb: {wrong}")
+        with pytest.raises(ValueError, match="name an arm that is trained"):
+            read_arms(str(file))
+
+
+def test_clips_are_spread_evenly_and_none_is_taken_twice() -> None:
+    long, short = torch.arange(64), torch.arange(17)
+    videos = [repeat(frames, "f -> f 3 2 2") for frames in (long, short)]
+    first = clips_of(videos, count=8)[:, 0, 0, 0, 0].tolist()
+    assert first == [0, 16, 32, 48, 0, 1]
+
+
+def test_long_videos_are_compared_in_clips_where_real_ones_are_short() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(256, (12, 16, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    real = {"short": describe(clips), "motion_short": torch.tensor(motion(clips))}
+    real["first"] = describe(clips[:, :1])
+    joined = rearrange(clips, "(n k) f c h w -> n (k f) c h w", k=2)
+    found = measure({"short": clips, "long": joined}, real=real)
+    assert found["frechet_long"] == pytest.approx(found["frechet_short"], abs=1e-3)
+    assert found["motion_long"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        ("--root somewhere", "--held_out"),
         ("--arms nothing.yaml", "nothing.yaml"),
         ("--only [nobody]", "nobody"),
         ("--frames 16", "frames"),

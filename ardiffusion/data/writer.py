@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 import av
@@ -52,7 +53,12 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self.close()
         else:
