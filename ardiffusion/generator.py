@@ -147,6 +147,7 @@ class Generator(nn.Module):
         solver: Solver | None = None,
         plan: Plan | None = None,
         frames: int | None = None,
+        sink: int = 0,
     ) -> Sampler:
         """Return a `Sampler`; what is not given is the default, which may depend on `frames`."""
         steps = self.steps if steps is None else steps
@@ -160,13 +161,11 @@ class Generator(nn.Module):
             difference=min(self.difference, steps) if difference is None else difference,
             guidance=usual if guidance is None else guidance,
             plan=plan,
+            sink=sink,
         )
 
     def label_indices(self, labels: Sequence[str | int] | Tensor | None) -> Tensor | None:
-        """Return class indices (B,) of names or indices; None for a model without classes.
-
-        An index of -1 is "no class".
-        """
+        """Return class indices (B,) of names or indices, -1 for none; None without classes."""
         if labels is None or not self.conditional:
             return None
         known: dict[str | int, int] = {name: i for i, name in enumerate(self.classes)}

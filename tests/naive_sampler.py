@@ -4,18 +4,56 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DPMSolver2M
-from ardiffusion.nn.dit import ARDiT
+from ardiffusion.nn.dit import ARDiT, DiTBlock, modulate
+from ardiffusion.nn.rotary import phases_of, rotate
 
 SCHEDULE = NoiseSchedule(timesteps=100, beta_end=0.2)
 
 
+class NaiveSink:
+    """An ARDiT that computes all frames and shows each one what it sees, at places of their own.
+
+    Frame f sees the first `sink` frames and the latest ones, itself included, `window` in all; the
+    first ones lie at places 0, 1, ..., the latest so that they end at place `window` - 1.
+    """
+
+    def __init__(self, net: ARDiT, sink: int) -> None:
+        self.net, self.sink = net, sink
+
+    def attend(self, block: DiTBlock, h: Tensor, f: int) -> Tensor:
+        attention, window = block.attention, self.net.window
+        seen = [g for g in range(f + 1) if g < self.sink or g > f - (window - self.sink)]
+        qkv = rearrange(attention.qkv(h[:, seen]), "b f l (three d) -> three b 1 (f l) d", three=3)
+        places = torch.arange(len(seen)).repeat_interleave(h.shape[2])
+        phases = phases_of(places, width=h.shape[-1], device=h.device, dtype=h.dtype)
+        q, k = rotate(attention.normalise(qkv[:2]), *phases)[:, :, 0]
+        scores = q[:, -h.shape[2] :] @ k.mT * h.shape[-1] ** -0.5  # (B, L, seen L)
+        return attention.out(scores.softmax(dim=-1) @ qkv[2, :, 0])
+
+    def __call__(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, null: Tensor | None = None
+    ) -> Tensor:
+        net, frames = self.net, range(x_t.shape[1])
+        *modulations, last = net.modulations(t, label=label, null=null)
+        x = net.embed(x_t) + net.position
+        for block, modulation in zip(net.blocks, modulations, strict=True):
+            assert isinstance(block, DiTBlock)
+            shift, scale, gate, *mlp = modulation[:, :, None].chunk(6, dim=-1)
+            h = modulate(x, shift=shift, scale=scale)
+            x = x + gate * torch.stack([self.attend(block, h, f) for f in frames], dim=1)
+            x = x + mlp[2] * block.mlp(modulate(x, shift=mlp[0], scale=mlp[1]))
+        shift, scale = last[:, :, None].chunk(2, dim=-1)
+        return net.out(modulate(x, shift=shift, scale=scale))
+
+
 @torch.no_grad()
 def recompute(
-    net: ARDiT,
+    net: ARDiT | NaiveSink,
     x: Tensor,
     plan: Tensor,
     steps: int,

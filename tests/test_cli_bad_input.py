@@ -102,6 +102,12 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     ),
     "nothing given": ("vae", "predict", {"ckpt_path": None}, "Nothing to encode with: give"),
     "difference": ("dit", "predict", {"difference": 9}, "between 0 and the 3 steps, got 9"),
+    "sink": (
+        "dit",
+        "predict",
+        {"sink": 16, "output": "BAD/s"},
+        "sink 16 must be .* below the netw",
+    ),
     "label": ("dit", "predict", {"labels": "[noon]"}, "no class 'noon': it knows dawn, day, dusk"),
     "no test split": ("vae", "test", {"data__test_fraction": 0.0}, "test split holds no video"),
     "clipping": ("vae", "fit", {"trainer__gradient_clip_val": 1}, "takes --model.grad_clip inste"),

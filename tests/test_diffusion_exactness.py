@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_sampler import SCHEDULE, recompute
+from naive_sampler import SCHEDULE, NaiveSink, recompute
 from torch import Tensor
 
 from ardiffusion.diffusion.ad import ad_plan
@@ -41,6 +41,7 @@ def both_ways(
     eta: float = 0.0,
     multistep: bool = False,
     static: bool = False,
+    sink: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """Sample with the cache and without."""
@@ -54,11 +55,12 @@ def both_ways(
         difference=difference,
         guidance=guidance,
         static=static,
+        sink=sink,
     )
     given: dict[str, Any] = {"prefix": x[:, :ready]} if ready else {}
     fast = sampler.sample(net, x, label=label, generators=generators(batch), **given)
     slow = recompute(
-        net,
+        NaiveSink(net, sink) if sink else net,
         x,
         ad_plan(frames, steps=steps, difference=difference, ready=ready),
         steps=steps,
@@ -109,6 +111,35 @@ def test_cache_changes_nothing(
         frames, steps, difference, window=window, batch=batch, static=static, **extra
     )
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("case", "static", "extra"),
+    [
+        *zip(
+            product(
+                (1, 5, 12), ((4, 0), (4, 1), (5, 3), (5, 5)), ((2, 1), (4, 1), (4, 3), (6, 2))
+            ),
+            cycle((False, True, False, True, True)),
+            cycle(EXTRAS),
+            strict=False,
+        )
+    ],
+)
+def test_first_frames_that_stay_equal_a_naive_network_that_sees_them(
+    case: tuple[int, tuple[int, int], tuple[int, int]], static: bool, extra: dict[str, Any]
+) -> None:
+    frames, (steps, difference), (window, sink) = case
+    given = {**extra, "static": static, "sink": sink}
+    fast, slow = both_ways(frames, steps, difference, window=window, batch=2, **given)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
+
+
+def test_a_sink_changes_nothing_before_the_window_is_full() -> None:
+    with_sink, _ = both_ways(9, 4, 1, window=4, batch=1, sink=2)
+    without, _ = both_ways(9, 4, 1, window=4, batch=1)
+    same = (with_sink - without).abs().amax(dim=(0, 2, 3)) < 1e-12
+    assert same.tolist() == [True] * 4 + [False] * 5
 
 
 @pytest.mark.parametrize("static", [False, True])

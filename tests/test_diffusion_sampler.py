@@ -232,6 +232,19 @@ def test_guidance_without_a_condition_is_refused() -> None:
         sampler.sample(tiny(), noise(2))
 
 
+@pytest.mark.parametrize("sink", [-1, 4])
+def test_a_sink_that_fills_the_window_is_refused(sink: int) -> None:
+    sampler = Sampler(SCHEDULE, steps=4, difference=1, sink=sink)
+    with pytest.raises(ValueError, match=f"sink {sink} must be .* below the network's window of"):
+        sampler.sample(tiny(), noise(2))
+
+
+def test_a_sink_needs_a_network_with_a_cache_of_frames() -> None:
+    sampler = Sampler(SCHEDULE, steps=4, difference=1, sink=1)
+    with pytest.raises(ValueError, match="sink 1 needs a network that keeps what it knows"):
+        sampler.sample(Gaussian(X0(), mean=0.0, std=1.0), noise(2))
+
+
 def test_a_prefix_longer_than_the_video_is_refused() -> None:
     sampler = Sampler(SCHEDULE, steps=4, difference=1)
     with pytest.raises(ValueError, match="prefix has 3 frames, the video only 2"):

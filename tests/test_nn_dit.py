@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.nn.attention import causal_mask
-from ardiffusion.nn.cache import KVCache
+from ardiffusion.nn.cache import KVCache, StaticCache
 from ardiffusion.nn.dit import ARDiT, DiTBlock
 from ardiffusion.nn.rotary import rotary_phases, rotate
 
@@ -129,6 +129,45 @@ def test_cached_frames_equal_full_recomputation(static: bool, tabulated: bool) -
         torch.testing.assert_close(torch.cat(parts, dim=1), net(x, t)[:, :8], rtol=0, atol=1e-12)
     assert isinstance(cache, KVCache)
     assert cache.buffer.shape[4] == (2 + 2 if static else 2 * 2 + 2) * 3
+
+
+@pytest.mark.parametrize("sink", [1, 2, 3])
+def test_a_frame_sees_the_first_frames_and_the_latest(sink: int) -> None:
+    net = tiny(window=4)
+    net.blocks = net.blocks[:1]
+    net.depth = 1  # a second layer would see further
+    x, t = inputs(frames=9)
+
+    def output(x: Tensor) -> Tensor:
+        return net(x, t, cache=net.make_cache(1, frames=9, device=x.device, sink=sink))
+
+    with torch.no_grad():
+        before = output(x)
+        for g in range(9):
+            changed = x.clone()
+            changed[:, g] += 1
+            moved = (output(changed) != before).any(dim=3).any(dim=2)[0]
+            seen = [g <= f and (g < sink or g > f - (4 - sink)) for f in range(9)]
+            assert moved.tolist() == seen
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_first_frames_get_no_further_away_however_long_the_video(static: bool) -> None:
+    net = tiny(window=4)
+    x, t = inputs(frames=9)
+    caches = [net.make_cache(1, 2, device=x.device, static=static, sink=2) for _ in range(2)]
+    with torch.no_grad():
+        for cache in caches:
+            net(x[:, :2], t[:, :2], cache=cache)
+            cache.advance(2)
+            assert isinstance(cache, StaticCache) and cache.buffer.shape[4] == (3 + 2) * 3
+        caches[0].position += 2  # the window is full from here on
+        caches[1].position += 2 + 3 * 10**6  # a multiple of the slots of the latest frames
+        for f in range(2, 9):
+            near, far = (net(x[:, f : f + 1], t[:, f : f + 1], cache=cache) for cache in caches)
+            torch.testing.assert_close(far, near, rtol=0, atol=1e-8)
+            for cache in caches:
+                cache.advance(1)
 
 
 def test_tabulated_classes_equal_those_of_each_call() -> None:

@@ -58,11 +58,13 @@ class Denoiser(Protocol):
         label: Tensor | None = None,
         null: Tensor | None = None,
         static: bool = False,
+        sink: int = 0,
     ) -> Cache:
         """Return an empty cache for at most `frames` frames at once.
 
         `timesteps` are all that the run will ask for. A `static` cache takes part in computations
-        whose shapes and addresses stay the same in every call.
+        whose shapes and addresses stay the same in every call. The first `sink` frames are among
+        the `window` of every frame; only a strictly causal network is asked for any.
         """
         ...
 

@@ -87,6 +87,7 @@ class SamplingRun:
         given: Clean latents of the leading frames, (B, L, C) each.
         noise: From a frame's index to its noise (B, L, C).
         max_frames: Frames that one iteration computes at the most.
+        sink: First frames that every later one attends to.
     """
 
     denoiser: Denoiser
@@ -102,6 +103,7 @@ class SamplingRun:
     generators: Sequence[torch.Generator] | None
     progress: Callable[[Span], None]
     static: bool | None
+    sink: int
     cache: Cache = field(init=False)
     evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
     update: Callable[..., Update] = field(init=False)
@@ -135,6 +137,7 @@ class SamplingRun:
             timesteps=self.times.all_timesteps(),
             label=label,
             static=self.static,
+            sink=self.sink,
         )
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Sampler:
             as CUDA graphs and torch.compile need; by default on GPUs.
         plan: Which frame takes which step in which iteration; the AD schedule with `difference`
             when not given.
+        sink: First frames of a video that every frame attends to, among its `window` and no
+            further away than that: an attention sink (StreamingLLM, Xiao et al., ICLR 2024), for
+            videos longer than the window.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Sampler:
         guidance: float = 1.0,
         static: bool | None = None,
         plan: Plan | None = None,
+        sink: int = 0,
     ) -> None:
         if plan is None:
             check_difference(difference=difference, steps=steps)
@@ -60,7 +64,7 @@ class Sampler:
         self.solver = solver or DDIM()
         self.steps, self.difference = steps, difference
         self.guidance = guidance
-        self.static = static
+        self.static, self.sink = static, sink
         self.plan = plan or AD(difference)
         self.times = self.solver.times(schedule, steps)
 
@@ -115,6 +119,7 @@ class Sampler:
             raise ValueError(f"The prefix has {len(given)} frames, the video only {frames}.")
         if self.guidance != 1:
             denoiser = Guided(denoiser, scale=self.guidance)
+        check_sink(self.sink, denoiser)
         steps = self.times.steps
         in_flight = plan.in_flight(frames, steps=steps)
         yield from SamplingRun(
@@ -133,9 +138,24 @@ class Sampler:
             generators=generators,
             progress=progress,
             static=self.static,
+            sink=self.sink,
         )
 
     def iterations(self, denoiser: Denoiser, frames: int, given_frames: int = 0) -> int:
         window, steps = evaluated(denoiser), self.times.steps
         rows = self.plan.rows(frames, steps=steps, window=window, given_frames=given_frames)
         return sum(1 for _ in rows)
+
+
+def check_sink(sink: int, denoiser: Denoiser) -> None:
+    """Raise if frames cannot always attend to the first `sink` ones."""
+    if sink and not denoiser.strictly_causal:
+        raise ValueError(
+            f"sink {sink} needs a network that keeps what it knows of earlier frames, which a "
+            "strictly causal one does alone; use sink 0."
+        )
+    if not 0 <= sink < denoiser.window:
+        raise ValueError(
+            f"sink {sink} must be 0 or more and below the network's window of {denoiser.window} "
+            "frames, to which the frame itself counts."
+        )

@@ -54,10 +54,13 @@ def causal_mask(
     return frame_mask(key[keys - queries :], key, tokens=tokens, window=window)
 
 
-def frame_mask(query: Tensor, key: Tensor, tokens: int, window: int) -> Tensor:
-    """Do as `causal_mask` for frames of any indices, shapes (queries,) and (keys,)."""
+def frame_mask(query: Tensor, key: Tensor, tokens: int, window: int, sink: int = 0) -> Tensor:
+    """Do as `causal_mask` for frames of any indices, shapes (queries,) and (keys,).
+
+    If there is a sink, the first `sink` of a frame's `window` frames are the first of the video.
+    """
     distance = query[:, None] - key[None, :]  # (queries, keys)
-    mask = (distance >= 0) & (distance < window)
+    mask = (distance >= 0) & ((distance < window - sink) | (key < sink))
     return repeat(mask, "q k -> (q l) (k m)", l=tokens, m=tokens)
 
 

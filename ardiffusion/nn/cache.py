@@ -7,17 +7,22 @@ left the attention window are dropped, so memory does not grow.
 
 `KVCache` shows exactly the frames that count, so that nothing is computed in vain. `StaticCache`
 shows all its slots and a mask in tensors whose shapes and addresses never change, so that one CUDA
-graph or one compiled function serves every iteration.
+graph or one compiled function serves every iteration. `SinkCache` never drops the first frames.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import additive, causal_mask, frame_mask
 from ardiffusion.nn.conditions import ConditionTable
+from ardiffusion.nn.rotary import phases_of, rotate
 
 
 class Part(NamedTuple):
@@ -26,6 +31,14 @@ class Part(NamedTuple):
     queries: slice
     keys: slice
     mask: Tensor | None = None
+
+
+def autocast_dtype(weight: Tensor, device: torch.device) -> torch.dtype:
+    """Return the type of what is computed with a weight, under autocast too."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
 
 class AttentionContext(ABC):
@@ -50,6 +63,10 @@ class AttentionContext(ABC):
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Take the current frames' keys and values (B, h, F L, d); return all, as parts count."""
         return k, v
+
+    def ask(self, q: Tensor) -> Tensor:
+        """Return the queries that fit the keys of `write`, given rotated ones (B, h, F L, d)."""
+        return q
 
     def advance(self, frames: int) -> None:  # noqa: B027 only caches keep anything
         """Keep the first `frames` of the frames written last for later ones to attend to."""
@@ -158,6 +175,8 @@ class StaticCache(KVCache):
     the window, are masked.
     """
 
+    sink = 0  # first frames that are never dropped, each in a slot of its own
+
     def reset(self) -> None:
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
 
@@ -168,12 +187,15 @@ class StaticCache(KVCache):
         assert frames <= self.frames, "more frames than the cache was made for"
         query = self.position + torch.arange(frames, device=self.device)
         slot = torch.arange(self.slots, device=self.device)
-        last = self.position + frames - 1
-        key = last - (last - slot) % self.slots  # the latest frame that goes to the slot
+        last, sink = self.position + frames - 1, self.sink
+        ring = self.slots - sink
+        key = last - (last - slot + sink) % ring  # the latest frame that goes to the slot
+        key = torch.where(key < sink, last + 1, key)  # nobody sees what comes after the last
+        key = torch.where(slot < sink, slot, key)
         token = torch.arange(self.tokens, device=self.device)
-        self.places = ((query % self.slots)[:, None] * self.tokens + token).flatten()  # (F L,)
-        key = torch.where(key < 0, last + 1, key)  # nobody sees what comes after the last
-        mask = frame_mask(query, key, tokens=self.tokens, window=self.window)
+        place = torch.where(query < sink, query, sink + query % ring)
+        self.places = (place[:, None] * self.tokens + token).flatten()  # (F L,)
+        mask = frame_mask(query, key, tokens=self.tokens, window=self.window, sink=sink)
         mask = additive(mask, dtype=self.buffer.dtype)
         self.parts = [Part(slice(None), slice(None), mask)]
 
@@ -185,3 +207,42 @@ class StaticCache(KVCache):
 
     def advance(self, frames: int) -> None:
         self.position += frames  # in place: graphs read it
+
+
+class SinkCache(StaticCache):
+    """A ring that never drops the first `sink` frames: a frame sees them and the latest ones.
+
+    It attends to `window` frames in all, as without a sink. The first ones get no further away
+    than they are from frame `window` - 1, so that no distance is new to a trained network, however
+    long the video. Queries therefore have other phases where they meet these keys: both kinds lie
+    beside each other, in twice the channels, and a key is zero where the other kind is.
+
+    References:
+        StreamingLLM (Xiao et al., ICLR 2024), which also counts distances within the cache.
+    """
+
+    def __init__(self, sink: int, **sizes: Any) -> None:  # noqa: ANN401
+        self.sink = sink
+        super().__init__(**sizes)
+
+    def prepare(self, frames: int) -> None:
+        super().prepare(frames)
+        query = self.position + torch.arange(frames, device=self.device)
+        nearer = (query - (self.window - 1)).clamp(min=0)  # (F,)
+        width, dtype = self.buffer.shape[-1], torch.promote_types(self.buffer.dtype, torch.float32)
+        phases = phases_of(-nearer, width=width, device=self.device, dtype=dtype)
+        self.phases = [repeat(x, "f d -> (f l) d", l=self.tokens) for x in phases]
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = super().write(layer, k=k, v=v)
+        first, latest = keys.tensor_split([self.sink * self.tokens], dim=2)
+        width = keys.shape[-1]
+        return torch.cat([F.pad(first, (0, width)), F.pad(latest, (width, 0))], dim=2), values
+
+    def ask(self, q: Tensor) -> Tensor:
+        near = rotate(q, *self.phases).to(q.dtype)
+        return 2**0.5 * torch.cat([near, q], dim=-1)  # attention divides by the root of the width
+
+
+def cache_type(static: bool, sink: int) -> Callable[..., KVCache]:
+    return partial(SinkCache, sink) if sink else StaticCache if static else KVCache

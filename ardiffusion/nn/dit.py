@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ardiffusion.nn.attention import attend
-from ardiffusion.nn.cache import AttentionContext, FullSequence, KVCache, StaticCache
+from ardiffusion.nn.cache import AttentionContext, FullSequence, autocast_dtype, cache_type
 from ardiffusion.nn.conditions import ConditionTable, LabelEmbedding, TimestepEmbedding
 from ardiffusion.nn.linear import begin_as_dit
 from ardiffusion.nn.packed import packed
@@ -45,7 +45,7 @@ class CausalAttention(nn.Module):
             self.qkv(x), "b f l (three h d) -> three b h (f l) d", three=3, h=self.heads
         )  # (3, B, h, F L, d)
         q, k = rotate(self.normalise(qkv[:2]), *phases).to(qkv.dtype)
-        keys, values = context.write(layer, k=k, v=qkv[2])
+        q, (keys, values) = context.ask(q), context.write(layer, k=k, v=qkv[2])
         outs = [
             attend(q[:, :, queries], keys[:, :, seen], values[:, :, seen], mask=mask)
             for queries, seen, mask in context.parts
@@ -211,6 +211,7 @@ class ARDiT(nn.Module):
         label: Tensor | None = None,
         null: Tensor | None = None,
         static: bool = False,
+        sink: int = 0,
     ) -> AttentionContext:
         """Return an empty cache for one run.
 
@@ -223,8 +224,9 @@ class ARDiT(nn.Module):
             label: Class indices of the run, shape (B,); None or negative for "no class".
             null: Rows to be evaluated without their class, bool, shape (B,).
             static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
+            sink: First frames of a sequence that every frame attends to, among its `window`.
         """
-        context = self.storage(batch, frames=frames, device=device, static=static)
+        context = self.storage(batch, frames=frames, device=device, static=static, sink=sink)
         context.blocks = packed(self.blocks)
         labels = 1 if label is None else len(label.unique()) + (null is not None)
         if timesteps is not None and labels * len(timesteps) <= MAX_CONDITIONS:
@@ -233,17 +235,14 @@ class ARDiT(nn.Module):
         return context
 
     def storage(
-        self, batch: int, frames: int, device: torch.device, static: bool
+        self, batch: int, frames: int, device: torch.device, static: bool, sink: int
     ) -> AttentionContext:
         """Make a cache without conditions."""
-        kind, dtype = device.type, self.embed.weight.dtype
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        return (StaticCache if static else KVCache)(
+        return cache_type(static, sink=sink)(
             size=(self.depth, batch, self.heads, self.width // self.heads),
             tokens=self.tokens,
             window=self.window,
             frames=frames,
-            dtype=dtype,
+            dtype=autocast_dtype(self.embed.weight, device),
             device=device,
         )

@@ -40,7 +40,5 @@ class JointDiT(ARDiT):
     def together(self, device: torch.device) -> AttentionContext:
         return Bidirectional(self.window)
 
-    def storage(
-        self, batch: int, frames: int, device: torch.device, static: bool
-    ) -> AttentionContext:
+    def storage(self, *_: object, **__: object) -> AttentionContext:
         return Bidirectional(self.window)  # keys and values change with later frames

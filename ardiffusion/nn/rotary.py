@@ -28,10 +28,14 @@ def rotary_phases(
 
     The angles are computed in float64: in float32, frame 100 000 would be off by a hundredth.
     """
-    exact = float64_device(device)
-    first = position.to(exact) if isinstance(position, Tensor) else position
-    index = first + torch.arange(frames, dtype=torch.float64, device=exact)
-    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact) / width
+    index = position + torch.arange(frames, device=device)
+    return phases_of(index, width=width, device=device, dtype=dtype)
+
+
+def phases_of(index: Tensor, width: int, device: torch.device, dtype: torch.dtype) -> Phases:
+    """Do as `rotary_phases` for frames of any indices (F,)."""
+    index = index.to(float64_device(device))
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=index.device) / width
     angles = repeat(index[:, None] * 1e4**-exponent, "f i -> f (i two)", two=2)  # (F, d)
     cos, sin = angles.cos(), angles.sin()
     sin[:, ::2].neg_()

@@ -98,6 +98,7 @@ def sampling_settings(generator: Generator, sampler: Sampler, frames: int) -> di
         "steps": sampler.steps,
         "difference": plan.difference if isinstance(plan, AD) else None,
         "plan": None if usual else plan.describe(),
+        "sink": sampler.sink or None,
         "guidance": sampler.guidance,
         "solver": type(sampler.solver).__name__,
         "target": type(sampler.target).__name__,

@@ -84,6 +84,7 @@ class SamplingTrainer(Trainer):
         guidance: NonNegativeFloat | None = None,
         solver: Solver | None = None,
         plan: Plan | None = None,
+        sink: NonNegativeInt = 0,
         labels: str | list[Label] = "",
         prefix: str | None = None,
         prefix_frames: PositiveInt | None = None,
@@ -114,6 +115,8 @@ class SamplingTrainer(Trainer):
                 PublishedDDIM.
             plan: Which frame takes which step when: by default the AD schedule with `difference`;
                 FIFO for long videos from a network that sees all frames of its window.
+            sink: How many of a video's first frames all later ones look back to as well, however
+                long it gets; they count among the frames of the network's window.
             labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
             prefix: What the videos begin with: a picture, a video, of which they are a
                 continuation, or a folder of either, taken in turn.
@@ -137,6 +140,7 @@ class SamplingTrainer(Trainer):
             solver=solver,
             plan=plan,
             frames=frames,
+            sink=sink,
         )
         names = model.classes if model.conditional else []
         names = read_labels(labels, classes=names) if labels != "" else names
