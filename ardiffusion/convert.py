@@ -1,7 +1,8 @@
 """Files of other projects as our networks: the published weights, TiTok's, and diffusers'."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ardiffusion.nn.grid import GridVAE
 from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.published import arvae as tokenizer_names
 from ardiffusion.published import dit as transformer_names
-from ardiffusion.weights.description import assign_weights, build
+from ardiffusion.weights.description import Network, assign_weights, build
 from ardiffusion.weights.folders import read_config
 from ardiffusion.weights.tensor_files import read_safetensors
 
@@ -66,14 +67,12 @@ def from_published(
         own = None if nested else heads
         networks["arvae"] = convert_arvae(tokenizer, heads=own, frames=frames)
     if any(name.startswith("diffusion_model.") for name in rest):
-        networks["dit"] = convert_dit(
-            rest,
-            heads=heads,
-            tokens=tokens,
-            frames=frames,
-            causal=causal,
-            open_context=open_context,
-        )
+        transformer_names.published_schedule(rest)  # or its schedule is one we cannot follow
+        given = {"heads": heads, "tokens": tokens, "frames": frames}
+        sizes, weights = transformer_names.split_dit(rest, **given)
+        names = partial(transformer_names.published_name, classes=sizes["classes"])
+        sizes |= {"causal": causal, "open_context": open_context}
+        networks["dit"] = build_around(weights, PublishedDiT, sizes, published_name=names)
     elif nested and rest:
         raise ValueError(
             f"The file has in surplus beside its tokenizer: {', '.join(sorted(rest))}."
@@ -90,10 +89,20 @@ def convert_arvae(
     state: Mapping[str, Tensor], heads: int | None = None, frames: int = 16
 ) -> PublishedARVAE:
     arguments = tokenizer_names.arvae_arguments(state, heads=heads, frames=frames)
-    with torch.device("meta"):
-        network = PublishedARVAE(**arguments)
-    names = {name: tokenizer_names.published_name(name) for name in network.state_dict()}
     weights = {n: tokenizer_names.without_units(n, value) for n, value in state.items()}
+    names = tokenizer_names.published_name
+    return build_around(weights, PublishedARVAE, arguments, published_name=names)
+
+
+def build_around(
+    weights: Mapping[str, Tensor],
+    kind: type[Network],
+    arguments: dict[str, Any],
+    published_name: Callable[[str], str],
+) -> Network:
+    with torch.device("meta"):
+        network = kind(**arguments)
+    names = {name: published_name(name) for name in network.state_dict()}
     return assign_weights(network, weights, names=names)
 
 
@@ -111,27 +120,6 @@ def from_titok(
     """
     state = tokenizer_names.titok_as_published(state_dict, tokens=tokens, channels=channels)
     return convert_arvae(state)
-
-
-def convert_dit(
-    state: Mapping[str, Tensor],
-    heads: int | None = None,
-    tokens: int = 32,
-    frames: int = 16,
-    causal: bool = True,
-    open_context: bool = True,
-) -> PublishedDiT:
-    transformer_names.published_schedule(state)  # or its schedule is one that we cannot follow
-    arguments, weights = transformer_names.split_dit(
-        state, heads=heads, tokens=tokens, frames=frames
-    )
-    with torch.device("meta"):
-        network = PublishedDiT(causal=causal, open_context=open_context, **arguments)
-    names = {
-        name: transformer_names.published_name(name, network.classes)
-        for name in network.state_dict()
-    }
-    return assign_weights(network, weights, names=names)
 
 
 def from_diffusers(folder: str | Path, resolution: int | None = None) -> GridVAE:

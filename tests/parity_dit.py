@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from einops import pack, rearrange
 from goldens import Golden, Row, compare
 from torch import Tensor, nn
 
-from ardiffusion.convert import convert_dit
+from ardiffusion.convert import from_published
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
@@ -28,14 +29,15 @@ def build(golden: Golden) -> PublishedDiT:
     """Build the transformer of a manifest from its weights."""
     sizes = golden.manifest["config"]["model_cfg"]["params"]
     mode = sizes["causal_attn_mode"]
-    return convert_dit(
+    networks = from_published(
         golden.state_dict(),
         heads=sizes["num_heads"],
         tokens=sizes["n_token_per_frame"],
         frames=sizes["num_frames"],
         causal=mode is not None,
         open_context=mode != "temporal_causal",
-    ).eval()
+    )
+    return cast(PublishedDiT, networks["dit"]).eval()
 
 
 def diffusion(golden: Golden) -> tuple[NoiseSchedule, Target]:

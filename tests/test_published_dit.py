@@ -7,7 +7,7 @@ from parity import measure
 from parity_dit import build
 from torch import Tensor
 
-from ardiffusion.convert import convert_dit
+from ardiffusion.convert import from_published
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import PublishedDDIM
@@ -21,6 +21,12 @@ NETWORK = "diffusion_model.model."
 def published(name: str = "dit_small_video_temporal_causal") -> dict[str, Tensor]:
     path = GOLDENS[0].with_stem(name)
     return load_golden(path).state_dict()
+
+
+def convert_dit(state: dict[str, Tensor], heads: int | None = None) -> PublishedDiT:
+    network = from_published(state, heads=heads)["dit"]
+    assert isinstance(network, PublishedDiT)
+    return network
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
