@@ -156,7 +156,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "vae",
         "fit",
         {"model__perceptual": 1, "model__lpips": "LPIPS", "model__lpips__trunk": "gone.pth"},
-        r"perceptual loss needs gone\.pth",
+        r"LPIPS needs gone\.pth",
     ),
 }
 
@@ -200,7 +200,7 @@ def full_disk(descriptor: int) -> None:
 @pytest.mark.parametrize(
     ("stage", "verb", "sentence"),
     [
-        ("vae", "fit", r"Cannot write checkpoint .*last\.ckpt \(no space left on device\): free"),
+        ("vae", "fit", r"Cannot write .*last\.ckpt \(no space left on device\): free"),
         ("dit", "predict", r"Cannot write .*samples\.jsonl \(no space left on device\): free"),
     ],
 )

@@ -300,11 +300,11 @@ Make = Callable[[Path], list[str | Path]]
 ERRORS: dict[str, tuple[Make, str]] = {
     "no folder": (
         lambda p: [write(p / "a"), p / "none"],
-        "There is no folder {p}/none: correct the path.",
+        "Data folder {p}/none does not exist: set the path to yours.",
     ),
     "empty folder": (
         lambda p: [write(p / "a"), write(p / "b", 0)],
-        "{p}/b holds no videos and no folders of frames: name a folder that does.",
+        "Data folder {p}/b holds no videos and no folders of frames: set the path to a folder of ",
     ),
     "one video": (
         lambda p: [write(p / "a"), write(p / "b", 1)],
@@ -339,7 +339,7 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "no LPIPS": (
         lambda p: [write(p / "a"), write(p / "b"), "--paired", "true"],
-        "LPIPS needs vgg16-397923af.pth, which could not be fetched: download https://",
+        "LPIPS needs vgg16-397923af.pth, which could neither be read nor fetched: download https:",
     ),
     "resolution": (
         lambda p: [write(p / "a"), write(p / "b"), "--resolution", "0"],

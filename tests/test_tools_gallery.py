@@ -59,8 +59,11 @@ def test_large_page_warns_and_names_the_limit(
     ("arguments", "said"),
     [
         ([], "There is nothing to show: give --columns, --scores or --figures."),
-        (["--columns", "{real: nowhere}"], "Folder nowhere of column 'real' does not exist"),
-        (["--columns", "{real: empty}"], "Folder empty of column 'real' holds no videos"),
+        (
+            ["--columns", "{real: nowhere}"],
+            "Data folder nowhere does not exist: set column",
+        ),
+        (["--columns", "{real: empty}"], "Data folder empty holds no videos and no folders"),
         (["--columns", "{real: bad}"], "None of 1 videos can be shown. bad/a.mp4 is broken"),
         (["--scores", "[no.json]"], "Score no.json does not exist: correct --scores."),
         (["--scores", "[bad/a.mp4]"], "bad/a.mp4 holds no score"),

@@ -136,7 +136,7 @@ def test_stage_1b_trains_only_temporal_blocks(adversarial: float) -> None:
 
 def test_missing_perceptual_weights_stop_training_with_a_sentence() -> None:
     module = make_first_stage(perceptual=1.0, lpips=LPIPS(trunk="nowhere/vgg16.pth"))
-    with pytest.raises(FileNotFoundError, match=r"perceptual loss needs nowhere/vgg16\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"LPIPS needs nowhere/vgg16\.pth"):
         fit(module, batches=1)
 
 

@@ -45,7 +45,7 @@ def test_full_disk_leaves_the_last_checkpoint(
     save(tmp_path / "last.ckpt")
     before = (tmp_path / "last.ckpt").read_bytes()
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(OSError, match=r"checkpoint .*last\.ckpt \(no space left on device\)"):
+    with pytest.raises(OSError, match=r"Cannot write .*last\.ckpt \(no space left on device\)"):
         save(tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert (tmp_path / "last.ckpt").read_bytes() == before

@@ -128,10 +128,8 @@ class Footage:
 def with_pictures(videos: Footage, images: str | None, alone: bool) -> list[Footage]:
     """Return videos, or pictures, or first the one and then the other.
 
-    Args:
-        videos: The videos.
-        images: Folder of the pictures, if one is named; a latent cache may hold some anyway.
-        alone: Whether the pictures are all there is; a latent cache knows better.
+    `images` is the folder of the pictures, if one is named, and they may be `alone`, all there is;
+    a latent cache knows better.
     """
     cached = False
     if videos.latents is not None:

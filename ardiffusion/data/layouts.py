@@ -138,24 +138,25 @@ def _with_classes(root: Path, tree: _Tree, paths: list[str]) -> list[Entry]:
     return [entry for entry in entries if entry.label is not None]
 
 
-def find_clips(root: str | Path) -> list[Entry]:
+def find_clips(root: str | Path, option: str = "--data.root") -> list[Entry]:
     """List the clips below a folder, sorted by path.
 
     Args:
         root: Folder of videos, of class folders of videos, or of folders of frames.
+        option: What names the folder, for those who named a wrong one.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"Data folder {shown(root)} does not exist: set --data.root to yours."
+            f"Data folder {shown(root)} does not exist: set {option} to yours."
         )
     tree = _Tree()
     tree.walk(root, below="", seen=frozenset())
     paths = tree.videos + tree.folders
     if not paths:
         raise ValueError(
-            f"Data folder {shown(root)} holds no videos and no folders of frames: set --data.root "
-            "to a folder of videos, of class folders of videos, or of folders of pictures."
+            f"Data folder {shown(root)} holds no videos and no folders of frames: set {option} to "
+            "a folder of videos, of class folders of videos, or of folders of pictures."
         )
     if tree.others:
         kinds = [f"{count} {kind}" for kind, count in tree.others.most_common(_NAMED)]

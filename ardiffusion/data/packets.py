@@ -98,13 +98,7 @@ class PacketTable:
 
 
 def read_table(container: InputContainer, stream: VideoStream, seconds: float) -> PacketTable:
-    """Make the table of a stream from its packets, which are read to their end.
-
-    Args:
-        container: The file.
-        stream: The stream.
-        seconds: Time at which it ends at the earliest if nothing is missing.
-    """
+    """Make the table of a stream, which takes so many seconds if nothing is missing."""
     codec, extradata = stream.codec_context.codec, stream.codec_context.extradata or b""
     name = codec.canonical_name
     if container.format.name.split(",")[0] not in _CONTAINERS:

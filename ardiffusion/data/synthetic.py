@@ -52,11 +52,7 @@ def _bytes(video: Tensor) -> Tensor:
 
 
 def _clouds(time: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
-    """Smooth noise that drifts sideways and slowly changes: a sum of plane waves.
-
-    Returns:
-        Values of about zero mean and unit variance, (F, H, W).
-    """
+    """Sum plane waves that drift sideways and slowly change; mean 0, variance 1, (F, H, W)."""
     waves = 10
     across = 2 * math.pi * _uniform(0.3, 0.9, waves, generator)
     down = 2 * math.pi * _uniform(-1.6, 1.6, waves, generator)
@@ -97,11 +93,7 @@ def _sun(time: Tensor, height: float, resolution: int, generator: torch.Generato
 
 
 def skies(label: int, frames: int, resolution: int, generator: torch.Generator) -> Tensor:
-    """Draw a sky with drifting clouds and a moving sun (or moon) over hills.
-
-    Returns:
-        uint8 video (F, 3, H, W).
-    """
+    """Draw drifting clouds and a moving sun (or moon) over hills, uint8 (F, 3, H, W)."""
     tint = 1 + 0.045 * (2 * torch.rand(3, generator=generator) - 1)
     palette = [rearrange(_rgb(c) * tint, "c -> c 1 1") for c in _PALETTES[label]]
     zenith, middle, low, lit, shade, hills, disc, glow = palette
@@ -141,11 +133,7 @@ def _outside(label: int, dx: Tensor, dy: Tensor) -> Tensor:
 
 
 def shapes(label: int, frames: int, resolution: int, generator: torch.Generator) -> Tensor:
-    """Draw a coloured shape that bounces off the edges of a plain picture.
-
-    Returns:
-        uint8 video (F, 3, H, W).
-    """
+    """Draw a shape that bounces off the edges of a plain picture, uint8 (F, 3, H, W)."""
     colour = _rgb(_COLOURS[int(torch.randint(len(_COLOURS), (), generator=generator))])
     ground = _rgb(_GROUNDS[int(torch.randint(len(_GROUNDS), (), generator=generator))])
     radius = _uniform(0.14, 0.22, 1, generator)

@@ -102,9 +102,9 @@ def load_trunk(features: nn.Module, path: str | None) -> None:
     except OSError as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(
-            f"The perceptual loss needs {path or VGG_FILE}, which could neither be read nor "
-            f"fetched; download {VGG_URL}, put it into {folder} or name its place as `trunk`, or "
-            f"train without it by a perceptual weight of 0."
+            f"LPIPS needs {path or VGG_FILE}, which could neither be read nor fetched: download "
+            f"{VGG_URL}, put it into {folder} or name its place as `trunk`, or do without it by "
+            "a perceptual weight of 0 in training and by --lpips false in a measurement."
         ) from error
     except (RuntimeError, AttributeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(

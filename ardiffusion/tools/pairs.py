@@ -1,7 +1,6 @@
 """Frame by frame similarity of videos of the same name in two folders, as for reconstructions."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.parallel import gather_parts, rank_and_world
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.autoencoder import to_unit
-from ardiffusion.nn.perceptual import LPIPS, VGG_FILE, VGG_URL
+from ardiffusion.nn.perceptual import LPIPS, VGG_FILE
 from ardiffusion.tools.video_folder import VideoFolder
 
 AT_ONCE = 16  # frames that go through VGG16 together
@@ -135,14 +134,7 @@ def pair_videos(real: VideoFolder, fake: VideoFolder) -> list[tuple[int, int]]:
 
 def load_lpips() -> Similarity:
     network = LPIPS()
-    try:
-        network.load()
-    except OSError as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise FileNotFoundError(
-            f"LPIPS needs {VGG_FILE}, which could not be fetched: download {VGG_URL} into "
-            f"{folder}, or leave it out with --lpips false."
-        ) from error
+    network.load()
 
     def distances(real: Tensor, fake: Tensor) -> Tensor:
         parts = zip(real.split(AT_ONCE), fake.split(AT_ONCE), strict=True)

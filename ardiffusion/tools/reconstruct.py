@@ -100,10 +100,7 @@ def read_stamps(folder: Path, made_by: dict[str, Any]) -> dict[str, Any]:
 
 
 def sources_of(videos: Path) -> dict[str, Path]:
-    try:
-        entries = find_clips(videos)
-    except OSError as error:
-        raise FileNotFoundError(f"There is no folder {videos}: check its path.") from error
+    entries = find_clips(videos, option="VIDEOS")
     sources = {f"{without_suffix(e.path)}.mp4": videos / e.path for e in entries}
     if len(sources) < len(entries):
         raise ValueError(

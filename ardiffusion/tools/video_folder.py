@@ -37,15 +37,7 @@ class VideoFolder:
 
     def __init__(self, root: str | Path, resolution: int | None = None) -> None:
         self.root, self.resolution = Path(root).expanduser(), resolution
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"There is no folder {root}: correct the path.")
-        try:
-            entries = find_clips(self.root)
-        except ValueError:
-            raise ValueError(
-                f"{root} holds no videos and no folders of frames: name a folder that does."
-            ) from None
-        self.paths = [entry.path for entry in entries]
+        self.paths = [entry.path for entry in find_clips(self.root, option="the path")]
         self.lengths = index_clips(self.root, self.paths).frames.tolist()
         self.readable = [p for p, n in zip(self.paths, self.lengths, strict=True) if n]
 

@@ -49,13 +49,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:
-            code = write_failure(Path(path), error).errno
-            reason = os.strerror(code).lower() if code else error
-            raise OSError(
-                f"Cannot write checkpoint {path} ({reason}): free some space or "
-                "choose another place, and resume from the last one."
-            ) from error
+        except RuntimeError as error:  # torch's, about an error of the system
+            raise write_failure(Path(path), error) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
         if Path(path).is_file():

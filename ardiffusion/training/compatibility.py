@@ -13,25 +13,20 @@ def check_videos(data: object, arvae: Autoencoder) -> None:
     """Raise unless what trains or measures an AR-VAE are videos of its size."""
     if isinstance(data, VideoDataModule) and data.latents is not None:
         raise ValueError("An AR-VAE reads videos, no latents: leave --data.latents to ardiff-dit.")
-    check_resolution(data, arvae)
-
-
-def check_resolution(data: object, arvae: Autoencoder) -> None:
-    """Raise if videos come in another size than the AR-VAE takes."""
-    if not isinstance(data, VideoDataModule) or data.latents is not None:
-        return
-    if data.resolution != arvae.resolution:
-        raise ValueError(
-            f"--data.resolution is {data.resolution}, but the autoencoder takes "
-            f"{arvae.resolution}; set both alike."
-        )
+    check_clips(data, arvae)
 
 
 def check_clips(data: object, arvae: Autoencoder) -> None:
     """Raise if videos come in another size than the AR-VAE takes, or latents from another one."""
-    check_resolution(data, arvae)
-    if isinstance(data, VideoDataModule) and data.latents is not None:
+    if not isinstance(data, VideoDataModule):
+        return
+    if data.latents is not None:
         data.check_latents(fingerprint(arvae))
+    elif data.resolution != arvae.resolution:
+        raise ValueError(
+            f"--data.resolution is {data.resolution}, but the autoencoder takes "
+            f"{arvae.resolution}; set both alike."
+        )
 
 
 def check_classes(classes: list[str], dit: nn.Module) -> None:

@@ -92,11 +92,7 @@ class StopSignals:
                 thread._run = self.observe
 
     def observe(self) -> bool:
-        """End this process if one that it launched has failed and it cannot find out by itself.
-
-        Returns:
-            Whether there is nothing left to observe.
-        """
+        """End this process if one that it launched failed unnoticed; say if all have ended."""
         codes = [process.poll() for process in self.processes]
         if any(codes):
             time.sleep(HANGING)
@@ -138,11 +134,9 @@ class StopSignals:
         return len(self.processes) > 0 and isinstance(self.processes[0], Popen)
 
     def lost_process(self, count: int, launched: bool = False) -> str | None:
-        """Say which process ended first; nothing if another one says so, None if none ended.
+        """Say which of `count` processes ended first; None if none did, nothing if others say so.
 
-        Args:
-            count: How many processes there are.
-            launched: Whether process 0 launched this one.
+        Process 0 may have `launched` this one.
         """
         who, how = "Another process of this run", "ended"
         if ended := first_ended(self.processes):

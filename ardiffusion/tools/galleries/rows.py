@@ -135,18 +135,9 @@ def prepare_clips(clips: Sequence[Clip], targets: Sequence[Path], every: int) ->
 
 def read_clips(column: str, folder: Path) -> list[Clip]:
     """List the videos of a column's folder: in the order of their indices, or of their names."""
-    where = f"Folder {folder} of column {column!r}"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{where} does not exist: correct --columns.")
-    try:
-        entries = find_clips(folder)
-    except ValueError as error:
-        raise ValueError(
-            f"{where} holds no videos and no folders of frames: correct --columns."
-        ) from error
     samples = read_samples(folder)
     clips = []
-    for path, label in entries:
+    for path, label in find_clips(folder, option=f"column {column!r} of --columns"):
         sample = samples.get(path, {})
         told = sample.get("label")
         named = label if told is None else str(told)

@@ -5,8 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -20,7 +19,7 @@ from ardiffusion.nn.sizes import check_sizes
 from ardiffusion.training.data import VideoDataModule
 
 
-class LatentWriter(BasePredictionWriter):
+class LatentWriter(Callback):
     """Write predicted latents into a cache; a killed run resumes, a finished one does nothing.
 
     Args:
@@ -29,7 +28,6 @@ class LatentWriter(BasePredictionWriter):
     """
 
     def __init__(self, output: str = "latents", clips_per_shard: int = 256) -> None:
-        super().__init__(write_interval="batch")
         check_sizes(clips_per_shard=clips_per_shard)
         self.output, self.clips_per_shard = Path(output).expanduser(), clips_per_shard
         # of the videos and of the pictures, as far as there are any
@@ -38,12 +36,9 @@ class LatentWriter(BasePredictionWriter):
         self.lock = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "predict":
-            return
-        data = _data(trainer)
-        # weights are loaded after setup and before the dataloader is asked for
-        data.skip = lambda footage: self._begin(trainer, pl_module, footage)
+        if stage == "predict":
+            # weights are loaded after setup and before the dataloader is asked for
+            data_of(trainer).skip = lambda footage: self._begin(trainer, pl_module, footage)
 
     def _begin(
         self, trainer: Trainer, pl_module: LightningModule, footage: Footage
@@ -69,22 +64,21 @@ class LatentWriter(BasePredictionWriter):
         self.done.append(done)
         return done
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Mapping[str, Any],
-        batch_indices: object,
+        outputs: Mapping[str, Any],
         batch: object,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         shards, done = self.shards[dataloader_idx], self.done[dataloader_idx]
         # a clip that stands in for a broken one comes twice
-        fresh = {key: i for i, key in enumerate(prediction["key"]) if key not in done}
+        fresh = {key: i for i, key in enumerate(outputs["key"]) if key not in done}
         done.update(fresh)
         if fresh:
-            shards.write(prediction["latents"][list(fresh.values())], list(fresh))
+            shards.write(outputs["latents"][list(fresh.values())], list(fresh))
 
     def on_exception(self, *_: object, **__: object) -> None:
         with self.lock:
@@ -94,7 +88,7 @@ class LatentWriter(BasePredictionWriter):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # not on_predict_end, which a rank without clips never reaches
         with self.lock:
-            for shards, footage in zip(self.shards, _data(trainer).footage, strict=False):
+            for shards, footage in zip(self.shards, data_of(trainer).footage, strict=False):
                 self._finish(trainer, shards, footage)
             self.shards, self.done = [], []
 
@@ -107,14 +101,8 @@ class LatentWriter(BasePredictionWriter):
             rank_zero_info(f"{shards.path / INDEX} lists {clips} clips.")
 
 
-def _data(trainer: Trainer) -> VideoDataModule:
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, VideoDataModule):
-        raise ValueError(
-            f"LatentWriter writes clips of VideoDataModule and not of {type(data).__name__}: "
-            "pass --data VideoDataModule."
-        )
-    return data
+def data_of(trainer: Trainer) -> VideoDataModule:
+    return trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _describe(footage: Footage, arvae: str) -> Index:
