@@ -225,13 +225,6 @@ def test_only_i3d_makes_an_fvd() -> None:
     assert EveryClip(8, extractor=Random3D()).metric == "frechet_random3d_8"
 
 
-def test_published_splits_are_named() -> None:
-    assert (
-        StyleGANV.split == "train (UCF-101: train and test)"
-        and OfficialARDiffusion.split == "train"
-    )
-
-
 @pytest.mark.parametrize("option", ["frames", "videos", "stride"])
 def test_refuses_what_is_below_one(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} of a protocol must be at least 1, got 0"):

@@ -130,14 +130,7 @@ class VideoWriter:
 
 
 def write_video(path: str | Path, frames: Tensor, fps: float = 25, crf: int = 18) -> None:
-    """Write a uint8 video (F, 3, H, W) as an H.264 MP4 file.
-
-    Args:
-        path: The MP4 file to write.
-        frames: uint8 video (F, 3, H, W).
-        fps: Frames per second, from 0.1 to 1000.
-        crf: Constant rate factor of x264: 0 is nearly lossless, 18 looks so, 51 is worst.
-    """
+    """Write a uint8 video (F, 3, H, W) as `VideoWriter` does."""
     with VideoWriter(path, fps=fps, crf=crf) as writer:
         for frame in frames:
             writer.write(frame)

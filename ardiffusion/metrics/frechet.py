@@ -18,16 +18,9 @@ from ardiffusion.nn.rotary import float64_device
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
-    """Squared Fréchet distance, computed in float64; covariances may be singular.
+    """Return the squared distance of two Gaussians, a float64 scalar, never negative.
 
-    Args:
-        mean1: Mean of the first Gaussian, (D,).
-        cov1: Covariance of the first Gaussian, (D, D).
-        mean2: Mean of the second Gaussian, (D,).
-        cov2: Covariance of the second Gaussian, (D, D).
-
-    Returns:
-        The distance, a float64 scalar, never negative.
+    Means have shape (D,), covariances (D, D); these may be singular.
     """
     mean1, cov1, mean2, cov2 = mean1.double(), cov1.double(), mean2.double(), cov2.double()
     root = square_root(cov1)

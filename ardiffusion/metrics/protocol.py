@@ -32,8 +32,6 @@ class StyleGANV(Protocol):
     stride 8 is a third one.
     """
 
-    split = "train (UCF-101: train and test)"
-
     def real(self, lengths: Sequence[int]) -> list[Clip]:
         return [
             Clip(i, random.Random(f"{self.seed}/{i}").randrange(lengths[i] - self.span + 1))
@@ -71,7 +69,6 @@ class OfficialARDiffusion(Protocol):
     """
 
     ddof = 1
-    split = "train"
     recorded_name = "ARDiffusion"
 
     def __init__(
@@ -117,8 +114,6 @@ class EveryClip(Protocol):
         stride: Step between two frames of a clip.
         extractor: Feature network; I3DTorchScript by default, Random3D needs no download.
     """
-
-    split = "any"
 
     def __init__(
         self,

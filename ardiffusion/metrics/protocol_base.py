@@ -33,7 +33,6 @@ class Protocol(ABC):
     """
 
     ddof: int = 0  # what the covariance is divided by is the number of clips less this
-    split: str  # where the published numbers take their real videos from
     recorded_name: str  # what records call the protocol, if not by its class
 
     def __init__(

@@ -133,14 +133,9 @@ class PublishedDiT(nn.Module):
         null: Tensor | None = None,
         cache: ConditionCache | None = None,
     ) -> Tensor:
-        """Predict the target of every frame, shape (B, F, L, C).
+        """Predict the target of at most `frames` frames, shape (B, F, L, C), as `ARDiT` does.
 
-        Args:
-            x_t: Noisy latents of at most `frames` frames, shape (B, F, L, C).
-            t: Timestep of each frame, shape (B, F).
-            label: Class indices, shape (B,); None or negative for "no class".
-            null: Rows to be evaluated without their condition, bool, shape (B,).
-            cache: What stays the same during a run.
+        The cache holds no more than what stays the same during a run.
         """
         frames = x_t.shape[1]
         assert frames <= self.frames, "more frames than the network has positions for"

@@ -134,11 +134,5 @@ def wanted(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(INFOS)
 
 
-def one_line(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"

@@ -22,26 +22,6 @@ from ardiffusion.weights.download import parse_hub_path, readable_hub_errors
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 METADATA_KEY = "ardiffusion"  # the configuration's name among the notes of a weights file
 TAGS = ["video-generation", "ar-diffusion"]
-TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ name }}
-
-{{ summary }}
-
-    {{ code | indent(4) }}
-
-| | |
-|---|---|
-{% for name, value in rows %}| {{ name }} | {{ value }} |
-{% endfor %}
-{%- if scores %}
-| score | value | measured |
-|---|---|---|
-{% for name, value, how in scores %}| {{ name }} | {{ value }} | {{ how }} |
-{% endfor %}
-{%- endif %}"""
 GENERATOR_CODE = """from ardiffusion.generator import Generator
 generator = Generator.from_pretrained("hf://USER/REPOSITORY")
 video = generator.generate(seeds=[0], frames=128)  # uint8 (1, 128, 3, H, W)"""
@@ -154,7 +134,7 @@ def render_card(description: dict[str, Any], parameters: int, card: Card) -> str
     return str(
         ModelCard.from_template(
             ModelCardData(license=card.license, library_name="ardiffusion", tags=TAGS),
-            template_str=TEMPLATE,
+            template_path=str(Path(__file__).with_name("card.md")),
             name=name,
             summary=card.summary,
             code=GENERATOR_CODE if name == "Generator" else NETWORK_CODE.format(loader=loader),
