@@ -86,7 +86,7 @@ class Demo(NamedTuple):
 
 def demo(
     out: str = "demo",
-    videos: int = 240,
+    videos: int = 480,
     vae_steps: int = 1200,
     dit_steps: int = 1300,
     samples: int = 4,

@@ -20,7 +20,7 @@ from ardiffusion.diffusion.timesteps import (
     Synchronous,
     Timesteps,
 )
-from ardiffusion.diffusion.weighting import Ramp, Uniform
+from ardiffusion.diffusion.weighting import InverseVariance, Uniform
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.training.arvae import ARVAEModule
@@ -102,7 +102,7 @@ def test_methods_differ_in_what_they_say(
     network, timesteps, target = METHODS[name]
     assert type(module.dit) is network
     assert (type(module.timesteps), type(module.target)) == (timesteps, target)
-    assert type(module.weighting) is (Ramp if name == "best" else Uniform)
+    assert type(module.weighting) is (InverseVariance if name == "best" else Uniform)
     ends = (8.5e-4, 0.012) if name == "diffusion_forcing" else (1e-4, 0.02)
     assert (module.schedule.beta_start, module.schedule.beta_end) == ends
 

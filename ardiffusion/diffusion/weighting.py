@@ -30,8 +30,8 @@ class Uniform(Weighting):
 class Ramp(Weighting):
     """From one weight for clean frames to another for pure noise, linear in abar = alpha².
 
-    Dreamer 4 (Hafner et al., 2025) lets clean frames count more; the opposite served small models
-    here.
+    Dreamer 4 (Hafner et al., 2025) lets clean frames count more. The opposite makes small models
+    calm, and their videos still.
 
     Args:
         clean: Weight of frames without noise.
