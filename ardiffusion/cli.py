@@ -83,6 +83,7 @@ class StageCLI(LightningCLI):
                 found = read_parts(checkpoint)
                 parts = {name: spell(found[name]) for name in self.described if name in found}
             parts |= {"start": None} if "start" in settings.model else {}  # this is where it went
+            parts |= {"arvae": path, "distillation": None} if "dit" in parts else {}  # and these
             given = {self.config.subcommand: {"model": parts}}
             self.config = self.parser.parse_object(given, self.config)
 

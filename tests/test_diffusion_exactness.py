@@ -89,7 +89,7 @@ EXTRAS: list[dict[str, Any]] = [
 ]
 GRID = [
     (frames, steps, s, window)
-    for frames, steps, window in product((1, 5, 16, 40), (4, 10, 50), (4, 16))
+    for frames, steps, window in product((1, 5, 16, 40), (1, 2, 4, 10, 50), (4, 16))
     for s in differences(steps)
 ]
 

@@ -1,9 +1,13 @@
 import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
 
+from ardiffusion.diffusion.ad import ad_plan
+from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import DDIM
 from ardiffusion.diffusion.timesteps import (
     Dice,
     FoPP,
@@ -11,6 +15,7 @@ from ardiffusion.diffusion.timesteps import (
     Mixture,
     NonDecreasing,
     PlanRows,
+    StepRows,
     StratifiedFoPP,
     Synchronous,
     Timesteps,
@@ -153,6 +158,21 @@ def test_plan_rows_are_clean_frames_then_a_ramp_then_noise(difference: int) -> N
     flying = (t[:, :-1] > 0) & (t[:, 1:] < 999)
     ramp = t.diff(dim=1)[flying]
     assert ((ramp - 20 * difference).abs() <= 1).all()
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_step_rows_are_those_of_sampling_each_as_often(steps: int, frames: int) -> None:
+    count, rows = 6000, dict[tuple[int, ...], float]()
+    times = DDIM().times(NoiseSchedule(), steps)
+    for s in range(1, steps + 1):
+        plan = ad_plan(frames, steps=steps, difference=s)
+        for before in [[0] * frames, *plan[:-1].tolist()]:
+            row = tuple(0 if k == steps else int(times.leaving[k]) for k in before)
+            rows[row] = rows.get(row, 0) + count / steps / len(plan)
+    drawn = Counter(map(tuple, StepRows(1000, steps=steps)(count, frames, seeded()).tolist()))
+    assert drawn.keys() == rows.keys()
+    assert all(abs(drawn[row] - wanted) < 5 * wanted**0.5 for row, wanted in rows.items())
 
 
 def test_mixture_draws_each_clip_from_one_sampler_by_weight() -> None:

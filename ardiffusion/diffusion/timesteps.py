@@ -174,11 +174,22 @@ class PlanRows(Timesteps):
     def draw(self, batch: int, frames: int, dice: Dice) -> Tensor:
         choices = on_device(tuple(self.differences), dice.device)
         s = choices[dice.integers(len(choices), batch, 1)]  # (B, 1)
-        iteration = dice.uniform(batch, 1) * (self.steps + s * (frames - 1))  # (B, 1)
+        iteration = self.place(dice.uniform(batch, 1) * (self.steps + s * (frames - 1)))  # (B, 1)
         f = torch.arange(frames, device=dice.device)
         k = (iteration - s * f).clamp(0, self.steps)  # (B, F)
-        t = self.timesteps * (1 - k / self.steps)
+        t = self.timesteps * (self.steps - k) / self.steps
         return t.ceil().long().sub(1).clamp(min=0)
+
+    def place(self, iteration: Tensor) -> Tensor:
+        """Say where a clip is on its way through a plan, of whose iterations a time is given."""
+        return iteration
+
+
+class StepRows(PlanRows):
+    """Rows of AD plans at whole steps: the timesteps that S steps of sampling show, no others."""
+
+    def place(self, iteration: Tensor) -> Tensor:
+        return iteration.floor()
 
 
 class Mixture(Timesteps):

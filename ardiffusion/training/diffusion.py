@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ardiffusion.diffusion.history import OwnHistory
 from ardiffusion.diffusion.schedule import NoiseSchedule
@@ -27,13 +25,14 @@ from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.training.checkpoint import check_fits, check_given, describe_into, start_from
-from ardiffusion.training.clipping import clip_gradients
+from ardiffusion.training.clipping import FusedClipping
 from ardiffusion.training.compatibility import check_classes, check_clips, check_timesteps
+from ardiffusion.training.distillation import Distillation
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.weights.description import build, describe
 
 
-class DiffusionModule(LightningModule):
+class DiffusionModule(FusedClipping):
     """Trains a generator on the latents of a frozen AR-VAE.
 
     Checkpoints hold all that generates, AR-VAE included.
@@ -48,6 +47,7 @@ class DiffusionModule(LightningModule):
         target: What the network predicts.
         weighting: How much the errors of noise levels count; all alike if not given.
         history: How own predictions of the network stand in for true past frames, if at all.
+        distillation: How a teacher, `start`, is learnt from in place of the data, if at all.
         class_dropout: Probability of training a clip without its class.
         solver: How a step of sampling is taken; that of `start`, or DDIM, if not given.
         steps: Denoising steps per frame; those of `start`, or 50, if not given.
@@ -70,6 +70,7 @@ class DiffusionModule(LightningModule):
         target: Target | None = None,
         weighting: Weighting | None = None,
         history: OwnHistory | None = None,
+        distillation: Distillation | None = None,
         class_dropout: float = 0.1,
         solver: Solver | None = None,
         steps: int | None = None,
@@ -91,7 +92,7 @@ class DiffusionModule(LightningModule):
         asked = {"solver": solver, "steps": steps, "difference": difference, "guidance": guidance}
         self.sampling = {name: value for name, value in asked.items() if value is not None}
         self.difference, self.weighting, self.history = difference, weighting or Uniform(), history
-        self.class_dropout, self.compiled = class_dropout, compile
+        self.class_dropout, self.compiled, self.distillation = class_dropout, compile, distillation
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
 
     @property
@@ -113,11 +114,16 @@ class DiffusionModule(LightningModule):
             self.set_autoencoder(load_arvae(self.arvae_source or ""))
         if stage == "fit" and self.compiled:
             self.dit.compile()
+            if self.distillation is not None:
+                self.distillation.teacher.compile()
 
     def go_on_with(self, source: str) -> None:
         """Take all parts from a generator, its network fitted to the data of the trainer."""
         data = getattr(self.trainer, "datamodule", None)
         parts = start_from(source, arvae=self.arvae_source, data=data)
+        if self.distillation is not None:
+            self.distillation.load(self.start or source, arvae=self.arvae_source, data=data)
+            parts["guidance"] = 1.0  # a student has the guidance of its teacher in it
         self.dit, arvae = parts.pop("dit"), parts.pop("arvae")
         self.schedule = parts.pop("schedule", self.schedule)
         self.target = parts.pop("target", self.target)
@@ -188,7 +194,8 @@ class DiffusionModule(LightningModule):
         shown is `seen`, x or x with a past of its own, with noise (B, F, L, C) at timesteps t.
         """
         alpha, sigma = self.schedule.alpha_sigma(t, dtype=x.dtype)
-        target = self.target.from_clean(x, noise=noise, alpha=alpha, sigma=sigma)
+        own = noise + alpha / sigma * (seen - x)  # the noise that makes of x what is shown
+        target = self.target.from_clean(x, noise=own, alpha=alpha, sigma=sigma)
         output = self.dit(alpha * seen + sigma * noise, t, label=label, null=null)
         return (output.float() - target).square().mean(dim=(-2, -1))
 
@@ -204,6 +211,9 @@ class DiffusionModule(LightningModule):
             network, parts = partial(self.dit, label=batch["label"]), (self.schedule, self.target)
             seen, counted = self.history(network, x, t, *parts, generator=generator)
             weights = weights * counted  # (B, F)
+        if self.distillation is not None:
+            x_t = self.schedule.add_noise(seen, noise, t)
+            x = self.distillation(x_t, t, label=batch["label"], null=null)
         losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=null, seen=seen)
         loss = (weights * losses).mean()
         self.log("train/loss", losses.detach().mean())
@@ -225,15 +235,6 @@ class DiffusionModule(LightningModule):
         optimizer = self.optimizer(self.dit.parameters())
         schedulers = [self.lr_scheduler(optimizer)] if self.lr_scheduler else []
         return [optimizer], [{"scheduler": each, "interval": "step"} for each in schedulers]
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip gradients, of fused optimisers too."""
-        clip_gradients(self, optimizer, value=gradient_clip_val, algorithm=gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = self.generator.describe() | {"timesteps": describe(self.timesteps)}

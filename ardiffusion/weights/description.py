@@ -20,6 +20,7 @@ from ardiffusion.diffusion.timesteps import (
     Mixture,
     NonDecreasing,
     PlanRows,
+    StepRows,
     StratifiedFoPP,
     Synchronous,
 )
@@ -35,7 +36,8 @@ PARTS: dict[str, type] = {
     for part in (
         *(ARVAE, PublishedARVAE, GridVAE, ARDiT, JointDiT, PublishedDiT),
         *(NoiseSchedule, X0, Epsilon, Velocity, DDIM, DPMSolver2M, PublishedDDIM),
-        *(FoPP, StratifiedFoPP, NonDecreasing, Independent, Synchronous, PlanRows, Mixture),
+        *(FoPP, StratifiedFoPP, NonDecreasing, Independent, Synchronous),
+        *(PlanRows, StepRows, Mixture),
     )
 }
 LARGEST = 1 << 20  # no width, length or number of classes comes near it
