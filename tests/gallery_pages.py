@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.data.video import write_video
+from ardiffusion.metrics.score import Score
 
 
 def clip(seed: int, frames: int = 6, height: int = 16, width: int = 16) -> Tensor:
@@ -64,7 +65,7 @@ class Page(HTMLParser):
         return base64.b64decode(self.data[id_ or ""])
 
 
-def score(value: float = 10.0, **changes: object) -> dict[str, Any]:
+def score(value: float = 10.0, **changes: Any) -> Score:  # noqa: ANN401
     fields: dict[str, Any] = {
         "metric": "fvd_16",
         "value": value,
@@ -78,4 +79,4 @@ def score(value: float = 10.0, **changes: object) -> dict[str, Any]:
         "network": {"name": "I3D", "hash": "ab"},
         "data": {"fake": f"samples_{value:g}"},
     }
-    return fields | changes
+    return Score(**fields | changes)

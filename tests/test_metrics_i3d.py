@@ -5,6 +5,7 @@ from pathlib import Path
 import huggingface_hub.errors
 import pytest
 import torch
+from huggingface_hub.utils.sha import git_hash
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -12,7 +13,6 @@ from ardiffusion.metrics import i3d
 from ardiffusion.metrics.i3d import (
     I3DPretrained400,
     I3DTorchScript,
-    git_blob_hash,
     scale_bytes,
 )
 from ardiffusion.metrics.inception import InflatedInception
@@ -42,7 +42,7 @@ def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], 
     def write(content: object) -> str:
         path = tmp_path / "i3d_pretrained_400.pt"
         torch.save(content, path)
-        monkeypatch.setattr(I3DPretrained400, "blob", git_blob_hash(path.read_bytes()))
+        monkeypatch.setattr(I3DPretrained400, "blob", git_hash(path.read_bytes()))
         return str(path)
 
     return write
@@ -97,7 +97,7 @@ def test_a_file_without_counters_and_an_old_one_are_read(
     copy.load()
     for each in (extractor, copy):
         assert_close({k: each._loaded[0].state_dict()[k] for k in plain}, plain, rtol=0, atol=0)
-    assert extractor.hash == git_blob_hash(Path(str(extractor.path)).read_bytes())
+    assert extractor.hash == git_hash(Path(str(extractor.path)).read_bytes())
 
 
 def test_weights_of_another_network_are_refused(save: Callable[[object], str]) -> None:
@@ -159,12 +159,12 @@ class Recorder(nn.Module):
 def i3d_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "i3d_torchscript.pt"
     torch.jit.save(torch.jit.script(Recorder()), path)
-    monkeypatch.setattr(I3DTorchScript, "blob", git_blob_hash(path.read_bytes()))
+    monkeypatch.setattr(I3DTorchScript, "blob", git_hash(path.read_bytes()))
     return path
 
 
-def test_git_blob_hash_is_gits() -> None:
-    assert git_blob_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+def test_git_hash_is_gits() -> None:
+    assert git_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def test_i3d_is_called_as_stylegan_v_calls_it(i3d_file: Path) -> None:

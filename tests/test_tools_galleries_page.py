@@ -11,7 +11,6 @@ from gallery_pages import Page, folder, score
 from PIL import Image
 
 from ardiffusion.data.video import write_video
-from ardiffusion.metrics.score import Score
 from ardiffusion.tools.galleries import page as page_module
 from ardiffusion.tools.gallery import Figure, Section, Table, write_gallery
 
@@ -108,7 +107,7 @@ def test_nothing_on_the_page_points_outside(tmp_path: Path) -> None:
 def test_scores_of_two_protocols_stand_in_two_tables(tmp_path: Path) -> None:
     other = score(3.0, protocol={"name": "StyleGANV", "frames": 128})
     few = score(4.0, fake=24, warnings=["Too few videos."])
-    Score(**score(2.5)).save(tmp_path / "a.json")
+    score(2.5).save(tmp_path / "a.json")
     out = tmp_path / "out.html"
     records = [score(1.5), other, tmp_path / "a.json", few]
     write_gallery(out, title="t", sections=[Section("Scores", scores=records)])

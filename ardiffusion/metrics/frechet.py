@@ -4,13 +4,14 @@
 
 The last trace is the sum of the square roots of the eigenvalues of a symmetric matrix, so no
 general matrix square root is needed and nothing can turn complex. The Gaussians of features come
-from sums in float64: N, sum x and sum x xᵀ.
+from sums in float64: N, sum x and sum x xᵀ, which one matrix holds.
 """
 
 from collections.abc import Sequence
 
 import torch
-from einops import einsum, rearrange, reduce
+import torch.nn.functional as F
+from einops import einsum, rearrange
 from torch import Tensor
 
 from ardiffusion.metrics.parallel import one_thread
@@ -43,20 +44,18 @@ def square_root(covariance: Tensor) -> Tensor:
     return vectors[:, kept] * values[kept].sqrt()
 
 
-def feature_sums(features: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return N, sum x (d,) and sum x xᵀ (d, d) of features (N, d), which may count repeatedly."""
+def feature_sums(features: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Sum y yᵀ, y = [1, x], over features (N, d), which may count repeatedly: (1 + d, 1 + d)."""
     x = features.to(float64_device(features.device)).double()
-    counts = torch.ones_like(x[:, 0]) if counts is None else counts.double()
-    counted = x * rearrange(counts, "n -> n 1")
-    return counts.sum(), reduce(counted, "n d -> d", "sum"), einsum(counted, x, "n i, n j -> i j")
+    y = F.pad(x, (1, 0), value=1.0)  # (N, 1 + d)
+    counted = y if counts is None else y * rearrange(counts, "n -> n 1")
+    return einsum(counted, y, "n i, n j -> i j")
 
 
-def gaussian_from_sums(
-    count: Tensor, total: Tensor, outer: Tensor, ddof: int = 0
-) -> tuple[Tensor, Tensor]:
+def gaussian_from_sums(sums: Tensor, ddof: int = 0) -> tuple[Tensor, Tensor]:
     """Turn sums into the mean (d,) and the covariance (d, d), divided by N - ddof."""
-    mean = total / count
-    covariance = outer / count - einsum(mean, mean, "i, j -> i j")
+    count, mean = sums[0, 0], sums[0, 1:] / sums[0, 0]
+    covariance = sums[1:, 1:] / count - einsum(mean, mean, "i, j -> i j")
     return mean, covariance * (count / (count - ddof))
 
 
@@ -64,7 +63,7 @@ def moments(
     features: Tensor, ddof: int = 0, counts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return mean (d,) and covariance (d, d) of features (N, d), each as often as it counts."""
-    return gaussian_from_sums(*feature_sums(features, counts), ddof=ddof)
+    return gaussian_from_sums(feature_sums(features, counts), ddof=ddof)
 
 
 def feature_distance(

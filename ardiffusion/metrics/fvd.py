@@ -31,23 +31,17 @@ class FrechetVideoDistance(Metric):
     higher_is_better = False
     full_state_update = False
 
-    real_count: Tensor
-    real_sum: Tensor
-    real_outer: Tensor
-    fake_count: Tensor
-    fake_sum: Tensor
-    fake_outer: Tensor
+    real: Tensor  # `feature_sums`, (1 + d, 1 + d)
+    fake: Tensor
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
         known = isinstance(extractor, VideoFeatures)
         self.extractor = extractor if known else OwnFeatures(extractor)
-        shape = () if self.extractor.width is None else (self.extractor.width,)
+        width = self.extractor.width
+        zero = torch.zeros(() if width is None else (1 + width, 1 + width), dtype=torch.float64)
         for side in ("real", "fake"):
-            count, zero = torch.tensor(0), torch.tensor(0.0, dtype=torch.float64)
-            self.add_state(f"{side}_count", count, dist_reduce_fx="sum")
-            self.add_state(f"{side}_sum", zero.expand(shape).clone(), dist_reduce_fx="sum")
-            self.add_state(f"{side}_outer", zero.expand(2 * shape).clone(), dist_reduce_fx="sum")
+            self.add_state(side, zero.clone(), dist_reduce_fx="sum")
 
     @property
     def name(self) -> str:
@@ -55,36 +49,35 @@ class FrechetVideoDistance(Metric):
 
     def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:
         """Add videos, uint8 (B, F, 3, H, W), to either side or both."""
-        for side, video in (("real", real), ("fake", fake)):
-            if video is not None:
-                names = f"{side}_count", f"{side}_sum", f"{side}_outer"
-                for name, added in zip(names, self.sums(video, side), strict=True):
-                    setattr(self, name, getattr(self, name) + added)
+        if real is not None:
+            self.real = self.real + self.sums(real, "real")
+        if fake is not None:
+            self.fake = self.fake + self.sums(fake, "fake")
 
     def compute(self) -> Tensor:
         """Return the distance, a float64 scalar."""
-        real, fake = int(self.real_count), int(self.fake_count)
+        real, fake = count_of(self.real), count_of(self.fake)
         if min(real, fake) < 2:
             raise ValueError(
                 f"A Fréchet distance needs two real and two generated videos or more, but there "
                 f"are {real} and {fake}; use more."
             )
-        mean1, cov1 = gaussian_from_sums(self.real_count, self.real_sum, self.real_outer)
-        mean2, cov2 = gaussian_from_sums(self.fake_count, self.fake_sum, self.fake_outer)
+        mean1, cov1 = gaussian_from_sums(self.real)
+        mean2, cov2 = gaussian_from_sums(self.fake)
         return frechet_distance(mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2)
 
     def counts(self) -> tuple[int, int]:
         """Return how many real and generated videos all processes have seen."""
         with self.sync_context():
-            return int(self.real_count), int(self.fake_count)
+            return count_of(self.real), count_of(self.fake)
 
     def reset_fake(self) -> None:
         """Forget the generated videos and keep the real ones, for the next model."""
-        real = self.real_count, self.real_sum, self.real_outer
+        real = self.real
         self.reset()
-        self.real_count, self.real_sum, self.real_outer = real
+        self.real = real
 
-    def sums(self, video: Tensor, side: str) -> tuple[int, Tensor, Tensor]:
+    def sums(self, video: Tensor, side: str) -> Tensor:
         """Describe videos of a side, and sum their features."""
         if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
             raise ValueError(
@@ -96,5 +89,8 @@ class FrechetVideoDistance(Metric):
             features = self.extractor.eval()(video)  # (B, d)
         names = [f"video {i} of a batch of {len(video)} {side} ones" for i in range(len(video))]
         check_finite(features, network=self.extractor, videos=names)
-        _, total, outer = feature_sums(features)
-        return len(features), total, outer
+        return feature_sums(features)
+
+
+def count_of(sums: Tensor) -> int:
+    return int(sums.flatten()[0])  # without any video there may be nothing but a zero

@@ -4,7 +4,6 @@
 what VideoGPT, TATS and the authors of AR-Diffusion compare videos with.
 """
 
-import hashlib
 import io
 from abc import abstractmethod
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from huggingface_hub import hf_hub_download
+from huggingface_hub.utils.sha import git_hash
 from torch import Tensor, nn
 
 from ardiffusion.metrics.features import VideoFeatures
@@ -60,7 +60,7 @@ class KineticsI3D(Pretrained, VideoFeatures):
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}; download {self.url} to it.")
         data = path.read_bytes()
-        if (found := git_blob_hash(data)) != self.blob:
+        if (found := git_hash(data)) != self.blob:
             raise ValueError(
                 f"{path} is not {self.what} (its git blob hash is {found}, not {self.blob}), so "
                 f"it was not loaded; delete it and download {self.url} again."
@@ -178,8 +178,3 @@ def load_exact(network: nn.Module, weights: dict[str, Tensor], url: str) -> None
     if wrong:
         name = url.rpartition("/")[2]
         raise ValueError(f"{name} does not fit I3D ({wrong[0]}); download {url} in its place.")
-
-
-def git_blob_hash(data: bytes) -> str:
-    """The name git gives a file's content, the SHA-1 of its length and its bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -18,6 +18,7 @@ from typing import cast
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils.sha import git_hash
 from rich import filesize
 from rich.console import Console
 from safetensors import safe_open
@@ -85,9 +86,7 @@ def check_content(file: HubPath, path: Path) -> None:
         if len(blob.name) == 64:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         elif len(blob.name) == 40:
-            sha1 = hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
-            sha1.update(content.read())
-            digest = sha1.hexdigest()
+            digest = git_hash(content.read())
         else:
             return
     if digest != blob.name:

@@ -10,7 +10,6 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -50,7 +49,7 @@ class Section:
     columns: Mapping[str, Path] = field(default_factory=dict)  # folders of videos by column
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
-    scores: Sequence[Path | dict[str, Any]] = ()  # records or their files
+    scores: Sequence[Path | Score] = ()  # records or their files
 
 
 def write_page(path: Path, **shown: object) -> None:
@@ -59,7 +58,7 @@ def write_page(path: Path, **shown: object) -> None:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    for one in (base64, measured, number, quote, setting, sha256, warned):
+    for one in (base64, measured, number, setting, sha256, warned):
         environment.filters[one.__name__] = one
     style, *scripts = (
         loader.get_source(environment, name)[0] for name in ("page.css", "row.js", "page.js")
@@ -106,12 +105,9 @@ def setting(value: object) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read_score(score: Path | Mapping[str, Any]) -> Score:
-    try:
-        if isinstance(score, Mapping):
-            return Score(**score)
-    except TypeError as error:
-        raise ValueError(f"A score record lacks fields or has others: {error}.") from error
+def read_score(score: Path | Score) -> Score:
+    if isinstance(score, Score):
+        return score
     if not score.is_file():
         raise FileNotFoundError(f"Score {score} does not exist: correct --scores.")
     return Score.load(score)
@@ -137,8 +133,3 @@ def warned(scores: Sequence[Score]) -> dict[str, list[str]]:
 
 def measured(score: Score) -> str:
     return str(score.data.get("fake") or score.data.get("real") or "–")
-
-
-def quote(score: Score) -> str:
-    """Say a score in one line, also where its protocol has no name."""
-    return score.line() if "name" in score.protocol else f"{score.metric} = {score.value:.4f}"

@@ -16,7 +16,7 @@ from ardiffusion.metrics.evaluation import evaluate, warnings_about
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.image import FrameMean, psnr, ssim
-from ardiffusion.metrics.protocol import Protocol
+from ardiffusion.metrics.protocol import EveryClip, Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.rotary import float64_device
@@ -64,9 +64,8 @@ class FVDRec(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: STEP_OUTPUT,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: object,
+        **__: object,
     ) -> None:
         if not trainer.sanity_checking:
             assert isinstance(outputs, Mapping), "the step returns no videos"
@@ -94,14 +93,8 @@ class FVDRec(Callback):
         extractor, (real, fake) = self.distance.extractor, self.distance.counts()
         (_, frames, _, *sides), data = self.shape, getattr(trainer, "datamodule", None)
         folder = getattr(data, "root", Path()).name
-        protocol = {
+        protocol = EveryClip(frames=frames, extractor=extractor).preparation() | {
             "name": "Reconstructions",
-            "frames": frames,
-            "stride": 1,
-            "resize": "by the network",
-            "reencoded": "no",
-            "network": extractor.name,
-            "network_hash": extractor.hash,
             "covariance": "1/N",
             "real": "clips of the validation or test batches",
             "fake": "their reconstructions",
@@ -119,7 +112,7 @@ class FVDRec(Callback):
             network={"name": extractor.name, "hash": protocol["network_hash"]},
             weights=fingerprint(arvae),
             data={"real": folder, "fake": "reconstructions", "size": sides},
-            warnings=warnings_about(min(real, fake), width=self.distance.real_sum.shape[-1]),
+            warnings=warnings_about(min(real, fake), width=len(self.distance.real) - 1),
         )
 
 
