@@ -85,10 +85,10 @@ def data_of(folder: Path, settings: Mapping[str, Any]) -> Path:
     return Path(settings["root"] or folder / "skies")
 
 
-def read(folder: Path) -> list[Tensor]:
+def read(folder: Path, resolution: int = RESOLUTION) -> list[Tensor]:
     """Read all videos of a folder, scaled and cropped, uint8 (F, 3, H, W)."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
-    return [resize_crop(read_frames(path), RESOLUTION) for path in paths]
+    return [resize_crop(read_frames(path), resolution) for path in paths]
 
 
 def clips_of(videos: Sequence[Tensor], count: int) -> Tensor:
