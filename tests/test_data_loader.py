@@ -21,7 +21,7 @@ class Echo(Dataset[Any]):
         return f"{index[0]}/{index[1]}"
 
 
-def loader(workers: int = 0, samples: int = 23, **options: int) -> ResumableLoader[Any]:
+def loader(workers: int = 0, samples: int = 23, **options: Any) -> ResumableLoader[Any]:  # noqa: ANN401
     batches = EpochBatches(Echo(samples), **{"batch_size": 4, **options})
     return ResumableLoader(
         Batched(Echo(samples)),

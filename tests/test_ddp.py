@@ -20,6 +20,7 @@ from torch.testing import assert_close
 
 from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentCache
+from ardiffusion.data.publishing import staging_folder
 from ardiffusion.data.windows import EveryWindow
 from ardiffusion.files import read_json_lines
 from ardiffusion.training import predict as predicting
@@ -57,7 +58,9 @@ def fit(
     **options: Any,  # noqa: ANN401
 ) -> list[dict[str, Any]]:
     folder.mkdir()
-    data = make_data(skies, batch_size=4 // options.get("devices", 1))
+    data = make_data(
+        skies, batch_size=4 // options.get("devices", 1), latents=options.pop("latents", None)
+    )
     callbacks = [Tell(folder), *options.pop("callbacks", [])]
     last = options.pop("ckpt_path", None)
     trainer = make_trainer(max_steps=4, callbacks=callbacks, **options)
@@ -245,6 +248,26 @@ def test_two_processes_generate_what_one_does(
     assert [line["index"] for line in lines[1]] == [0, 1, 2, 3, 4]
     assert lines[0] == lines[1]
     assert_same_videos(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_processes_encode_to_an_address_and_train_from_it(
+    tokenizer: Path, skies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("litdata", reason="litdata is not installed: the extra `stream` brings it")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    url = f"local:{tmp_path}/bucket/latents"
+    for _ in range(2):  # the second finds nothing to do
+        module = ARVAEModule(make_arvae(), perceptual=0.0, adversarial=0.0)
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+        trainer = EncodingTrainer(accelerator="cpu", **quiet, **TWO)
+        trainer.predict(module, make_data(skies), ckpt_path=str(tokenizer), output=url)
+    ends = {}
+    for name, latents in {"local": str(staging_folder(url)), "stream": url}.items():
+        module = DiffusionModule(dit=make_dit(classes=4), arvae=str(tokenizer))
+        told = fit(module, skies, tmp_path / name, latents=latents, **TWO)
+        ends[name] = [one["weights"] for one in told]
+    assert len(ends["stream"]) == 2
+    assert_close(ends["stream"], ends["local"], rtol=0, atol=0)
 
 
 def test_two_processes_encode_what_one_does(tokenizer: Path, skies: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ LEFT_OUT = {
     "transformers",  # asks for a later huggingface_hub than the oldest
     "playwright",  # drives only the Chromium of its time
     "gradio",  # asks for pillow<13; tried with the versions of .github/live.txt
+    "litdata",  # brings torchvision; tried with the versions of .github/stream.txt
+    "torchvision",
     "ruff",
     "pyright",
     "ardiffusion",  # the extras themselves

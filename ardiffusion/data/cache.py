@@ -98,15 +98,15 @@ def is_index(found: object) -> TypeGuard[Index]:
     )
 
 
-def read_index(path: str | Path) -> Index:
+def read_index(path: str | Path, name: str = INDEX) -> Index:
     """Read what a cache says of itself, which is checked before anything trusts it."""
-    file, found = Path(path) / INDEX, None
+    file, found = Path(path) / name, None
     with suppress(ValueError, RecursionError):
         try:
             found = json.loads(read_text(file))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{path} holds no latent cache ({INDEX} is missing): write one with "
+                f"{path} holds no latent cache ({name} is missing): write one with "
                 "`ardiff-vae predict`."
             ) from None
     if not is_index(found):

@@ -107,7 +107,7 @@ def read_catalog(
     }
 
 
-def rename_classes(catalog: Catalog, names: list[str], place: Path) -> Catalog:
+def rename_classes(catalog: Catalog, names: list[str], place: str | Path) -> Catalog:
     """Label pictures by the classes of the videos they go with; without classes none has one."""
     own = catalog["classes"]
     unknown = sorted({*own}.difference(names)) if names else []

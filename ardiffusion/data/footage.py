@@ -13,6 +13,7 @@ from ardiffusion.data.catalog import (
     rename_classes,
     usable_videos,
 )
+from ardiffusion.data.chunks import below
 from ardiffusion.data.clips import VideoFiles
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.layouts import Entry, find_clips, find_pictures
@@ -34,9 +35,10 @@ class Footage:
         resolution: Height and width of the clips; that of the latents, or 256, by default.
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
         cache: Folder for the index of videos.
-        latents: Folder of a latent cache; what is read then comes from there.
+        latents: Folder or address of a latent cache; what is read then comes from there.
         part: Where the latents are in that folder.
         find: What lists the videos.
+        room: Bytes of latents from object storage that may lie in `cache`.
         beside: The videos that go with pictures; theirs are the classes then.
     """
 
@@ -46,9 +48,10 @@ class Footage:
     resolution: int | None = None
     max_broken: float = 0.05
     cache: str | None = None
-    latents: Path | None = None
+    latents: str | Path | None = None
     part: str = ""
     find: Callable[[Path], list[Entry]] = find_clips
+    room: float = 50e9
     beside: "Footage | None" = None
 
     @cached_property
@@ -56,7 +59,7 @@ class Footage:
         """The latent cache, once it is known that no option contradicts it."""
         if self.latents is None:
             return None
-        found = LatentCache(self.latents / self.part)
+        found = LatentCache(below(self.latents, self.part), self.cache, self.room)
         theirs = found.index["origin"]["resolution"]
         if self.resolution not in (None, theirs):
             raise ValueError(
@@ -129,10 +132,10 @@ def with_pictures(videos: Footage, images: str | None, alone: bool) -> list[Foot
     """Return videos, or pictures, or first the one and then the other.
 
     `images` is the folder of the pictures, if one is named, and they may be `alone`, all there is;
-    a latent cache knows better.
+    a folder of latents knows better.
     """
     cached = False
-    if videos.latents is not None:
+    if isinstance(videos.latents, Path):
         cached = (videos.latents / IMAGES / INDEX).exists()
         alone = cached and not (videos.latents / INDEX).exists()
     if images is None and not cached:

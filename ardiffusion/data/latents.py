@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ardiffusion.data.cache import open_cache, split_key
+from ardiffusion.data.chunks import CATALOG, ChunkFolder, is_remote, locate
 from ardiffusion.data.spans import FrameSpan, Spans
 from ardiffusion.data.windows import BrokenData, extent
 
@@ -43,11 +44,46 @@ def find_rows(
         frame, rows = frame + take * stride, rows - take
 
 
+class ShardFolder:
+    """Reads latents from the shards of a finished cache.
+
+    Args:
+        place: Folder of the cache.
+    """
+
+    kept = None  # all shards are there
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = Path(place)
+        self.index = open_cache(self.place)
+        self._names = list(self.index["shards"])
+        self._open: dict[int, safe_open] = {}  # when first read, by each process
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": {}}
+
+    def read(self, shard: int, number: int, first: int, rows: int) -> Tensor:
+        """Read rows of the latents of a clip, by the number of its shard and its own in that."""
+        name = self._names[shard]
+        try:
+            if shard not in self._open:
+                self._open[shard] = safe_open(self.place / name, framework="pt")
+            stored = self._open[shard].get_slice("latents")
+            return stored[number, first : first + rows]  # (rows, L, C)
+        except (OSError, SafetensorError) as error:
+            raise BrokenData(
+                f"Shard {name} of latent cache {self.place} cannot be read any more "
+                f"({error}): run the same `ardiff-vae predict` again."
+            ) from error
+
+
 class LatentCache:
     """Reads clips of a finished latent cache, float32 (F, L, C).
 
     Args:
-        path: Folder of the cache.
+        path: Folder of the cache, or its address in object storage.
+        cache: Folder for what is fetched from object storage.
+        room: Bytes that may lie there.
 
     Attributes:
         index: What the cache says of itself.
@@ -56,19 +92,18 @@ class LatentCache:
 
     name = "latents"
 
-    def __init__(self, path: str | Path) -> None:
-        self.place = Path(path).expanduser()
-        self.index = open_cache(self.place)
+    def __init__(
+        self, path: str | Path, cache: str | Path | None = None, room: float = 50e9
+    ) -> None:
+        place = locate(str(path))
+        chunks = is_remote(place) or Path(place, CATALOG).exists()
+        self.store = ChunkFolder(place, cache, room) if chunks else ShardFolder(place)
+        self.place, self.index = self.store.place, self.store.index
         self.origin = self.index["origin"]
-        self._names = list(self.index["shards"])
-        self._shards: dict[str, safe_open] = {}  # opened when first read, by each process
         numbers = {path: number for number, path in enumerate(self.index["labels"])}
         sizes = (self.origin["frames"], self.origin["stride"])
         self._clips, self._firsts = join_clips(self._find_clips(numbers), *sizes)
         self.spans = self._list_spans(numbers)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_shards": {}}
 
     def _find_clips(self, numbers: dict[str, int]) -> np.ndarray:
         """Say where all clips are."""
@@ -108,18 +143,20 @@ class LatentCache:
         after = np.searchsorted(self._firsts, span.place, side="right")
         clips = self._clips[span.place : (*self._firsts[after : after + 1], None)[0]]
         for place, number, row, take in find_rows(clips, first, rows, *sizes):
-            shard = self._names[place]
-            try:
-                if shard not in self._shards:
-                    self._shards[shard] = safe_open(self.place / shard, framework="pt")
-                stored = self._shards[shard].get_slice("latents")
-                pieces.append(stored[number, row : row + take])  # (rows, L, C)
-            except (OSError, SafetensorError) as error:
-                raise BrokenData(
-                    f"Shard {shard} of latent cache {self.place} cannot be read any more "
-                    f"({error}): run the same `ardiff-vae predict` again."
-                ) from error
+            pieces.append(self.store.read(place, number, row, take))
         return torch.cat(pieces)[::step].contiguous()  # (F, L, C)
+
+    def every_clip(self) -> Iterator[tuple[str, Tensor]]:
+        """Read all clips with their keys, those of a video one after the other."""
+        keys, frames = list(self.index["shards"].values()), self.origin["frames"]
+        for _, _, shard, number in self._clips.tolist():
+            yield keys[shard][number], self.store.read(shard, number, 0, frames)
+
+    def nearness(self, places: np.ndarray) -> tuple[Tensor, int] | None:
+        """Say in which chunks places are, and how many are kept here, unless all of them are."""
+        if self.store.kept is None:
+            return None
+        return torch.from_numpy(self._clips["shard"][places].astype(np.int64)), self.store.kept
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse to be decoded by another AR-VAE than the one that encoded."""

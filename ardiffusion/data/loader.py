@@ -3,6 +3,9 @@
 Every epoch has one order of all samples. A batch is what comes next in it: the processes share it
 by taking every `replicas`th sample. How far a run is in its epoch is therefore one number, which
 does not depend on the number of processes or the size of their batches.
+
+Where samples come from chunks of which only some are kept, the order is shuffled as if all were
+there, and then sorted, so that it visits some chunks, drawn at random, after the other.
 """
 
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
@@ -28,6 +32,8 @@ class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
         replicas: Number of processes.
         rank: Number of this process.
         seed: Seed of the order, which differs between epochs.
+        near: The chunk of each sample, the samples after those beginning again, and how many
+            chunks to visit together; all if not given.
     """
 
     def __init__(
@@ -37,9 +43,11 @@ class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
         replicas: int = 1,
         rank: int = 0,
         seed: int = 0,
+        near: tuple[Tensor, int] | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
         self.samples, self.size = len(dataset), batch_size * replicas  # pyright: ignore[reportArgumentType]
+        self.near = near
         self.start = 0  # samples that were seen already, in the next epoch to be iterated
 
     def __len__(self) -> int:
@@ -53,10 +61,19 @@ class EpochBatches(DistributedSampler[list[tuple[int, int]]]):
             ends[-2] = min(ends[-2], self.samples - self.num_replicas)
         return ends if start < self.samples else []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        start, self.start = self.start, 0
+    def order(self) -> Tensor:
+        """Draw the order of the samples of the epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.samples, generator=generator)
+        if self.near is not None:
+            chunks, together = self.near
+            turns = torch.randperm(int(chunks.max()) + 1, generator=generator) // together
+            order = order[turns[chunks[order % len(chunks)]].argsort(stable=True)]
+        return order
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start, self.start = self.start, 0
+        order = self.order()
         for first, last in pairwise([start, *self.ends(start)]):
             own = first + self.rank % (last - first)
             yield [(self.epoch, i) for i in order[own : last : self.num_replicas].tolist()]

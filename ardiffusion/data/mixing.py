@@ -10,6 +10,17 @@ from ardiffusion.data.loader import ResumableLoader
 from ardiffusion.data.windows import EveryWindow
 
 
+def share_of_pictures(asked: float | None, videos: bool, pictures: bool) -> float:
+    """Return the share of an epoch's batches that are pictures, of what there is."""
+    if asked is not None and not pictures:
+        raise ValueError(
+            f"--data.image_share is {asked}, but there are no pictures: give --data.images."
+        )
+    if not (videos and pictures):
+        return float(pictures)
+    return 0.5 if asked is None else asked
+
+
 class Rounds(Dataset[dict[str, Any]]):
     """So many pictures an epoch, which begins where the last one ended, round after round.
 

@@ -24,7 +24,9 @@ class Reader(Protocol):
     """What reads frames below a place, and under which name they stand in a sample."""
 
     name: str
-    place: Path
+
+    @property
+    def place(self) -> str | Path: ...
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
         """Read every `step`th frame of a span from a first one on, (F, ...)."""
@@ -116,6 +118,10 @@ class EveryWindow(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return int(self._windows[-1]) if len(self._windows) else 0
+
+    def places(self) -> np.ndarray:
+        """Say where the reader finds each video."""
+        return self.spans.columns[self._firsts[:-1], 4]
 
     def keys(self) -> list[str]:
         return [span.key(first) for _, span, first in map(self._window, range(len(self)))]

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule
+from ardiffusion.data.chunks import locate
 from ardiffusion.data.footage import Footage, with_pictures
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
-from ardiffusion.data.mixing import MixedLoader, Rounds
+from ardiffusion.data.mixing import MixedLoader, Rounds, share_of_pictures
 from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import NAMES, check_fractions
 from ardiffusion.data.windows import EveryWindow, RandomWindows
@@ -42,9 +44,12 @@ class VideoDataModule(LightningDataModule):
         val_list: Text file or folder of `root` with the videos to validate on.
         test_list: Text file or folder of `root` with the videos to test on.
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
-        latents: Folder of a latent cache; train and val batches then come from there, and so do
-            the classes and the split, which lists and fractions must not contradict.
-        cache: Folder for the index of videos, ~/.cache/ardiffusion by default.
+        latents: Folder of a latent cache, or its address in object storage; train and val batches
+            then come from there, and so do the classes and the split, which lists and fractions
+            must not contradict.
+        latents_room: Gigabytes of latents from object storage to keep in `cache`, per machine.
+        cache: Folder for the index of videos and latents of object storage, ~/.cache/ardiffusion
+            by default.
         seed: Seed of the split, of the order and of the random clips.
     """
 
@@ -66,6 +71,7 @@ class VideoDataModule(LightningDataModule):
         test_list: str | None = None,
         max_broken: float = 0.05,
         latents: str | None = None,
+        latents_room: float = 50,
         cache: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -79,6 +85,7 @@ class VideoDataModule(LightningDataModule):
         check_range(0, 1, max_broken=max_broken)
         check_range(-(2**62), 2**62, seed=seed)  # torch takes no others
         check_range(0, 1, image_share=image_share or 0)
+        check_range(0, latents_room=latents_room)
         self.latents, self.cache, self.seed = latents, cache, seed
         self.frames, self.stride, self.clips_per_video = frames, stride, clips_per_video
         self.batch_size, self.workers = batch_size, workers
@@ -97,7 +104,8 @@ class VideoDataModule(LightningDataModule):
             resolution=resolution,
             max_broken=max_broken,
             cache=cache,
-            latents=None if latents is None else Path(latents).expanduser(),
+            latents=None if latents is None else locate(latents),
+            room=latents_room * 1e9,
         )
         self.footage = with_pictures(videos, images, alone=root is None and images is not None)
         self.main, self.pictures = self.footage[0], self.footage[-1]
@@ -158,8 +166,11 @@ class VideoDataModule(LightningDataModule):
     def _load(self, clips: Dataset[Any], **options: Any) -> DataLoader[Any]:  # noqa: ANN401
         return DataLoader(clips, batch_size=self.batch_size, **{**self._loading, **options})
 
-    def _shuffled(self, clips: RandomWindows | Rounds) -> ResumableLoader[Any]:
-        batches = EpochBatches(clips, self.batch_size, *self._processes, seed=self.seed)
+    def _shuffled(
+        self, clips: RandomWindows | Rounds, near: tuple[Tensor, int] | None = None
+    ) -> ResumableLoader[Any]:
+        processes = self._processes
+        batches = EpochBatches(clips, self.batch_size, *processes, seed=self.seed, near=near)
         return ResumableLoader(Batched(clips), batch_size=None, sampler=batches, **self._loading)
 
     def _to_train_on(self, footage: Footage) -> EveryWindow:
@@ -173,9 +184,11 @@ class VideoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader[Any] | MixedLoader:
         share, only_pictures = self.image_share, self.image_share == 1
-        every = self._to_train_on(self.pictures if only_pictures else self.main)
+        footage = self.pictures if only_pictures else self.main
+        every, cached = self._to_train_on(footage), footage.latent_cache
         clips_per_video = 1 if only_pictures else self.clips_per_video
-        loader = self._shuffled(RandomWindows(every, clips_per_video, seed=self.seed))
+        windows = RandomWindows(every, clips_per_video, seed=self.seed)
+        loader = self._shuffled(windows, cached and cached.nearness(every.places()))
         if 0 < share < 1:
             samples = max(1, round(loader.batches.samples * share / (1 - share)))
             pictures = Rounds(self._to_train_on(self.pictures), samples, seed=self.seed)
@@ -214,17 +227,6 @@ class VideoDataModule(LightningDataModule):
         order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(self.seed))
         share = Subset(clips, order.tolist()[rank::replicas])
         return self._load(share, persistent_workers=False)
-
-
-def share_of_pictures(asked: float | None, videos: bool, pictures: bool) -> float:
-    """Return the share of an epoch's batches that are pictures, of what there is."""
-    if asked is not None and not pictures:
-        raise ValueError(
-            f"--data.image_share is {asked}, but there are no pictures: give --data.images."
-        )
-    if not (videos and pictures):
-        return float(pictures)
-    return 0.5 if asked is None else asked
 
 
 def continue_epoch(trainer: Trainer, loader: ResumableLoader[Any] | MixedLoader) -> None:

@@ -55,7 +55,9 @@ class EncodingTrainer(Trainer):
             model: The trained AR-VAE.
             datamodule: The clips.
             ckpt_path: Checkpoint of stage 1.
-            output: Folder of the latent cache; a run that was cut short goes on where it was.
+            output: Folder of the latent cache, or an address in object storage, such as
+                s3://bucket/folder or hf://datasets/user/repo/folder; a run that was cut short
+                goes on where it was.
         """
         if not output:
             raise ValueError("--output is empty; name a folder for the latents.")

@@ -10,8 +10,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.chunks import below, locate
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.footage import Footage
+from ardiffusion.data.publishing import publish, staging_folder
 from ardiffusion.data.stamp import stamp
 from ardiffusion.files import only_writer, write_json
 from ardiffusion.nn.fingerprint import fingerprint
@@ -23,13 +25,17 @@ class LatentWriter(Callback):
     """Write predicted latents into a cache; a killed run resumes, a finished one does nothing.
 
     Args:
-        output: Folder of the latent cache.
+        output: Folder of the latent cache, or an address in object storage, to which latents are
+            written when all are there.
         clips_per_shard: Clips per file; a killed run repeats at most these, per process.
     """
 
     def __init__(self, output: str = "latents", clips_per_shard: int = 256) -> None:
         check_sizes(clips_per_shard=clips_per_shard)
-        self.output, self.clips_per_shard = Path(output).expanduser(), clips_per_shard
+        self.clips_per_shard = clips_per_shard
+        place = locate(output)
+        self.address = None if isinstance(place, Path) else place
+        self.output = place if isinstance(place, Path) else staging_folder(place)
         # of the videos and of the pictures, as far as there are any
         self.shards: list[ShardWriter] = []
         self.done: list[set[str]] = []
@@ -99,6 +105,8 @@ class LatentWriter(Callback):
             index = finish_cache(shards.path, shards.index, footage.every().keys())
             clips = sum(map(len, index["shards"].values()))
             rank_zero_info(f"{shards.path / INDEX} lists {clips} clips.")
+            if self.address is not None:
+                publish(shards.path, str(below(self.address, footage.part)))
 
 
 def data_of(trainer: Trainer) -> VideoDataModule:
