@@ -60,7 +60,7 @@ def test_a_picture_is_what_the_video_begins_with(studio: Studio, tmp_path: Path)
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"seed": None}, "There is no seed: give a number."),
+        ({"seed": None}, "Seed is empty: give a number."),
         ({"seed": LAST_SEED + 1}, f"The seed must be from 0 to {LAST_SEED}, got {LAST_SEED + 1}."),
         ({"steps": 0}, "steps"),
         ({"difference": 9}, "difference"),
@@ -76,6 +76,18 @@ def test_a_wish_that_cannot_be_met_is_a_sentence(
     video.thread.join()
     assert sentence in video.problem and not video.file.exists()
     assert "\n" not in video.problem and "Traceback" not in video.problem
+
+
+def test_more_people_than_the_machine_serves_are_told_to_wait(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ardiffusion.tools.live.PEOPLE", 1)
+    first = wait(studio.begin("a", WISH), frames=1)
+    second = studio.begin("b", WISH)
+    second.thread.join()
+    assert second.problem == "1 people have a video made already: wait for one to stop."
+    first.stop()
+    assert wait(studio.begin("b", WISH), frames=1).frames == 1
 
 
 def test_guidance_without_classes_is_a_sentence(

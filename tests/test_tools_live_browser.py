@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ardiffusion.data.video import read_frames
+from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.diffusion.noise import sample_seed
 from ardiffusion.generator import Generator
 from ardiffusion.tools.live import RECENT, Studio
@@ -71,6 +71,11 @@ def begin(page: "Page", seed: int = 0) -> None:
     page.get_by_label("Steps").fill("8")
     page.get_by_label("Difference").fill("2")
     page.get_by_role("button", name="Start").click()
+
+
+def upload(page: "Page", path: Path) -> None:
+    page.locator("input[type=file]").set_input_files(path)
+    page.get_by_label(path.name, exact=True).wait_for()
 
 
 def wait_for_frame(page: "Page", index: int) -> None:
@@ -150,9 +155,43 @@ def test_bad_input_is_a_sentence(visit: Visit, tmp_path: Path) -> None:
     fake = tmp_path / "sky.png"
     fake.write_text("not a picture")
     page = visit()
-    page.locator("input[type=file]").set_input_files(fake)
-    page.get_by_text("sky.png").first.wait_for()
+    upload(page, fake)
     begin(page)
     page.get_by_role("alert").filter(has_text="sky.png is broken or not a picture").wait_for()
     assert "/" not in page.locator(".problem").inner_text()
     assert page.get_by_role("button", name="Start").is_enabled()
+
+
+def test_no_class_is_what_the_page_says_and_asks_for(visit: Visit, studio: Studio) -> None:
+    page, before = visit(), set(studio.videos)
+    page.get_by_label("Class").click()
+    page.get_by_role("option", name="no class").click()
+    begin(page)
+    wait_for_frame(page, index=1)
+    assert page.get_by_role("combobox", name="Class").input_value() == "no class"
+    (session,) = set(studio.videos) - before
+    assert studio.videos[session].wish.label == -1
+
+
+def test_what_ends_before_its_first_frame_leaves_no_hope_for_one(
+    visit: Visit, studio: Studio
+) -> None:
+    page = visit()
+    with studio.turn:  # nobody computes
+        begin(page)
+        page.get_by_text("The first frame is still noise").wait_for()
+        page.get_by_role("button", name="Stop").click()
+        time.sleep(0.5)
+    page.get_by_text("There is no video.").wait_for()
+    assert page.get_by_role("button", name="Start").is_enabled()
+
+
+def test_a_clip_is_continued_and_its_frames_are_marked(visit: Visit, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, torch.full((3, 3, 16, 16), 90, dtype=torch.uint8))
+    page = visit()
+    upload(page, clip)
+    begin(page)
+    page.locator(".given[data-frame='2'] img").wait_for()
+    wait_for_frame(page, index=4)
+    assert page.locator(".given[data-frame='3']").count() == 0

@@ -167,6 +167,19 @@ def test_wandb_gets_videos_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert told == [({"samples": [((5, 3, 12, 8), "mp4")]}, 7)]
 
 
+def test_a_wandb_run_without_network_keeps_its_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    fit(Generator(), VideoLogger(clips=2, frames=4), folder=tmp_path, logger=logger, epochs=2)
+    logger.experiment.finish()
+    kept = sorted(tmp_path.glob("wandb/offline-run-*/files/media/videos/samples_*.mp4"))
+    own = sorted((tmp_path / "media").iterdir())
+    assert len(own) == 2 and {x.read_bytes() for x in kept} == {x.read_bytes() for x in own}
+
+
 @pytest.mark.parametrize(("fps", "duration"), [(8, 125), (25, 40)])
 def test_gif_plays_at_the_given_rate_without_end(fps: int, duration: int) -> None:
     with Image.open(io.BytesIO(encode_gif(flat(2, 1)[0], fps=fps))) as gif:

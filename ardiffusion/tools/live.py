@@ -29,6 +29,7 @@ from ardiffusion.training.messages import user_message
 from ardiffusion.training.trainers import load_generator
 
 RECENT = 5  # finished frames that stay in sight
+PEOPLE = 8  # whose videos are made at once
 
 
 class Stopped(Exception):
@@ -39,7 +40,7 @@ class Stopped(Exception):
 class Wish:
     """What somebody asks for on the page; nothing of it is checked yet."""
 
-    label: str | None
+    label: str | int | None  # -1: none of the classes
     seed: int | None
     steps: int | None
     difference: int | None
@@ -137,9 +138,11 @@ class LiveVideo:
     def stream(self) -> Stream[Tensor, None, None]:
         """Sample what is wished for; a seed gives the first video that `predict` makes of it."""
         wish, generator = self.wish, self.studio.generator
+        if sum(video.thread.is_alive() for video in list(self.studio.videos.values())) > PEOPLE:
+            raise ValueError(f"{PEOPLE} people have a video made already: wait for one to stop.")
         for name in ("seed", "steps", "difference", "guidance"):
             if getattr(wish, name) is None:
-                raise ValueError(f"There is no {name}: give a number.")
+                raise ValueError(f"{name.capitalize()} is empty: give a number.")
         seed = int(wish.seed or 0)
         if not 0 <= seed <= LAST_SEED:
             raise ValueError(f"The seed must be from 0 to {LAST_SEED}, got {seed}.")

@@ -18,7 +18,6 @@ from ardiffusion.tools.live import LiveVideo, Studio, Wish
 
 SHOWN = 24  # tiles of frames in flight
 PAUSE = 0.1  # seconds between two looks at a video
-PEOPLE = 8  # who watch at once; others wait for one of them to stop
 KEPT = 64  # frames as they stand on the page, more than all of them see
 STYLE = Path(__file__).with_name("live.css")
 
@@ -52,7 +51,8 @@ def screen(video: LiveVideo | None) -> str:
     if video is None:
         return '<div class="screen"><div class="blank">Press Start.</div></div>'
     if not video.pictures:
-        waiting = "There is no video." if video.problem else "The first frame is still noise …"
+        running = video.thread.is_alive()
+        waiting = "The first frame is still noise …" if running else "There is no video."
         return f'<div class="screen"><div class="blank">{waiting}</div></div>'
     newest = frame_image(video.pictures[-1], video.frames - 1)
     return f'<div class="screen">{newest}</div>'
@@ -132,7 +132,7 @@ def controls(studio: Studio) -> list[Any]:
     small = {"precision": 0, "min_width": 120}
     with gr.Row():
         label = gr.Dropdown(
-            [*names, ("no class", None)],
+            [*names, ("no class", -1)],
             value=names[0][1] if names else None,
             label="Class",
             info="What it shows.",
@@ -181,7 +181,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         levels = gr.HTML()
         outputs = [shown, words, levels, go, halt, save]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        go.click(start, inputs, outputs, concurrency_limit=PEOPLE, **quiet)
+        go.click(start, inputs, outputs, concurrency_limit=None, **quiet)
         halt.click(stop, queue=False, **quiet)
         page.unload(leave)
     return page
