@@ -13,6 +13,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,19 @@ class Entry(NamedTuple):
 def without_suffix(path: str) -> str:
     """Drop a path's suffix if it is that of a clip; other dots are part of the name."""
     return path[: -len(suffix)] if (suffix := _suffix(path)) in _SUFFIXES else path
+
+
+def by_stem(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Find paths by what they are without their suffix, which must tell them apart."""
+    found: dict[str, str] = {}
+    for path in paths:
+        other = found.setdefault(without_suffix(path), path)
+        if other != path:
+            raise ValueError(
+                f"{root / path} and {root / other} have the same name but for their suffix: keep "
+                "one."
+            )
+    return found
 
 
 def _suffix(name: str) -> str:

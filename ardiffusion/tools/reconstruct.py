@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
-from ardiffusion.data.layouts import find_clips, without_suffix
+from ardiffusion.data.layouts import by_stem, find_clips
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.files import append_json_lines, only_writer, read_json_lines
@@ -100,14 +100,8 @@ def read_stamps(folder: Path, made_by: dict[str, Any]) -> dict[str, Any]:
 
 
 def sources_of(videos: Path) -> dict[str, Path]:
-    entries = find_clips(videos, option="VIDEOS")
-    sources = {f"{without_suffix(e.path)}.mp4": videos / e.path for e in entries}
-    if len(sources) < len(entries):
-        raise ValueError(
-            f"Some videos of {videos} differ in nothing but the end of their name, so that their "
-            "reconstructions would have one name: rename them."
-        )
-    return sources
+    paths = [entry.path for entry in find_clips(videos, option="VIDEOS")]
+    return {f"{stem}.mp4": videos / path for stem, path in by_stem(videos, paths).items()}
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.index import index_clips, known_table
-from ardiffusion.data.layouts import find_clips, without_suffix
+from ardiffusion.data.layouts import by_stem, find_clips
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.streams import open_video
 from ardiffusion.data.video import PICTURES, VideoReader, picture_files
@@ -68,16 +68,7 @@ class VideoFolder:
 
     def stems(self) -> dict[str, int]:
         """Number the videos by their paths without suffix."""
-        found: dict[str, int] = {}
-        for number, path in enumerate(self.paths):
-            stem = without_suffix(path)
-            if stem in found:
-                raise ValueError(
-                    f"{self.root / path} and {self.root / self.paths[found[stem]]} have the same "
-                    "name but for their suffix: keep one."
-                )
-            found[stem] = number
-        return found
+        return {stem: number for number, stem in enumerate(by_stem(self.root, self.paths))}
 
     def encodings(self) -> list[str]:
         """List the ways that videos are stored: suffixes of pictures and names of codecs.
