@@ -10,13 +10,7 @@ from huggingface_hub import constants
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.published import PublishedDiT
-from ardiffusion.published.presets import (
-    kinds_by_entries,
-    kinds_by_name,
-    preset,
-    published_sampling,
-    select_file,
-)
+from ardiffusion.published import presets
 from ardiffusion.sources import KINDS, Parts, load_source
 from ardiffusion.weights.download import HubPath, entry_names, list_files
 from ardiffusion.weights.folders import Card, push_to_hub, save_pretrained
@@ -78,7 +72,7 @@ def load_parts(
 
 def load_published(dataset: str, arvae: str | Path | None = None) -> Parts:
     """Load the arguments of a `Generator`; see `Generator.published`."""
-    chosen, found = preset(dataset), published_sampling()
+    chosen, found = presets.preset(dataset), presets.published_sampling()
     for kind, source in published_files(chosen.repository, dataset).items():
         if kind == "dit" or arvae is None:
             part = load_source(source)
@@ -103,7 +97,7 @@ def complete(
             "writes a source that does.",
             stacklevel=4,
         )
-    usual = published_sampling() if isinstance(dit, PublishedDiT) else {}
+    usual = presets.published_sampling() if isinstance(dit, PublishedDiT) else {}
     names = list(classes) if len(classes) == dit.classes else []
     given = {"arvae": load_arvae(arvae)} if arvae else {}
     return usual | {"classes": names} | found | given
@@ -120,17 +114,17 @@ def published_files(repo: str, dataset: str, revision: str = "main") -> dict[str
     Returns:
         Sources for `load_arvae` and `load_dit`, under "arvae" and "dit".
     """
-    wanted = preset(dataset)
+    wanted = presets.preset(dataset)
     commit, names = list_files(HubPath(repo=repo, revision=revision))
     place = HubPath(repo=repo, revision=commit)
     kinds = {
-        name: kinds_by_entries(entry_names(place / name))
+        name: presets.kinds_by_entries(entry_names(place / name))
         if name.lower().endswith(".safetensors")
-        else kinds_by_name(name)
+        else presets.kinds_by_name(name)
         for name in names
         if any(word in name.lower() for word in wanted.words)
     }
-    found = {kind: select_file(kinds, kind, wanted) for kind in KINDS}
+    found = {kind: presets.select_file(kinds, kind, wanted) for kind in KINDS}
     if not any(found.values()):
         listed = ", ".join(names) or "nothing"
         where = f"The cached part of {repo}" if constants.HF_HUB_OFFLINE else repo

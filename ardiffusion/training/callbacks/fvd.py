@@ -21,13 +21,7 @@ from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.rotary import float64_device
 from ardiffusion.nn.sizes import check_sizes
-from ardiffusion.training.callbacks.sides import (
-    check_there,
-    feature_cache,
-    real_videos,
-    report,
-    sampled_videos,
-)
+from ardiffusion.training.callbacks import sides
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.memory import gathered
 from ardiffusion.training.predict import sampling_settings
@@ -83,7 +77,7 @@ class FVDRec(Callback):
         if min(counts) < 2:
             warn_left_out(name, *counts)
         else:
-            report(self._score(trainer, pl_module), name, trainer=trainer, module=pl_module)
+            sides.report(self._score(trainer, pl_module), name, trainer=trainer, module=pl_module)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -91,7 +85,7 @@ class FVDRec(Callback):
 
     def _score(self, trainer: Trainer, module: LightningModule) -> Score:
         extractor, (real, fake) = self.distance.extractor, self.distance.counts()
-        (_, frames, _, *sides), data = self.shape, getattr(trainer, "datamodule", None)
+        (_, frames, _, *size), data = self.shape, getattr(trainer, "datamodule", None)
         folder = getattr(data, "root", Path()).name
         protocol = EveryClip(frames=frames, extractor=extractor).preparation() | {
             "name": "Reconstructions",
@@ -108,10 +102,10 @@ class FVDRec(Callback):
             fake=fake,
             split="test" if trainer.testing else "val",
             stride=getattr(data, "stride", 1),
-            resolution=min(sides),
+            resolution=min(size),
             network={"name": extractor.name, "hash": protocol["network_hash"]},
             weights=fingerprint(arvae),
-            data={"real": folder, "fake": "reconstructions", "size": sides},
+            data={"real": folder, "fake": "reconstructions", "size": size},
             warnings=warnings_about(min(real, fake), width=len(self.distance.real) - 1),
         )
 
@@ -160,7 +154,7 @@ class FVDGen(Callback):
             self.protocol.load()
             if not isinstance(getattr(trainer, "datamodule", None), VideoDataModule):
                 raise ValueError("FVDGen takes real clips from a VideoDataModule; train with one.")
-            check_there(trainer.datamodule, self.splits, protocol=self.protocol)  # pyright: ignore[reportAttributeAccessIssue]
+            sides.check_there(trainer.datamodule, self.splits, protocol=self.protocol)  # pyright: ignore[reportAttributeAccessIssue]
 
     # Averaged weights are in place between the start and the end of the epoch, so at the first
     # batch they are there whatever the order of the callbacks.
@@ -176,7 +170,7 @@ class FVDGen(Callback):
             with gathered(pl_module):  # processes generate different numbers of videos
                 score = self.measure(trainer, pl_module)
             if score is not None:
-                report(score, self.name, trainer=trainer, module=pl_module)
+                sides.report(score, self.name, trainer=trainer, module=pl_module)
 
     on_test_batch_start = on_validation_batch_start
 
@@ -184,8 +178,8 @@ class FVDGen(Callback):
         """Generate and compare; None where there are too few videos."""
         data, generator = trainer.datamodule, cast(Generator, module.generator)  # pyright: ignore[reportAttributeAccessIssue]
         sampler = generator.sampler(frames=self.protocol.span)
-        real = real_videos(data, self.splits, protocol=self.protocol)
-        samples = sampled_videos(
+        real = sides.real_videos(data, self.splits, protocol=self.protocol)
+        samples = sides.sampled_videos(
             generator,
             sampler=sampler,
             protocol=self.protocol,
@@ -201,7 +195,7 @@ class FVDGen(Callback):
             real=real,
             fake=samples,
             split="+".join(self.splits),
-            cache=feature_cache(data),
+            cache=sides.feature_cache(data),
             device=module.device,
         )
         settings = sampling_settings(generator, sampler, frames=self.protocol.span)

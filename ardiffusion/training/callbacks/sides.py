@@ -8,8 +8,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ardiffusion.data.index import index_file
+from ardiffusion.data.clips import resize_crop
+from ardiffusion.data.index import index_file, known_table
 from ardiffusion.data.stamp import stamp
+from ardiffusion.data.video import VideoReader
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.generator import Generator
@@ -26,8 +28,13 @@ def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
     videos = list({v.path: v for split in splits for v in data.videos[split]}.values())
 
     def read(clip: Clip) -> Tensor:
-        first, step = clip.start * data.stride, protocol.stride * data.stride
-        return data.main.files.read(videos[clip.video], first, protocol.frames, step=step)
+        path = data.root / videos[clip.video].path
+        frames = VideoReader(path, known_table(path, data.cache)).read(
+            start=clip.start * data.stride,
+            frames=protocol.frames,
+            stride=protocol.stride * data.stride,
+        )
+        return resize_crop(frames, data.resolution)
 
     identity = {"root": str(data.root.resolve()), "resolution": data.resolution}
     return Videos(
