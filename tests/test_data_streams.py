@@ -163,6 +163,14 @@ def test_colours_equal_a_conversion_in_float64(tmp_path: Path) -> None:
     assert gap.mean().abs() < 0.05
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_tags_need_not_be_utf8(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, "libx264", disc(64, 64, 1), "yuv420p")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Lavf", b"Lav\xe9"))  # in the tag of the encoder
+    assert b"Lavf" in data and len(read_frames(path)) == count_frames(path) == 3
+
+
 def damaged(path: Path, codec: str = "mpeg4", pix_fmt: str = "yuv420p") -> Path:
     rng = np.random.default_rng(0)
     video = rng.integers(256, size=(12, 8, 8, 3), dtype=np.uint8).repeat(12, 1).repeat(12, 2)

@@ -35,6 +35,10 @@ _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails  # covers an
 _OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # for sizes that only the decoder finds
 _STRICT = {**_OPTIONS, "err_detect": "explode"}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop it
+# tags need not be UTF-8: av 18 stops at others unless told, later ones take no such argument
+_ANY_TAGS: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if av.__version__.startswith("18.") else {}
+)
 _SPARE = 0.1  # seconds by which a stream may end early
 
 
@@ -48,7 +52,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         # "file:" keeps FFmpeg from reading a protocol out of a name such as "a:b.mp4"
         name = f"file:{path}"
-        with av.open(name, mode="r", metadata_errors="ignore", options=_OPTIONS) as container:
+        with av.open(name, mode="r", options=_OPTIONS, **_ANY_TAGS) as container:
             yield container, _choose(container, path)
     except FFmpegError as error:
         reason = (error.strerror or type(error).__name__).lower()
