@@ -20,6 +20,7 @@ from ardiffusion.data.samples import read_samples
 from ardiffusion.data.video import read_frames
 from ardiffusion.files import atomic_write
 from ardiffusion.metrics.image import psnr
+from ardiffusion.nn.sizes import check_range
 from experiments.command import run_script
 from experiments.contact import contact_sheet
 
@@ -39,6 +40,7 @@ def continuation(
         real: Class folders of videos, to name the class that the first and last frames look like.
         every: Step between two frames that are drawn.
     """
+    check_range("--{}", 1, every=every)
     lines = [line for line in read_samples(Path(made)).values() if line.get("prefix")]
     others = sorted(Path(free).glob("*.mp4"))
     if not lines or len(others) < len(lines):
@@ -49,6 +51,11 @@ def continuation(
         prefix, video = line["prefix"], read_frames(Path(made, line["file"]))
         taken = {"start": prefix["start"], "frames": prefix["frames"]}
         source = resize_crop(read_frames(Path(given, prefix["file"]), **taken), video.shape[-1])
+        if len(video) < len(source) + STEP:
+            raise ValueError(
+                f"{line['file']} of {made} has {len(video)} frames, {len(source)} of them given: "
+                f"generate at least {STEP} more."
+            )
         rows.append(compare(video, source, read_frames(other, frames=STEP + 1)))
         if bank:
             ends = {"first": video[0], "last": video[-1]}

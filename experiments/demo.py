@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.files import write_json
-from ardiffusion.tools.options import check_option
+from ardiffusion.nn.sizes import check_range
 from experiments.command import ARDIFF, DIT, VAE, command_line, run_script
 from experiments.demo_report import DIFFERENCE, MEANING, STEPS, report
 from experiments.stages import Stage, StageLog
@@ -105,7 +105,7 @@ def demo(
         seeds: How often to do that with the same videos, from seeds 0, 1 and so on. If more than
             once, each has a folder of its own, as OUT/seed_0.
     """
-    check_option("seeds", seeds, low=1)
+    check_range("--{}", 1, seeds=seeds)
     sizes = (videos, vae_steps, dit_steps, samples, frames)
     folders = [Path(out)] if seeds == 1 else [Path(out, f"seed_{seed}") for seed in range(seeds)]
     reports = [

@@ -17,7 +17,7 @@ from ardiffusion.generator import Generator
 from ardiffusion.metrics.bootstrap import Bootstrap, distance_interval
 from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.kernel import kernel_distance
-from ardiffusion.tools.options import check_option
+from ardiffusion.nn.sizes import check_range
 from experiments.command import run_script
 from experiments.contact import contact_sheet
 from experiments.demo_report import motion
@@ -59,8 +59,8 @@ def few_steps(
         seed: Seed of the noise.
         out: Path of both files, without their ends.
     """
-    for name, count, low in (("clips", clips, 2), ("long", long, 2), ("frames", frames, CLIP)):
-        check_option(name, count, low=low)
+    check_range("--{}", 2, clips=clips, long=long)
+    check_range("--{}", CLIP, frames=frames)
     generators = {s: Generator.from_pretrained(s).to(device()) for s in (teacher, *students)}
     resolution = generators[teacher].arvae.resolution
     videos = [x[:frames] for x in read(Path(real), resolution) if len(x) >= frames]

@@ -13,7 +13,8 @@ from ardiffusion.files import write_json
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.features import Random3D, VideoFeatures
 from ardiffusion.metrics.fvd import FrechetVideoDistance
-from ardiffusion.tools.options import check_option, device_of
+from ardiffusion.nn.sizes import check_range
+from ardiffusion.tools.options import device_of
 from ardiffusion.tools.plot import caption, draw_curves, make_panels, save_figure
 from ardiffusion.training.data import VideoDataModule
 from experiments.command import run_script
@@ -95,8 +96,7 @@ def compare_solvers(
 
 def check_options(counts: dict[str, int], videos: int, difference: float) -> None:
     """Raise if an option cannot be served, or the plot not be drawn."""
-    for name, value in counts.items():
-        check_option(name, value, low=1)
+    check_range("--{}", 1, **counts)
     make_panels(1, columns=1)
     if videos < 2:
         raise ValueError(f"A Fréchet distance needs two --videos or more, got {videos}.")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ardiffusion.files import write_json
-from ardiffusion.tools.options import check_option
+from ardiffusion.nn.sizes import check_range
 from experiments.command import ARDIFF, PYTHON, VAE, command_line, run_script
 from experiments.stages import Stage, StageLog
 from experiments.study_table import write_results
@@ -90,8 +90,8 @@ def study(
         raise ValueError("--root and --held_out go together: give both, or none for skies.")
     counts = {"seeds": seeds, "jobs": jobs, "videos": videos, "vae_steps": vae_steps}
     counts |= {"dit_steps": dit_steps, "clips": clips, "long": long, "frames": frames}
-    for name, count in counts.items():
-        check_option(name, count, low=2 * CLIP if name == "frames" else 1)
+    check_range("--{}", 1, **counts)
+    check_range("--{}", 2 * CLIP, frames=frames)
     known, folder = read_arms(arms), Path(out)
     first = next(iter(known))
     if unknown := sorted({*(only or ())} - known.keys()):

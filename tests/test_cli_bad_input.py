@@ -51,7 +51,12 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "other size": ("dit", "fit", {"data__resolution": 8}, "resolution is 8, but latent cache"),
     "no list": ("dit", "fit", {"data__val_list": "gone.txt"}, r"List .*gone\.txt does not exist"),
     "latents in 1": ("vae", "fit", {"data__latents": "LATENTS"}, "reads videos, no latents: lea"),
-    "fraction": ("vae", "fit", {"data__val_fraction": 2}, "val_fraction is 2.0 and must lie betw"),
+    "fraction": (
+        "vae",
+        "fit",
+        {"data__val_fraction": 2},
+        "val_fraction must be at most 1, got 2.0",
+    ),
     "no AR-VAE": ("dit", "fit", {"model__arvae": "gone.ckpt"}, r"no file or folder gone\.ckpt"),
     "no last": (
         "vae",

@@ -68,7 +68,7 @@ def test_largest_batch_is_the_last_that_does_not_run_out_of_memory(
     [
         ({"batch": 0}, r"--batch is 0: give at least 1; 0, what fits, needs a GPU"),
         ({"batch": -1}, r"--batch is -1"),
-        ({"frames": 0}, r"--frames is 0 and must be at least 1"),
+        ({"frames": 0}, r"--frames must be at least 1"),
         ({"width": 15}, r"width 15 must be a multiple"),
     ],
 )

@@ -10,24 +10,38 @@ from ardiffusion.files import append_json_lines
 from experiments.continuation import main
 
 
+def continue_skies(folder: Path, frames: int) -> None:
+    """Write videos of so many frames that go on as the eight they were given."""
+    for label, name in enumerate(SKIES):
+        video = skies(label, frames, 64, torch.Generator().manual_seed(label))
+        other = skies(label, frames, 64, torch.Generator().manual_seed(label + 9))
+        for place in ("given", "made", "free", f"real/{name}"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+        write_video(folder / "given" / f"{label}.mp4", video[:8])
+        write_video(folder / "made" / f"{label}.mp4", video)
+        write_video(folder / "free" / f"{label}.mp4", other)
+        write_video(folder / "real" / name / "0.mp4", video)
+        prefix = {"file": f"{label}.mp4", "start": 0, "frames": 8}
+        line = {"file": f"{label}.mp4", "index": label, "prefix": prefix}
+        append_json_lines(folder / "made" / "samples.jsonl", [line])
+
+
 def test_a_true_continuation_keeps_picture_motion_and_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for label, name in enumerate(SKIES):
-        video = skies(label, 24, 64, torch.Generator().manual_seed(label))
-        other = skies(label, 24, 64, torch.Generator().manual_seed(label + 9))
-        for folder in ("given", "made", "free", f"real/{name}"):
-            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        write_video(tmp_path / "given" / f"{label}.mp4", video[:8])
-        write_video(tmp_path / "made" / f"{label}.mp4", video)
-        write_video(tmp_path / "free" / f"{label}.mp4", other)
-        write_video(tmp_path / "real" / name / "0.mp4", video)
-        prefix = {"file": f"{label}.mp4", "start": 0, "frames": 8}
-        line = {"file": f"{label}.mp4", "index": label, "prefix": prefix}
-        append_json_lines(tmp_path / "made" / "samples.jsonl", [line])
+    continue_skies(tmp_path, frames=24)
     main([*(str(tmp_path / x) for x in ("made", "given", "free")), f"--real={tmp_path / 'real'}"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["psnr_first"] > 35 and found["class_kept"] == 1
     assert found["seam"] > 0.6 > 0.4 > found["seam_free"]
     assert [row["last"] for row in found["samples"]] == list(SKIES)
     assert (tmp_path / "made" / "strips.png").exists()
+
+
+def test_samples_that_hardly_go_on_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    continue_skies(tmp_path, frames=9)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / folder) for folder in ("made", "given", "free")])
+    assert "has 9 frames, 8 of them given: generate at least 2 more." in capsys.readouterr().err

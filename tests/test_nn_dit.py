@@ -222,5 +222,5 @@ def test_a_new_network_predicts_zero_and_trains_every_parameter() -> None:
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of twice the heads"):
         ARDiT(width=30, heads=4)
-    with pytest.raises(ValueError, match="at least 1 frame"):
+    with pytest.raises(ValueError, match="window must be at least 1"):
         ARDiT(width=32, heads=4, window=0)

@@ -367,7 +367,7 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "seed of the network": (
         lambda p: [p / "a", p / "b", "--protocol.extractor.seed", "-1"],
-        "seed of Random3D must be from 0 to 9223372036854775807, got -1",
+        "seed of Random3D must be at least 0, got -1",
     ),
     "protocol": (
         lambda p: [p / "a", p / "b", "--protocol.frames", "0"],

@@ -110,7 +110,7 @@ def test_fractions_that_leave_nothing_are_refused_before_a_video_is_looked_at() 
             {"val_fraction": 0.75, "test_fraction": 0.5},
             "add up to more than 1: change --data.val_fraction",
         ),
-        ({"stride": 0}, "--data.stride is 0 and must be at least 1"),
+        ({"stride": 0}, "--data.stride must be at least 1"),
         ({"latents": "nolatents"}, "nolatents holds no latent cache"),
     ],
 )

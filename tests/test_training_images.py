@@ -166,7 +166,7 @@ def test_pictures_alone_are_split_and_labelled_as_videos_are(root: Path) -> None
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"image_share": 1.5}, "--data.image_share is 1.5 and must lie between 0 and 1"),
+        ({"image_share": 1.5}, "--data.image_share must be at most 1, got 1.5"),
         ({"images": None, "image_share": 0.5}, "there are no pictures: give --data.images"),
         ({"images": "nowhere"}, "Folder nowhere does not exist: set --data.images"),
         ({"images": "{root}/videos"}, "Folder .*/videos holds no pictures: set --data.images"),

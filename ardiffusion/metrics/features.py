@@ -14,7 +14,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 
 
 class VideoFeatures(nn.Module, ABC):
@@ -72,9 +72,8 @@ class Random3D(VideoFeatures):
 
     def __init__(self, seed: int = 0, width: int = 16) -> None:
         super().__init__()
-        check_sizes(**{"width of Random3D": width})
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed of Random3D must be from 0 to {2**63 - 1}, got {seed}.")
+        check_range("{} of Random3D", 1, LARGEST, width=width)
+        check_range("{} of Random3D", 0, seed=seed)
         self.seed = seed
         self.width = 2 * self.layers * width
         generator = torch.Generator().manual_seed(seed)

@@ -17,7 +17,7 @@ from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.i3d import SIDE, I3DPretrained400
 from ardiffusion.metrics.protocol_base import Clip, Protocol
 from ardiffusion.metrics.reencoding import resize_bicubic, through_mp4v
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 
 
 class StyleGANV(Protocol):
@@ -79,7 +79,7 @@ class OfficialARDiffusion(Protocol):
         seed: int = 0,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        check_sizes(**{"clip_stride of a protocol": clip_stride})
+        check_range("{} of a protocol", 1, LARGEST, clip_stride=clip_stride)
         network = extractor or I3DPretrained400()
         super().__init__(frames, videos, seed=seed, extractor=network)
         self.clip_stride = clip_stride

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ardiffusion.metrics.features import VideoFeatures
 from ardiffusion.metrics.i3d import I3DTorchScript
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 
 
 class Clip(NamedTuple):
@@ -43,8 +43,7 @@ class Protocol(ABC):
         seed: int = 0,
         extractor: VideoFeatures | None = None,
     ) -> None:
-        sizes = {"frames": frames, "videos": videos, "stride": stride}
-        check_sizes(**{f"{name} of a protocol": size for name, size in sizes.items()})
+        check_range("{} of a protocol", 1, LARGEST, frames=frames, videos=videos, stride=stride)
         self.frames, self.videos, self.stride, self.seed = frames, videos, stride, seed
         self.extractor = extractor or I3DTorchScript()
 

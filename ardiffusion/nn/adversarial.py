@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 
 LARGEST_WEIGHT = 1e4
 
@@ -25,7 +25,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
         super().__init__()
-        check_sizes(width=width, layers=layers)
+        check_range("{}", 1, LARGEST, width=width, layers=layers)
         self.smallest = 3 * 2**layers  # side of an image
         widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
         blocks: list[nn.Module] = [

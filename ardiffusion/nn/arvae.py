@@ -18,7 +18,7 @@ from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
 from ardiffusion.nn.linear import linear
 from ardiffusion.nn.packed import packed
 from ardiffusion.nn.pixels import DetachedResidualBlock, PixelDecoder, ResidualBlock
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 
 
 class ARVAE(Autoencoder):
@@ -61,7 +61,8 @@ class ARVAE(Autoencoder):
         super().__init__()
         sizes = {"resolution": resolution, "patch": patch, "width": width, "depth": depth}
         sizes |= {"heads": heads, "tokens": tokens, "channels": channels}
-        check_sizes(**sizes, window=window, pixel_width=pixel_width, embedding=embedding)
+        check_range("{}", 1, LARGEST, **sizes, window=window)
+        check_range("{}", 1, LARGEST, pixel_width=pixel_width, embedding=embedding)
         if resolution % patch:
             raise ValueError(
                 f"resolution {resolution} is not a multiple of patch {patch}; change either."

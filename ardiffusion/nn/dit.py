@@ -16,7 +16,7 @@ from ardiffusion.nn.conditions import ConditionTable, LabelEmbedding, TimestepEm
 from ardiffusion.nn.linear import begin_as_dit
 from ardiffusion.nn.packed import packed
 from ardiffusion.nn.rotary import Phases, rotary_phases, rotate
-from ardiffusion.nn.sizes import check_heads, check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_heads, check_range
 
 MAX_CONDITIONS = 1024  # pairs of timestep and class worth a table: 0.8 GB at the paper's size
 
@@ -113,10 +113,9 @@ class ARDiT(nn.Module):
         window: int = 16,
     ) -> None:
         super().__init__()
-        check_sizes(width=width, depth=depth, heads=heads, tokens=tokens, channels=channels)
+        sizes = {"width": width, "depth": depth, "heads": heads, "tokens": tokens}
+        check_range("{}", 1, LARGEST, **sizes, channels=channels, window=window)
         check_heads(width, heads)
-        if window < 1:
-            raise ValueError(f"window must be at least 1 frame, got {window}.")
         self.width, self.depth, self.heads = width, depth, heads
         self.tokens, self.channels, self.classes = tokens, channels, classes
         self.window = window

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, distributed
 
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 
 PART = 16  # frames that are encoded or decoded at once
 MOMENTUM = 0.01  # of the running mean and variance
@@ -51,7 +51,8 @@ class GridVAE(Autoencoder):
         groups: int = 32,
     ) -> None:
         super().__init__()
-        check_sizes(resolution=resolution, channels=channels, layers=layers, groups=groups)
+        check_range("{}", 1, LARGEST, resolution=resolution, channels=channels)
+        check_range("{}", 1, LARGEST, layers=layers, groups=groups)
         if not widths or any(width % groups for width in widths):
             raise ValueError(f"widths must be multiples of groups {groups}, got {list(widths)}.")
         factor = 2 ** (len(widths) - 1)

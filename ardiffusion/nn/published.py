@@ -22,7 +22,7 @@ from ardiffusion.nn.published_layers import (
     normalise,
 )
 from ardiffusion.nn.rotary import Phases, float64_device, rotary_phases
-from ardiffusion.nn.sizes import check_heads, check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_heads, check_range
 
 
 def sincos_table(positions: int, width: int) -> Tensor:
@@ -90,8 +90,9 @@ class PublishedDiT(nn.Module):
         context_width: int = 768,
     ) -> None:
         super().__init__()
-        check_sizes(width=width, depth=depth, heads=heads, tokens=tokens, channels=channels)
-        check_sizes(frames=frames, context=context, context_width=context_width)
+        sizes = {"width": width, "depth": depth, "heads": heads, "tokens": tokens}
+        sizes |= {"frames": frames, "context": context, "context_width": context_width}
+        check_range("{}", 1, LARGEST, **sizes, channels=channels)
         check_heads(width, heads)
         self.width, self.depth, self.heads = width, depth, heads
         self.tokens, self.channels, self.classes = tokens, channels, classes

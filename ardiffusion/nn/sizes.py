@@ -1,14 +1,17 @@
-"""Sizes that networks can have."""
+"""Numbers that options and sizes of networks may be."""
 
-LARGEST = 2**20
+LARGEST = 2**20  # of what a network or a clip has
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise for the first of some named sizes that no network can have."""
-    for name, size in sizes.items():
-        if not 1 <= size <= LARGEST:
-            bound = "at least 1" if size < 1 else f"at most {LARGEST}"
-            raise ValueError(f"{name} must be {bound}, got {size}.")
+def check_range(name: str, low: float, high: float = 2**63 - 1, /, **values: float | None) -> None:
+    """Raise for the first number out of bounds, as NaN is; None is no number.
+
+    The sentence calls it by its name put into `name`, such as "--{}".
+    """
+    for key, value in values.items():
+        if value is not None and not low <= value <= high:
+            bound = f"at most {high}" if value > high else f"at least {low}"
+            raise ValueError(f"{name.format(key)} must be {bound}, got {value}.")
 
 
 def check_heads(width: int, heads: int) -> None:

@@ -18,7 +18,8 @@ from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.parallel import local_device, process_group, rank_and_world
 from ardiffusion.metrics.protocol import Protocol, StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools.options import check_named, check_option, device_of, output_file
+from ardiffusion.nn.sizes import check_range
+from ardiffusion.tools.options import check_named, device_of, output_file
 from ardiffusion.tools.pairs import Pairs
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
@@ -67,9 +68,9 @@ def fvd(
     """
     check_named("REAL", real)
     check_named("GENERATED", generated)
-    check_option("resolution", resolution, low=1, high=MOST_PIXELS)
-    check_option("bootstrap", bootstrap, low=0, high=MOST_DRAWS)
-    check_option("seed", seed, low=-(2**63))
+    check_range("--{}", 1, MOST_PIXELS, resolution=resolution)
+    check_range("--{}", 0, MOST_DRAWS, bootstrap=bootstrap)
+    check_range("--{}", -(2**63), seed=seed)
     file, protocol = output_file(output), protocol or StyleGANV()
     first = os.environ.get("RANK", "0") == "0"
     draws = Bootstrap(draws=bootstrap, seed=seed) if bootstrap else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ardiffusion.nn.sizes import check_range
 from ardiffusion.tools.galleries.page import (
     Figure,
     Section,
@@ -16,7 +17,7 @@ from ardiffusion.tools.galleries.page import (
     write_page,
 )
 from ardiffusion.tools.galleries.rows import collect_videos
-from ardiffusion.tools.options import check_option, output_file
+from ardiffusion.tools.options import output_file
 
 __all__ = ["Figure", "Section", "Table", "gallery", "write_gallery"]
 
@@ -36,8 +37,7 @@ def write_gallery(
 
     The options are those of `gallery`; `settings` is what everything on it was made with.
     """
-    check_option("every", every, low=1)
-    check_option("limit", limit, low=1)
+    check_range("--{}", 1, every=every, limit=limit)
     pictures = {f.path: picture(f.path) for section in sections for f in section.figures}
     scores = [by_protocol(read_score(score) for score in section.scores) for section in sections]
     path = output_file(str(path), option="OUT")

@@ -24,7 +24,8 @@ from ardiffusion.diffusion.noise import LAST_SEED, sample_seed
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.spans import Span
 from ardiffusion.generator import Generator
-from ardiffusion.tools.options import check_option, device_of
+from ardiffusion.nn.sizes import check_range
+from ardiffusion.tools.options import device_of
 from ardiffusion.training.messages import user_message
 from ardiffusion.training.trainers import load_generator
 
@@ -204,7 +205,7 @@ def live(
         host: Address to listen at: 0.0.0.0 lets other machines in, without a password.
         port: Port to listen at; the first free one from 7860 on if not given.
     """
-    check_option("port", port, low=1, high=65535)
+    check_range("--{}", 1, 65535, port=port)
     low, high = FPS
     if not low <= fps <= high:
         raise ValueError(f"--fps must be from {low:g} to {high:g}, got {fps}.")

@@ -4,14 +4,6 @@ from pathlib import Path
 
 import torch
 
-LARGEST = 2**63 - 1
-
-
-def check_option(name: str, value: int | None, low: int, high: int = LARGEST) -> None:
-    if value is not None and not low <= value <= high:
-        bound = f"at least {low}" if value < low else f"at most {high}"
-        raise ValueError(f"--{name} must be {bound}, got {value}.")
-
 
 def check_named(argument: str, path: str) -> None:
     """Raise if a path is the empty text, which would be the folder that one happens to be in."""

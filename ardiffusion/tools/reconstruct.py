@@ -19,7 +19,8 @@ from ardiffusion.files import append_json_lines, only_writer, read_json_lines
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.tools.options import check_named, check_option, device_of
+from ardiffusion.nn.sizes import check_range
+from ardiffusion.tools.options import check_named, device_of
 from ardiffusion.training.messages import user_message
 
 NOTES = "reconstructions.jsonl"
@@ -49,8 +50,7 @@ def reconstruct(
     """
     check_named("VIDEOS", videos)
     check_named("OUT", out)
-    check_option("frames", frames, low=1)
-    check_option("limit", limit, low=1)
+    check_range("--{}", 1, frames=frames, limit=limit)
     network = load_arvae(arvae).to(device_of(device)).eval()
     made_by = {"arvae": fingerprint(network), "frames": frames}
     folder, sources = Path(out).expanduser(), sources_of(Path(videos).expanduser())

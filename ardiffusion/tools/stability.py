@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ardiffusion.files import write_json
+from ardiffusion.nn.sizes import check_range
 from ardiffusion.tools.loss_curve import read_curve, steadiness
-from ardiffusion.tools.options import check_option, output_file
+from ardiffusion.tools.options import output_file
 from ardiffusion.tools.plot import draw_runs, save_figure
 from ardiffusion.training.spike_detector import HEIGHT, WINDOW, SpikeDetector
 
@@ -42,7 +43,7 @@ def stability(
         window: Losses that running median and MAD are taken of; the mean is that of a quarter.
         height: MADs above the running median from which on a loss is a spike.
     """
-    check_option("window", window, low=4, high=10**6)
+    check_range("--{}", 4, 10**6, window=window)
     file = output_file(output)
     named = [name_of(run) for run in runs]
     names = [name for name, _ in named]

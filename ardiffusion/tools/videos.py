@@ -16,7 +16,8 @@ from torch import Tensor
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
 from ardiffusion.data.video import write_video
 from ardiffusion.files import atomic_write
-from ardiffusion.tools.options import check_named, check_option
+from ardiffusion.nn.sizes import check_range
+from ardiffusion.tools.options import check_named
 
 MOST_PIXELS = 2**28  # of all frames of a video together, as they are in memory
 Draw = Callable[[int, int, int, torch.Generator], Tensor]
@@ -47,10 +48,10 @@ def videos(
         seed: Seed; a video depends on it and on its index only.
     """
     check_named("OUT", out)
-    check_option("videos", videos, low=1)
-    check_option("resolution", resolution, low=2, high=2**13)
-    check_option("frames", frames, low=1, high=MOST_PIXELS // resolution**2)
-    check_option("seed", seed, low=-(2**42), high=2**42)
+    check_range("--{}", 1, videos=videos)
+    check_range("--{}", 2, 2**13, resolution=resolution)
+    check_range("--{}", 1, MOST_PIXELS // resolution**2, frames=frames)
+    check_range("--{}", -(2**42), 2**42, seed=seed)
     draw, classes = KINDS[kind]
 
     def write(i: int) -> bool:

@@ -28,8 +28,8 @@ from ardiffusion.nn.adversarial import (
 )
 from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
+from ardiffusion.nn.sizes import check_range
 from ardiffusion.training.checkpoint import check_fits, describe_into, init_from
-from ardiffusion.training.checks import check_at_least
 from ardiffusion.training.compatibility import check_videos
 from ardiffusion.training.randomness import graded_noise, step_generator
 from ardiffusion.training.step_guard import inspect_step, step_skipped
@@ -86,10 +86,10 @@ class ARVAEModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        check_at_least(0, l1=l1, mse=mse, perceptual=perceptual, kl=kl, adversarial=adversarial)
-        check_at_least(0, adversarial_start=adversarial_start, grad_clip=grad_clip)
-        check_at_least(0, latent_noise=latent_noise)
-        check_at_least(1, accumulate=accumulate)
+        check_range("{}", 0, l1=l1, mse=mse, perceptual=perceptual, kl=kl, adversarial=adversarial)
+        check_range("{}", 0, adversarial_start=adversarial_start, grad_clip=grad_clip)
+        check_range("{}", 0, latent_noise=latent_noise)
+        check_range("{}", 1, accumulate=accumulate)
         if not l1 + mse + perceptual + adversarial:
             raise ValueError("No loss: l1, mse, perceptual or adversarial must be above 0.")
         if temporal_only and not arvae.temporal:

@@ -9,22 +9,9 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_info
 
+from ardiffusion.nn.sizes import check_range
+
 MOST_PROCESSES = 64
-
-
-def check_at_least(least: float, **values: float | None) -> None:
-    """Raise unless every number is `least` or more, which NaN is not; None is no number."""
-    for name, value in values.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
-
-
-def check_range(low: float, high: float = inf, **options: float) -> None:
-    """Raise if an option of --data lies below or above what it may be."""
-    for name, value in options.items():
-        if not low <= value <= high:
-            bounds = f"be at least {low}" if high == inf else f"lie between {low} and {high}"
-            raise ValueError(f"--data.{name} is {value} and must {bounds}.")
 
 
 def check_trainer_options(trainer: Trainer) -> None:
@@ -39,7 +26,7 @@ def check_trainer_options(trainer: Trainer) -> None:
         "min_epochs": 0,
     }
     for name, value in least.items():
-        check_at_least(value, **{f"--trainer.{name}": getattr(trainer, name)})
+        check_range("--trainer.{}", value, inf, **{name: getattr(trainer, name)})
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if getattr(trainer, name) == 0:
             raise ValueError(f"--trainer.{name} is 0, which trains nothing: leave it out.")
@@ -71,7 +58,7 @@ def check_devices(accelerator: object, devices: object) -> None:
         devices = int(devices)
     if not isinstance(devices, int) or devices == -1:
         return
-    check_at_least(1, **{"--trainer.devices": devices})
+    check_range("--trainer.{}", 1, devices=devices)
     there = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
     if devices > max(there, 1) and (there or accelerator == "auto"):
         found = f"there are {there}" if there > 1 else "there is 1"

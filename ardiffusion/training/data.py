@@ -18,7 +18,7 @@ from ardiffusion.data.mixing import MixedLoader, Rounds, share_of_pictures
 from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import NAMES, check_fractions
 from ardiffusion.data.windows import EveryWindow, RandomWindows
-from ardiffusion.training.checks import check_range
+from ardiffusion.nn.sizes import check_range
 
 
 class VideoDataModule(LightningDataModule):
@@ -78,14 +78,13 @@ class VideoDataModule(LightningDataModule):
         super().__init__()
         if root == "":
             raise ValueError("--data.root is empty: name the folder of a data set.")
-        check_range(1, resolution=1 if resolution is None else resolution, frames=frames)
-        check_range(1, stride=stride, batch_size=batch_size, clips_per_video=clips_per_video)
-        check_range(0, workers=workers)
-        check_range(0, 1, val_fraction=val_fraction, test_fraction=test_fraction)
-        check_range(0, 1, max_broken=max_broken)
-        check_range(-(2**62), 2**62, seed=seed)  # torch takes no others
-        check_range(0, 1, image_share=image_share or 0)
-        check_range(0, latents_room=latents_room)
+        sizes = {"resolution": resolution, "frames": frames, "stride": stride}
+        sizes |= {"batch_size": batch_size, "clips_per_video": clips_per_video}
+        check_range("--data.{}", 1, **sizes)
+        check_range("--data.{}", 0, workers=workers, latents_room=latents_room)
+        check_range("--data.{}", -(2**62), 2**62, seed=seed)  # torch takes no others
+        shares = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        check_range("--data.{}", 0, 1, **shares, max_broken=max_broken, image_share=image_share)
         self.latents, self.cache, self.seed = latents, cache, seed
         self.frames, self.stride, self.clips_per_video = frames, stride, clips_per_video
         self.batch_size, self.workers = batch_size, workers

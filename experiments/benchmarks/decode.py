@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.sizes import check_range
 from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import (
     Result,
@@ -55,8 +56,7 @@ def decode(
         bf16: Whether to decode in bfloat16, weights included.
         repeats: How often to decode, the median counts; three times more to warm up.
     """
-    if frames < 1 or batch < 1 or repeats < 1:
-        raise ValueError("--frames, --batch and --repeats must be at least 1.")
+    check_range("--{}", 1, frames=frames, batch=batch, repeats=repeats)
     torch.manual_seed(0)
     arvae = ARVAE(
         resolution=resolution,

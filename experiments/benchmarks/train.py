@@ -17,6 +17,7 @@ from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.flops import TRAINING, flops
+from ardiffusion.nn.sizes import check_range
 from ardiffusion.tools.options import device_of
 from ardiffusion.training.callbacks.throughput import device_peak
 from experiments.benchmarks.measure import (
@@ -75,9 +76,7 @@ def train(
         steps: Steps to take the median of.
     """
     place = device_of(device)
-    for name, size in {"depth": depth, "frames": frames, "steps": steps}.items():
-        if size < 1:
-            raise ValueError(f"--{name} is {size} and must be at least 1.")
+    check_range("--{}", 1, depth=depth, frames=frames, steps=steps)
     if batch < 0 or (batch == 0 and place.type != "cuda"):
         raise ValueError(f"--batch is {batch}: give at least 1; 0, what fits, needs a GPU.")
     network = partial(ARDiT, width=width, depth=depth, heads=heads)

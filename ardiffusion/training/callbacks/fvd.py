@@ -20,7 +20,7 @@ from ardiffusion.metrics.protocol import EveryClip, Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.rotary import float64_device
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 from ardiffusion.training.callbacks import sides
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.memory import gathered
@@ -139,8 +139,8 @@ class FVDGen(Callback):
         splits: tuple[Literal["train", "val", "test"], ...] = ("val",),
     ) -> None:
         protocol.check_frames()
-        check_sizes(**{"every_n_epochs of FVDGen": every_n_epochs})
-        check_sizes(**{"batch_size of FVDGen": 1 if batch_size is None else batch_size})
+        sizes = {"every_n_epochs": every_n_epochs, "batch_size": batch_size}
+        check_range("{} of FVDGen", 1, LARGEST, **sizes)
         self.protocol, self.seed, self.splits = protocol, seed, splits
         self.batch_size, self.every_n_epochs = batch_size, every_n_epochs
 

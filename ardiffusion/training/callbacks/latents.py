@@ -17,7 +17,7 @@ from ardiffusion.data.publishing import publish, staging_folder
 from ardiffusion.data.stamp import stamp
 from ardiffusion.files import only_writer, write_json
 from ardiffusion.nn.fingerprint import fingerprint
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 from ardiffusion.training.data import VideoDataModule
 
 
@@ -31,7 +31,7 @@ class LatentWriter(Callback):
     """
 
     def __init__(self, output: str = "latents", clips_per_shard: int = 256) -> None:
-        check_sizes(clips_per_shard=clips_per_shard)
+        check_range("{}", 1, LARGEST, clips_per_shard=clips_per_shard)
         self.clips_per_shard = clips_per_shard
         place = locate(output)
         self.address = None if isinstance(place, Path) else place

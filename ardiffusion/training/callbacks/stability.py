@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ardiffusion.files import append_json_lines, atomic_write, read_json_lines
-from ardiffusion.training.checks import check_at_least
+from ardiffusion.nn.sizes import check_range
 from ardiffusion.training.spike_detector import HEIGHT, LOG, WINDOW, SpikeDetector
 from ardiffusion.training.step_guard import BATCHES, StepGuard
 
@@ -55,8 +55,8 @@ class Stability(StepGuard):
         patience: int = 10,
         keep: int = 3,
     ) -> None:
-        check_at_least(1, bins=bins, patience=patience)
-        check_at_least(0, keep=keep)
+        check_range("{}", 1, bins=bins, patience=patience)
+        check_range("{}", 0, keep=keep)
         super().__init__(keep=keep)
         self.spike_detector = SpikeDetector(window, height=height)
         self.bins, self.patience, self.spikes = bins, patience, 0

@@ -19,7 +19,7 @@ from torch import Tensor
 from ardiffusion.data.video import write_video
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.generator import Generator
-from ardiffusion.nn.sizes import check_sizes
+from ardiffusion.nn.sizes import LARGEST, check_range
 from ardiffusion.training.callbacks.fvd import is_due
 from ardiffusion.training.step_guard import log_folder
 
@@ -49,7 +49,7 @@ class VideoLogger(Callback):
         seed: int = 0,
     ) -> None:
         sizes = {"clips": clips, "frames": frames, "fps": fps, "every_n_epochs": every_n_epochs}
-        check_sizes(**{f"{name} of VideoLogger": size for name, size in sizes.items()})
+        check_range("{} of VideoLogger", 1, LARGEST, **sizes)
         self.clips, self.frames, self.fps = clips, frames, fps
         self.every_n_epochs, self.seed = every_n_epochs, seed
 
