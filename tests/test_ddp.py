@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from recorder import Recorder, assert_same_videos
 from stages import make_arvae, make_data, make_dit, make_first_stage, make_trainer, weights
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.testing import assert_close
 
@@ -22,6 +22,7 @@ from ardiffusion.data.cache import read_index
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.publishing import staging_folder
 from ardiffusion.data.windows import EveryWindow
+from ardiffusion.diffusion.weighting import LearnedVariance
 from ardiffusion.files import read_json_lines
 from ardiffusion.training import predict as predicting
 from ardiffusion.training.arvae import ARVAEModule
@@ -46,7 +47,8 @@ class Tell(Callback):
         self.folder = folder
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        told = {"weights": weights(pl_module), "noise": getattr(pl_module, "noise", [])}
+        learned = weights(getattr(pl_module, "weighting", nn.Identity()))
+        told = {"weights": weights(pl_module) | learned, "noise": getattr(pl_module, "noise", [])}
         averages = [c.shadow for c in trainer.callbacks if isinstance(c, EMA)]  # pyright: ignore[reportAttributeAccessIssue]
         torch.save({**told, "averages": averages}, self.folder / f"{trainer.global_rank}.pt")
 
@@ -138,7 +140,9 @@ class Fixed(DiffusionModule):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
         t = torch.cat([self.timesteps(1, x.shape[1], generator=g) for g in generators])
-        return self.loss(x, label=batch["label"], t=t, noise=noise, null=None, seen=x).mean()
+        losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=None, seen=x)
+        levels = (level[..., 0, 0] for level in self.schedule.alpha_sigma(t, dtype=x.dtype))
+        return self.weighting.weigh(losses, *levels).mean()
 
 
 class Listener(DiffusionModule):
@@ -158,12 +162,14 @@ def test_two_processes_train_stage_2_as_one_does(
 ) -> None:
     told = []
     for name, options in {"one": ONE, "two": TWO}.items():
-        module = Fixed(dit=make_dit(), arvae=str(tokenizer), optimizer=partial(SGD, lr=0.02))
+        parts = {"dit": make_dit(), "arvae": str(tokenizer), "weighting": LearnedVariance()}
+        module = Fixed(**parts, optimizer=partial(SGD, lr=0.02))
         told.append(fit(module, skies, tmp_path / name, callbacks=[EMA(decay=0.5)], **options))
     (one,), (first, second) = told
     assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     assert_close(first["averages"], second["averages"], rtol=0, atol=0)
     assert_close(first["weights"], one["weights"], rtol=1e-4, atol=1e-6)
+    assert (first["weights"]["coefficients"] != 0).all()
     start = make_dit().state_dict()
     assert all(not torch.equal(first["weights"][f"dit.{name}"], start[name]) for name in start)
 

@@ -3,27 +3,45 @@
     loss = mean over frames of w_f |target_f - network(x_t, t)_f|²
 
 The paper weighs all levels alike. Which levels matter is an open question with answers in both
-directions, so each is a class; only the ratio of two weights matters to Adam.
+directions, so each is a class; only the ratio of two weights matters to Adam. One of them learns
+the weights beside the network, and minimises something else than the weighted error.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from einops import rearrange
+from torch import Tensor, nn
 
 
-class Weighting(ABC):
+class Weighting(nn.Module, ABC):
     """Weighs noise levels against each other."""
 
     @abstractmethod
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return a weight per noise level, shape of `alpha` and `sigma`."""
+
+    def weigh(self, errors: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return what is minimised of the errors at their noise levels, (B, F) as all three."""
+        return self(alpha, sigma) * errors
+
+    def resume(self, given: Mapping[str, Tensor]) -> None:
+        """Go on with what a checkpoint holds, which must be of such a weighting."""
+        own = self.state_dict()
+        if {n: x.shape for n, x in own.items()} != {n: x.shape for n, x in given.items()}:
+            raise ValueError(
+                "The checkpoint was trained with another --model.weighting, and one of the two "
+                "learns: name the same one to go on."
+            )
+        self.load_state_dict(given)
 
 
 class Uniform(Weighting):
     """All noise levels count alike, as in the paper."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha.new_ones(alpha.shape)
 
 
@@ -44,9 +62,10 @@ class Ramp(Weighting):
                 "Weights must be finite, 0 or above and not both 0, got "
                 f"clean {clean} and noise {noise}."
             )
+        super().__init__()
         self.clean, self.noise = clean, noise
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return self.clean * alpha.square() + self.noise * sigma.square()
 
 
@@ -63,9 +82,10 @@ class MinSNR(Weighting):
     def __init__(self, gamma: float = 5.0) -> None:
         if not gamma > 0:
             raise ValueError(f"gamma must be above 0, got {gamma}.")
+        super().__init__()
         self.gamma = gamma
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return (alpha / sigma).square().clamp(max=self.gamma)
 
 
@@ -79,7 +99,46 @@ class InverseVariance(Weighting):
     def __init__(self, most: float = 20.0) -> None:
         if not most >= 1:
             raise ValueError(f"most must be 1, the weight of pure noise, or above, got {most}.")
+        super().__init__()
         self.most = most
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return sigma.square().reciprocal().clamp(max=self.most)
+
+
+class LearnedVariance(Weighting):
+    """1 / exp(u), with a log-variance u per noise level that is learned beside the network.
+
+    Minimised is error / exp(u) + u, so that u becomes the logarithm of the mean error and all
+    levels come to count alike, however large their errors are. u is a sum of cosines of
+    log(sigma / alpha); it is 0, and all weights 1, at first. Checkpoints hold it to go on from.
+
+    References:
+        Multi-Task Learning Using Uncertainty to Weigh Losses (Kendall et al., CVPR 2018), and the
+        training of EDM2 (Karras et al., CVPR 2024).
+
+    Args:
+        cosines: Number of cosines. The more, the finer levels are told apart and the faster u
+            moves at the network's learning rate.
+    """
+
+    farthest = 6.0  # log(sigma / alpha) beyond which levels are not told apart
+
+    def __init__(self, cosines: int = 16) -> None:
+        super().__init__()
+        if cosines < 1:
+            raise ValueError(f"cosines must be at least 1, got {cosines}.")
+        self.coefficients = nn.Parameter(torch.zeros(cosines))
+
+    def log_variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return u of noise levels, shape of `alpha` and `sigma`."""
+        place = (sigma / alpha).log().clamp(-self.farthest, self.farthest) / self.farthest
+        order = torch.arange(len(self.coefficients), device=alpha.device)
+        angle = math.pi / 2 * (rearrange(place, "... -> ... 1") + 1) * order  # (..., cosines)
+        return (angle.cos() * self.coefficients).sum(dim=-1)  # no product, which autocast rounds
+
+    def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (-self.log_variance(alpha, sigma)).exp()
+
+    def weigh(self, errors: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return super().weigh(errors, alpha, sigma) + self.log_variance(alpha, sigma)

@@ -206,16 +206,16 @@ class DiffusionModule(FusedClipping):
         t = self.timesteps(*x.shape[:2], generator=generator, device=x.device)  # (B, F)
         null = torch.rand(len(x), generator=generator, device=x.device) < self.class_dropout
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        seen, weights = x, self.weighting(*self.schedule.alpha_sigma(t, dtype=x.dtype))[..., 0, 0]
+        seen, counted = x, torch.ones_like(t)
         if self.history is not None:
             network, parts = partial(self.dit, label=batch["label"]), (self.schedule, self.target)
             seen, counted = self.history(network, x, t, *parts, generator=generator)
-            weights = weights * counted  # (B, F)
         if self.distillation is not None:
             x_t = self.schedule.add_noise(seen, noise, t)
             x = self.distillation(x_t, t, label=batch["label"], null=null)
         losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=null, seen=seen)
-        loss = (weights * losses).mean()
+        levels = (level[..., 0, 0] for level in self.schedule.alpha_sigma(t, dtype=x.dtype))
+        loss = (self.weighting.weigh(losses, *levels) * counted).mean()
         self.log("train/loss", losses.detach().mean())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return {"loss": loss, "losses": losses.detach(), "t": t}
@@ -232,17 +232,19 @@ class DiffusionModule(FusedClipping):
     test_step = validation_step
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 whatever Lightning takes
-        optimizer = self.optimizer(self.dit.parameters())
+        optimizer = self.optimizer([*self.dit.parameters(), *self.weighting.parameters()])
         schedulers = [self.lr_scheduler(optimizer)] if self.lr_scheduler else []
         return [optimizer], [{"scheduler": each, "interval": "step"} for each in schedulers]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = self.generator.describe() | {"timesteps": describe(self.timesteps)}
         describe_into(checkpoint, stage="dit", parts=parts)
+        checkpoint["weighting"] = self.weighting.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         mine = {name: getattr(self, name) for name in ("dit", "schedule", "target")}
         parts = check_fits(checkpoint, stage="dit", **mine)
-        arvae: Autoencoder = build(parts["arvae"])
-        self.set_autoencoder(arvae.to_empty(device=self.device))
+        self.set_autoencoder(build(parts["arvae"]).to_empty(device=self.device))
         self.generator.classes = list(parts.get("classes", []))
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            self.weighting.resume(checkpoint.get("weighting", {}))

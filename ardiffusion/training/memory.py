@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from ardiffusion.diffusion.weighting import LearnedVariance
 from ardiffusion.nn.shares import whole
 
 
@@ -45,6 +46,8 @@ class Sharded(DDPStrategy):
         dit = getattr(self.lightning_module, "dit", None)
         if not isinstance(dit, nn.Module):
             raise ValueError("Sharded is for stage 2: leave --trainer.strategy out of ardiff-vae.")
+        if isinstance(getattr(self.lightning_module, "weighting", None), LearnedVariance):
+            raise ValueError("Sharded trains the network alone: leave out LearnedVariance.")
         if not isinstance(dit, FSDPModule):
             shard(dit, device=self.root_device, processes=self.world_size)
         super().model_to_device()
