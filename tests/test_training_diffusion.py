@@ -19,7 +19,9 @@ from torch.optim import SGD
 from torch.testing import assert_close
 
 from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import DDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
+from ardiffusion.diffusion.timesteps import FoPP, Mixture
 from ardiffusion.generator import Generator
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.ema import EMA
@@ -246,3 +248,25 @@ def test_schedule_counts_steps_of_the_optimiser(tokenizer: Path, tmp_path: Path)
     assert isinstance(optimizer, SGD)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 3)
     assert [path.name for path in tmp_path.iterdir()] == ["step=2.ckpt"]
+
+
+class Mine(FoPP):
+    """A sampler that no table names."""
+
+
+class OwnSolver(DDIM):
+    """A solver that no table names."""
+
+
+def test_own_parts_are_told_before_training_and_do_not_spoil_checkpoints(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    module = make_module(
+        tokenizer, timesteps=Mixture([Mine(), FoPP()], [1, 1]), solver=OwnSolver()
+    )
+    with pytest.warns(UserWarning, match="which need OwnSolver: name own classes in PARTS"):
+        train(module, path=tmp_path / "last.ckpt")
+    found = torch.load(tmp_path / "last.ckpt", weights_only=True)["parts"]
+    assert found["timesteps"]["arguments"]["samplers"][0] == {"class": "Mine", "arguments": {}}
+    with pytest.raises(ValueError, match="asks for 'OwnSolver'"):
+        Generator.from_pretrained(tmp_path / "last.ckpt")

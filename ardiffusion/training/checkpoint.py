@@ -1,7 +1,8 @@
-"""What our checkpoints hold beside Lightning's own, and starting from the weights of others.
+"""Puts the description of a generator into checkpoints, and starts from the weights of others.
 
-Fine-tuning goes on with other videos where someone else's generator has ended. Where a run goes on
-within its epoch is said by its loader, in `data/loader.py`.
+What the description says is `Generator.describe`. Fine-tuning goes on with other videos where
+someone else's generator has ended. Which checkpoint a run goes on from is decided in `cli.py`, and
+where within its epoch by its loader, in `data/loader.py`.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,14 @@
 """Whether data and networks match, asked before the first batch."""
 
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.timesteps import Timesteps
+from ardiffusion.generator import Generator
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.fingerprint import fingerprint
+from ardiffusion.sources import BUILT
 from ardiffusion.training.data import VideoDataModule
+from ardiffusion.weights.description import unknown
 
 
 def check_videos(data: object, arvae: Autoencoder) -> None:
@@ -29,19 +31,23 @@ def check_clips(data: object, arvae: Autoencoder) -> None:
         )
 
 
-def check_classes(classes: list[str], dit: nn.Module) -> None:
-    """Raise if a generator has another number of classes than the data; none is fine."""
-    if dit.classes not in (0, len(classes)):
+def check_generator(generator: Generator, classes: list[str], drawn: Timesteps) -> None:
+    """Raise if a generator has not the classes of the data, or not the timesteps that are drawn.
+
+    It may have no classes. Say if its checkpoints will be of no use but for this training.
+    """
+    if generator.dit.classes not in (0, len(classes)):
         raise ValueError(
-            f"The network has {dit.classes} classes, the data {len(classes)}; set dit.classes to "
-            "the latter, or to 0 to ignore classes."
+            f"The network has {generator.dit.classes} classes, the data {len(classes)}; set "
+            "dit.classes to the latter, or to 0 to ignore classes."
         )
-
-
-def check_timesteps(drawn: Timesteps, schedule: NoiseSchedule) -> None:
-    """Raise if training timesteps are not those of the schedule."""
-    if drawn.timesteps != schedule.timesteps:
+    if drawn.timesteps != generator.schedule.timesteps:
         raise ValueError(
             f"--model.timesteps draws from {drawn.timesteps} timesteps, but the schedule has "
-            f"{schedule.timesteps}; set both alike."
+            f"{generator.schedule.timesteps}; set both alike."
+        )
+    if names := unknown(*(getattr(generator, name) for name in ("dit", "arvae", *BUILT))):
+        rank_zero_warn(
+            f"Nothing but this training can read its checkpoints, which need {', '.join(names)}: "
+            "name own classes in PARTS, in ardiffusion/weights/description.py."
         )

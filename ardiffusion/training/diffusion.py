@@ -26,7 +26,7 @@ from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.training.checkpoint import check_fits, check_given, describe_into, start_from
 from ardiffusion.training.clipping import FusedClipping
-from ardiffusion.training.compatibility import check_classes, check_clips, check_timesteps
+from ardiffusion.training.compatibility import check_clips, check_generator
 from ardiffusion.training.distillation import Distillation
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.weights.description import build, describe
@@ -174,8 +174,7 @@ class DiffusionModule(FusedClipping):
         data = getattr(self.trainer, "datamodule", None)
         classes = list(getattr(data, "classes", self.generator.classes))
         check_clips(data, arvae=self.arvae)
-        check_classes(classes, dit=self.dit)
-        check_timesteps(self.timesteps, schedule=self.schedule)
+        check_generator(self.generator, classes, drawn=self.timesteps)
         self.generator.sampler(difference=self.difference)  # too large a default is cut to `steps`
         return classes
 

@@ -61,10 +61,15 @@ def describe(part: object) -> dict[str, Any]:
     }
 
 
+def unknown(*parts: object) -> list[str]:
+    """Name the classes of parts that nothing builds again, as they are not in the table."""
+    return [each.__name__ for each in map(class_of, parts) if PARTS.get(each.__name__) is not each]
+
+
 def describe_value(value: object) -> object:
     if isinstance(value, list | tuple):
         return [describe_value(item) for item in value]
-    return describe(value) if type(value) in PARTS.values() else value
+    return value if isinstance(value, int | float | str | dict | None) else describe(value)
 
 
 def build(description: Any) -> Any:  # noqa: ANN401 read from a file

@@ -190,7 +190,7 @@ class FVDGen(Callback):
         if min(counts) < 2:
             warn_left_out(self.name, *counts)
             return None
-        score, _ = evaluate(
+        score, *_ = evaluate(
             self.protocol,
             real=real,
             fake=samples,
