@@ -18,6 +18,7 @@ from ardiffusion.tools.options import device_of
 from ardiffusion.tools.plot import caption, draw_curves, make_panels, save_figure
 from ardiffusion.training.data import VideoDataModule
 from experiments.command import run_script
+from experiments.demo_report import read
 from experiments.solver_study import Measurement, Study
 
 NEAR = 1.05
@@ -113,8 +114,8 @@ def distance_to_real(
     data = VideoDataModule(
         root=root, resolution=resolution, frames=frames, workers=0, val_fraction=0.1
     )
-    for batch in data.clips("train"):
-        metric.update(real=batch["video"].to(device))
+    for clips in read(data, split="train").split(8):
+        metric.update(real=clips.to(device))
     return metric
 
 

@@ -109,16 +109,16 @@ class Footage:
         cached = self.latent_cache
         return (cached, cached.spans[split]) if cached else (self.files, self.videos[split])
 
-    def cut(self, reader: Reader, spans: Spans, frames: int | None = None) -> EveryWindow:
+    def cut(self, reader: Reader, spans: Spans) -> EveryWindow:
         """Make a data set of every clip."""
-        frames, total = frames or self.frames, len(self.catalog["labels"])
+        total = len(self.catalog["labels"])
         may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
-        clips = EveryWindow(reader, spans, frames, stride=self.stride, may_break=may_break)
+        clips = EveryWindow(reader, spans, self.frames, self.stride, may_break=may_break)
         if spans and not clips.videos:
             raise ValueError(
                 f"No video of this split under {reader.place} has the "
-                f"{extent(frames, self.stride)} frames asked for in a row: lower --data.frames or "
-                "--data.stride."
+                f"{extent(self.frames, self.stride)} frames asked for in a row: lower "
+                "--data.frames or --data.stride."
             )
         return clips
 

@@ -16,7 +16,7 @@ from ardiffusion.data.footage import Footage, with_pictures
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.mixing import MixedLoader, Rounds, share_of_pictures
 from ardiffusion.data.spans import Spans
-from ardiffusion.data.splits import NAMES, check_fractions
+from ardiffusion.data.splits import check_fractions
 from ardiffusion.data.windows import EveryWindow, RandomWindows
 from ardiffusion.nn.sizes import check_range
 
@@ -209,23 +209,6 @@ class VideoDataModule(LightningDataModule):
             left = [i for i, key in enumerate(clips.keys()) if key not in skip]
             loaders.append(self._load(Subset(clips, left)))
         return loaders
-
-    def clips(self, split: str, frames: int | None = None) -> DataLoader[Any]:
-        """Load every real clip of a split, in a shuffled order that is always the same.
-
-        Each process gets its share, without repeats.
-
-        Args:
-            split: "train", "val" or "test".
-            frames: Frames per clip, those of the batches by default.
-        """
-        if split not in NAMES:
-            raise ValueError(f"There is no split {split!r}: choose one of {', '.join(NAMES)}.")
-        clips = self.main.cut(self.main.files, self.videos[split], frames=frames)
-        replicas, rank = self._processes
-        order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(self.seed))
-        share = Subset(clips, order.tolist()[rank::replicas])
-        return self._load(share, persistent_workers=False)
 
 
 def continue_epoch(trainer: Trainer, loader: ResumableLoader[Any] | MixedLoader) -> None:
