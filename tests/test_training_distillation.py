@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from ardiffusion import cli
 from ardiffusion.data.samples import read_samples
+from ardiffusion.diffusion.ad import ad_plan
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DDIM
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
@@ -22,7 +23,7 @@ from ardiffusion.diffusion.timesteps import Mixture, StepRows
 from ardiffusion.generator import Generator
 from ardiffusion.tools.export import export
 from ardiffusion.training.diffusion import DiffusionModule
-from ardiffusion.training.distillation import Distillation, ode_end
+from ardiffusion.training.distillation import Distillation, in_flight, ode_end
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Attribute|Checkpoint directory|You defined a|Found .* in eval mode|Detected|The noise"
@@ -46,6 +47,20 @@ def make_student(teacher: Path, **options: Any) -> DiffusionModule:  # noqa: ANN
     parts = {"timesteps": ROWS, "distillation": Distillation(steps=4), "steps": 4, "difference": 1}
     sgd = partial(SGD, lr=1e-3)
     return DiffusionModule(start=str(teacher), optimizer=sgd, **{**parts, **options})
+
+
+@pytest.mark.parametrize(("steps", "difference"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3)])
+def test_frames_in_flight_are_those_that_the_plan_moves(steps: int, difference: int) -> None:
+    plan = ad_plan(6, steps=steps, difference=difference)
+    before = torch.cat([torch.zeros(1, 6).long(), plan[:-1]])
+    times = DDIM().times(NoiseSchedule(), steps)
+    t = torch.where(before == steps, 0, times.leaving[before.clamp(max=steps - 1)])
+    moves, found = plan > before, in_flight(t, timesteps=1000)
+    assert not (moves & ~found).any()
+    # A frame that waits for more than one step looks like one that begins in another plan.
+    others = found & ~moves
+    assert torch.equal(others.any(), torch.tensor(difference > 1))
+    assert (before[others] == 0).all() and (before[:, :-1][others[:, 1:]] > 0).all()
 
 
 def naive_end(net: torch.nn.Module, target: Target, x: Tensor, t: list[int], steps: int) -> Tensor:
@@ -148,8 +163,10 @@ def test_loss_is_the_distance_to_the_teacher_s_end(teacher: Path) -> None:
     x_t = alpha * x + sigma * heard["noise"]
     end = ode_end(lesson.teacher, x_t, t, module.schedule, X0(), steps=4)
     assert_close(heard["x"], end)
-    assert_close(out["losses"], (module.dit(x_t, t) - end).square().mean(dim=(-2, -1)))
-    assert_close(out["loss"], out["losses"].mean())
+    errors, flying = (module.dit(x_t, t) - end).square().mean(dim=(-2, -1)), in_flight(t, 1000)
+    assert not out["losses"][~flying].any() and 0 < flying.sum() < flying.numel()
+    assert_close(out["loss"], errors[flying].mean())
+    assert_close(out["losses"].mean(), out["loss"])
 
 
 class Named(NamedTuple):
@@ -164,9 +181,11 @@ def test_guidance_of_the_teacher_is_learnt(generator: Path, tmp_path: Path) -> N
     made.save_pretrained(tmp_path / "guided")
     lesson = Distillation(steps=3)
     lesson.load(str(tmp_path / "guided"), arvae=None, data=Named(made.classes))
-    x_t, t = torch.randn(2, 3, 2, 4), torch.tensor([[0, 500, 999], [999, 999, 999]])
+    x, noise = torch.randn(2, 2, 3, 2, 4)
+    t = torch.tensor([[0, 500, 999], [999, 999, 999]])
     label, null = torch.tensor([2, 1]), torch.tensor([False, True])
-    end = lesson(x_t, t, label=label, null=null)
+    end, _ = lesson(x, noise, t, label=label, null=null)
+    x_t = made.schedule.add_noise(x, noise, t)
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
         none = made.dit(x, t, label=torch.tensor([-1, -1]))

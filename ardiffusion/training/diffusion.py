@@ -205,14 +205,15 @@ class DiffusionModule(FusedClipping):
         t = self.timesteps(*x.shape[:2], generator=generator, device=x.device)  # (B, F)
         null = torch.rand(len(x), generator=generator, device=x.device) < self.class_dropout
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        seen, counted = x, torch.ones_like(t)
+        seen, counted, flying = x, torch.ones_like(t), 1.0
         if self.history is not None:
             network, parts = partial(self.dit, label=batch["label"]), (self.schedule, self.target)
             seen, counted = self.history(network, x, t, *parts, generator=generator)
         if self.distillation is not None:
-            x_t = self.schedule.add_noise(seen, noise, t)
-            x = self.distillation(x_t, t, label=batch["label"], null=null)
+            x, flying = self.distillation(seen, noise, t, label=batch["label"], null=null)
+            counted = counted * (flying > 0)
         losses = self.loss(x, label=batch["label"], t=t, noise=noise, null=null, seen=seen)
+        losses = losses * flying  # (B, F)
         levels = (level[..., 0, 0] for level in self.schedule.alpha_sigma(t, dtype=x.dtype))
         loss = (self.weighting.weigh(losses, *levels) * counted).mean()
         self.log("train/loss", losses.detach().mean())

@@ -1,6 +1,6 @@
 """Stage 3, few steps: a student learns where its teacher's ODE ends.
 
-    loss = mean |student(x_t, t) - x|²,
+    loss = mean |student(x_t, t) - x|²   over the frames in flight,
 
 x being what the teacher makes of x_t in many steps of DDIM, in which all frames come nearer to
 clean alike, as along an AD plan. One evaluation of the student then leads from a noise level to
@@ -37,7 +37,7 @@ class Distillation(nn.Module):
         steps: Steps of DDIM that the teacher takes from pure noise to clean.
     """
 
-    def __init__(self, steps: int = 16) -> None:
+    def __init__(self, steps: int = 25) -> None:
         super().__init__()
         if steps < 1:
             raise ValueError(f"steps of the teacher must be at least 1, got {steps}.")
@@ -58,11 +58,16 @@ class Distillation(nn.Module):
         self.schedule, self.target, self.guidance = made.schedule, made.target, made.guidance
         self.teacher = made.dit.requires_grad_(False).eval()
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor, null: Tensor) -> Tensor:
-        """Return where the teacher's ODE ends, shape (B, F, L, C).
+    def forward(
+        self, x: Tensor, noise: Tensor, t: Tensor, label: Tensor, null: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return where the teacher's ODE ends, (B, F, L, C), and how much frames count, (B, F).
+
+        Those that sampling evaluates for nothing, or not at all, count nothing; the mean is 1.
 
         Args:
-            x_t: Noisy latents, shape (B, F, L, C).
+            x: Normalised latents, shape (B, F, L, C).
+            noise: Their noise, shape of `x`.
             t: Timestep of each frame, shape (B, F).
             label: Class indices, shape (B,).
             null: Rows without their class, bool, shape (B,).
@@ -71,7 +76,21 @@ class Distillation(nn.Module):
             raise ValueError("Distillation needs a teacher: name it by --model.start.")
         guided = Guided(self.teacher, scale=self.guidance) if self.guidance != 1 else self.teacher
         network = partial(guided, label=torch.where(null, -1, label))
-        return ode_end(network, x_t, t, self.schedule, self.target, steps=self.steps)
+        counted = in_flight(t, timesteps=self.schedule.timesteps).to(x.dtype)
+        x_t = self.schedule.add_noise(x, noise, t)
+        end = ode_end(network, x_t, t, self.schedule, self.target, steps=self.steps)
+        return end, counted / counted.mean()
+
+
+def in_flight(t: Tensor, timesteps: int) -> Tensor:
+    """Return which frames take a step in a row of an AD plan, bool, shape of t (B, F).
+
+    Those before are clean, at timestep 0. Of those of pure noise the first one may begin, the
+    others wait.
+    """
+    waits = t.roll(1, dims=1) == timesteps - 1
+    waits[:, 0] = False
+    return (t > 0) & ~waits
 
 
 @torch.no_grad()
