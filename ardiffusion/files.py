@@ -109,7 +109,7 @@ def write_tensors(
 def read_text(path: str | Path, errors: str = "strict") -> str:
     """Read a text in UTF-8; a pipe, in which nothing may ever come, counts as no file."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise FileNotFoundError(errno.ENOENT, "no file", str(path))
+        raise FileNotFoundError(errno.ENOENT, "a pipe, a device or a folder", str(path))
     return Path(path).read_text(encoding="utf-8", errors=errors)
 
 

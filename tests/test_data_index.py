@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import shutil
@@ -197,6 +198,29 @@ def test_damage_is_told_by_the_run_that_finds_it_and_by_those_that_know_it(
         assert index_clips(tmp_path, ["bad.avi"], cache=tmp_path / "cache").errors == {}
     assert caplog.messages[0] == caplog.messages[1]
     assert len(caplog.messages) == 2 and f"{tmp_path}/bad.avi is damaged" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_disk_that_fails_for_a_while_is_no_fault_of_the_video(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
+) -> None:
+    monkeypatch.setattr(index, "_RECENT", 0)  # as if time had passed
+
+    def failing(path: str) -> Contents:
+        raise ValueError(f"{path} is broken or not a video (invalid data): replace it.")
+
+    def closed(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as disk:
+        once = iter([failing])
+        disk.setattr(index, "examine", lambda p: next(once, examine if opens else failing)(p))
+        if not opens:
+            disk.setattr(index, "open", closed, raising=False)
+        found = index_clips(root, ["a.mp4"], cache=tmp_path / "cache")
+    assert found.frames.tolist() == [3 if opens else 0] and len(found.errors) == 1 - opens
+    again = index_clips(root, ["a.mp4"], cache=tmp_path / "cache")
+    assert again.frames.tolist() == [3] and again.errors == {}
 
 
 def test_file_removed_after_discovery_is_broken(root: Path, tmp_path: Path) -> None:

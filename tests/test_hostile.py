@@ -174,13 +174,19 @@ def claim(video: bytes, box: bytes, at: int, *numbers: int) -> bytes:
     return video[:start] + told + video[start + len(told) :]
 
 
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
 def test_videos_of_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
     videos(str(tmp_path / "good"), videos=1, frames=4, resolution=16)
     (file,) = (tmp_path / "good").rglob("*.mp4")
     good, gif = file.read_bytes(), struct.pack("<2H3B", 16000, 16000, 0x80, 0, 0) + bytes(6)
     frame = b"\x2c" + struct.pack("<4HB", 0, 0, 16000, 16000, 0) + b"\x02\x02\x44\x01\x00"
-    many = claim(claim(good, b"stsz", 4, 1, 2**31 - 1), b"stsc", 12, 2**31 - 1)
+    many = claim(claim(good, b"stsz", 4, 1, 3 * 10**7), b"stsc", 12, 3 * 10**7)
+    traf = box(b"traf", box(b"trun", struct.pack(">2I", 0, 3 * 10**7)))
     hostile = {
+        "fragments.mp4": good + box(b"moof", traf),
         "bomb.gif": b"GIF89a" + gif + frame * 50 + b"\x3b",
         "frames.mp4": many,
         "wide.y4m": b"YUV4MPEG2 W16000 H16000 F25:1 C420jpeg\nFRAME\n" + bytes(64),
@@ -195,6 +201,7 @@ def test_videos_of_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
     )
     *sentences, grown = done.stdout.splitlines()
     assert len(sentences) == len(hostile) and int(grown) < 300, done.stdout + done.stderr
+    assert sum("it claims more frames than it has bytes" in s for s in sentences) == 2
 
 
 @pytest.mark.browser

@@ -1,7 +1,9 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor
 from ardiffusion.data.samples import SampleLog, read_sample_log, read_samples
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.files import only_writer
+from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.frechet import frechet_distance, moments
 from ardiffusion.metrics.fvd import FrechetVideoDistance
@@ -22,7 +25,7 @@ from ardiffusion.metrics.image import psnr, ssim
 from ardiffusion.metrics.parallel import local_device
 from ardiffusion.metrics.protocol import Clip, StyleGANV
 from ardiffusion.metrics.score import Score
-from ardiffusion.tools import pairs, video_folder
+from ardiffusion.tools import fvd, pairs, video_folder
 from ardiffusion.tools.command import main
 from ardiffusion.tools.video_folder import VideoFolder, compression_differs
 
@@ -97,6 +100,21 @@ def test_command_records_what_the_score_depends_on(
         "sampling": {"steps": 50},
     }
     assert f"warning: {result['warnings'][0]}" in printed and str(tmp_path) not in str(result)
+
+
+def test_another_distance_is_taken_for_no_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def three(*args: Any, **options: Any) -> list[Score]:  # noqa: ANN401
+        scores = evaluate(*args, **options)
+        return [*scores, replace(scores[1], metric="other_random3d_16", value=5.0)]
+
+    monkeypatch.setattr(fvd, "evaluate", three)
+    folders = write(tmp_path / "real"), write(tmp_path / "fake", seed=9)
+    result, _ = measured(capsys, *folders, *SMALL, "--paired", "true", "--lpips", "false")
+    assert (result["metric"], result["other"]["value"]) == ("frechet_random3d_16", 5.0)
+    assert result["kernel"]["metric"] == "kernel_random3d_16"
+    assert [pair["metric"] for pair in result["paired"]] == ["psnr", "ssim"]
 
 
 def test_second_run_reads_features_from_the_cache(

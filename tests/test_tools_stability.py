@@ -210,6 +210,20 @@ def test_means_of_the_last_half_leave_out_what_is_missing() -> None:
     assert late_profiles(runs, lambda i, count: i / count) == {"a": [(0, 1.5), (1 / 3, 4.0)]}
 
 
+def test_a_file_of_another_kind_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path / "run", [1.0] * 20)
+    (tmp_path / "x.json").write_text('{"mine": 1}')
+    for output in ("x.json", "x.png", "new.json"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["stability", str(tmp_path / "run"), f"--output={tmp_path / output}"])
+        said = "name a picture" if output == "new.json" else "x.json, another kind of file: move"
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "x.json").read_text() == '{"mine": 1}'
+    assert not (tmp_path / "x.png").exists() and not (tmp_path / "new.json").exists()
+
+
 def test_bad_runs_end_with_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,7 +266,9 @@ def test_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
         refuse_second_run(second, ckpt_path="last")
     refuse_second_run(logged(tmp_path / "other"), ckpt_path=None)
     refuse_second_run(logged(tmp_path / "run", fast_dev_run=True), ckpt_path=None)
-    refuse_second_run(make_trainer(default_root_dir=tmp_path / "run"), ckpt_path=None)
+    without_log = make_trainer(default_root_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match=f"{refused}.* elsewhere by --trainer.default_root_dir"):
+        refuse_second_run(without_log, ckpt_path=None)
 
 
 def test_run_without_checkpoints_is_not_written_over_either(tmp_path: Path) -> None:
@@ -298,6 +300,9 @@ def test_folder_of_a_run_has_one_writer(tmp_path: Path) -> None:
     def try_another(_: Trainer) -> str:
         with pytest.raises(OSError, match=r"Another process is writing into .*run: wait") as error:
             logged(folder).fit(make_first_stage(), make_loader(1))
+        without_log = make_trainer(default_root_dir=folder, callbacks=[SaveLast()])
+        with pytest.raises(OSError, match="Another process is writing"):
+            without_log.fit(make_first_stage(), make_loader(1))
         return str(error.value)
 
     seen = Record(try_another)

@@ -135,11 +135,16 @@ class VideoIndex:
         if row >= 0 and not any(self.notes.get(found.key, ())):
             key = found.key if found.seen else 0  # or every run would add the same
             return found._replace(key=key, frames=int(self.rows["frames"][row]))
+        seen = _examine(found, path)
+        if found.key == 0 or not (seen.error or seen.damage):
+            return seen
         try:
-            frames, damage, table = examine(path)
-            return found._replace(frames=frames, damage=_unnamed(damage, path), table=table)
-        except (ValueError, OSError) as error:
-            return found._replace(error=_unnamed(str(error), path))
+            with open(path, "rb") as file:
+                while file.read(2**20):
+                    pass
+            return _examine(found, path)  # for the disk may have failed for a moment
+        except OSError:  # the disk's fault, not the video's
+            return seen._replace(key=0)
 
     def add(self, found: Sequence[Found]) -> None:
         known = [each for each in found if each.key != 0]
@@ -159,6 +164,14 @@ class VideoIndex:
                 database.executemany("INSERT OR REPLACE INTO tables VALUES (?, ?)", tables)
         except (OSError, sqlite3.Error) as error:
             warn_once(f"Cannot keep the index {self.file} ({error}): set --data.cache.")
+
+
+def _examine(found: Found, path: str) -> Found:
+    try:
+        frames, damage, table = examine(path)
+        return found._replace(frames=frames, damage=_unnamed(damage, path), table=table)
+    except (ValueError, OSError) as error:
+        return found._replace(error=_unnamed(str(error), path))
 
 
 def _unnamed(text: str | None, path: str) -> str | None:

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 
+from ardiffusion.data.boxes import claimed_samples
 from ardiffusion.data.notices import warn_once
 from ardiffusion.data.packets import Misplaced, PacketTable, read_table
 from ardiffusion.data.pictures import MAX_PIXELS, Size, check_size, over_white, square
@@ -49,6 +50,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     Raises:
         ValueError: If it is broken or holds no video, with a sentence that names it.
     """
+    with suppress(OSError):  # which FFmpeg will say
+        if claimed_samples(path) > path.stat().st_size:
+            raise ValueError(
+                f"{shown(path)} is broken: it claims more frames than it has bytes: replace it."
+            )
     try:
         # "file:" keeps FFmpeg from reading a protocol out of a name such as "a:b.mp4"
         name = f"file:{path}"

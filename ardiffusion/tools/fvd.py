@@ -71,7 +71,7 @@ def fvd(
     check_range("--{}", 1, MOST_PIXELS, resolution=resolution)
     check_range("--{}", 0, MOST_DRAWS, bootstrap=bootstrap)
     check_range("--{}", -(2**63), seed=seed)
-    file, protocol = output_file(output), protocol or StyleGANV()
+    file, protocol = output_file(output, b'"metric"'), protocol or StyleGANV()
     first = os.environ.get("RANK", "0") == "0"
     draws = Bootstrap(draws=bootstrap, seed=seed) if bootstrap else None
     with only_writer(file.parent, file.name) if first else nullcontext(), process_group():
@@ -90,6 +90,7 @@ def fvd(
                 device=place,
                 advance=advance,
             )
+        distances = [score.metric for score in scores]
         if pairs is not None:
             with progress("Comparing pairs", total=len(pairs.matched)) as advance:
                 values = pairs.compare(device=place, advance=advance)
@@ -97,8 +98,10 @@ def fvd(
         scores = annotate_scores(scores, *folders)
         if first:
             report_scores(scores, output=file)
-    distance, kernel, *others = map(asdict, scores)
-    return distance | {"kernel": kernel} | ({"paired": others} if paired else {})
+    told = {score.metric: asdict(score) for score in scores}
+    result = told.pop(protocol.metric)
+    result |= {name.partition("_")[0]: told.pop(name) for name in distances if name in told}
+    return result | ({"paired": [*told.values()]} if paired else {})
 
 
 def annotate_scores(scores: Sequence[Score], real: VideoFolder, fake: VideoFolder) -> list[Score]:

@@ -40,7 +40,7 @@ def write_gallery(
     check_range("--{}", 1, every=every, limit=limit)
     pictures = {f.path: picture(f.path) for section in sections for f in section.figures}
     scores = [by_protocol(read_score(score) for score in section.scores) for section in sections]
-    path = output_file(str(path), option="OUT")
+    path = output_file(path, b"Content-Security-Policy", option="OUT")
     with tempfile.TemporaryDirectory() as scratch:
         videos = {
             i: collect_videos(section.columns, Path(scratch, f"v{i}"), every=every, limit=limit)

@@ -1,5 +1,6 @@
 """Options of tools, checked before any work is done."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,10 +12,20 @@ def check_named(argument: str, path: str) -> None:
         raise ValueError(f"{argument} is empty: name a path, or . for the folder you are in.")
 
 
-def output_file(path: str, option: str = "--output") -> Path:
+def output_file(path: str | Path, mark: bytes, option: str = "--output") -> Path:
+    """Return a file to write to, which replaces one of its kind, but no other.
+
+    Args:
+        path: The file.
+        mark: What stands in the first 1024 bytes of files of its kind.
+        option: What names it.
+    """
     place = Path(path).expanduser()
     if not place.name or (place.exists() and not place.is_file()):
-        raise ValueError(f"{option} is {path!r}, which names no file: give one to write to.")
+        raise ValueError(f"{option} is {str(path)!r}, which names no file: give one to write to.")
+    with suppress(FileNotFoundError), open(place, "rb") as file:
+        if (begin := file.read(1024)) and mark not in begin:
+            raise ValueError(f"{option} would replace {place}, another kind of file: move it.")
     return place
 
 

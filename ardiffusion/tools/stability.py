@@ -44,7 +44,10 @@ def stability(
         height: MADs above the running median from which on a loss is a spike.
     """
     check_range("--{}", 4, 10**6, window=window)
-    file = output_file(output)
+    file = output_file(output, b"PNG")
+    numbers = output_file(file.with_suffix(".json"), b'"runs"')
+    if file == numbers:
+        raise ValueError(f"--output is {output!r}, where numbers go: name a picture, as x.png.")
     named = [name_of(run) for run in runs]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
@@ -57,7 +60,7 @@ def stability(
     rows = [row for row, _ in found]
     print_table(rows)
     result = {"runs": rows, "window": window, "height": height, "output": output}
-    write_json(file.with_suffix(".json"), result)
+    write_json(numbers, result)
     return result
 
 

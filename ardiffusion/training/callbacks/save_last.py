@@ -205,9 +205,9 @@ def gathered_by(module: LightningModule) -> int:
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """Return the folder that a run writes into; None if it keeps no log."""
+    """Return the folder that a run writes into; None if it only tries a few batches."""
     folder = log_folder(trainer)
-    return None if trainer.fast_dev_run or not trainer.loggers else folder  # pyright: ignore[reportAttributeAccessIssue]
+    return None if trainer.fast_dev_run else folder  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def newest_last(trainer: Trainer) -> str | None:
@@ -234,7 +234,7 @@ def refuse_second_run(trainer: Trainer, ckpt_path: str | None) -> None:
         return  # or was killed before its first checkpoint
     last = [file for file in found if file.name == "last.ckpt"] or found
     way = f"go on with it by --ckpt_path {last[-1]}" if last else f"remove {log}, its log"
+    option = "logger.init_args.save_dir" if trainer.loggers else "default_root_dir"
     raise ValueError(
-        f"{folder} holds a run already: {way}, or keep this run elsewhere by "
-        "--trainer.logger.init_args.save_dir."
+        f"{folder} holds a run already: {way}, or keep this run elsewhere by --trainer.{option}."
     )
