@@ -6,10 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as some
 
-from ardiffusion.data.cache import INDEX, Index, open_cache, read_index
+from ardiffusion.data.cache import open_cache
+from ardiffusion.data.cache_index import (
+    GONE,
+    INDEX,
+    Index,
+    are_inside,
+    read_index,
+    unpack,
+    write_index,
+)
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
-from ardiffusion.files import write_json
+from ardiffusion.data.samples import is_inside
 
 
 def index(arvae: str = "abc", frames: int = 4) -> Index:
@@ -30,7 +41,7 @@ def index(arvae: str = "abc", frames: int = 4) -> Index:
 def test_killed_run_resumes_after_its_last_shard(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     assert begin_cache(path, index()) == set()
-    write_json(path / INDEX, index())
+    write_index(path / INDEX, index())
     writer = ShardWriter(path, index(), clips=2)
     writer.write(torch.rand(2, 4, 3, 2), ["a.mp4:0", "a.mp4:4"])
     writer.write(torch.rand(1, 4, 3, 2), ["a.mp4:8"])  # killed before its shard is full
@@ -59,7 +70,7 @@ def test_processes_write_shards_of_their_own(tmp_path: Path) -> None:
 
 def test_cache_of_another_origin_is_not_resumed(tmp_path: Path) -> None:
     begin_cache(tmp_path, index())
-    write_json(tmp_path / INDEX, index())
+    write_index(tmp_path / INDEX, index())
     with pytest.raises(ValueError, match="was written with fingerprint abc and not xyz: choose"):
         begin_cache(tmp_path, index(arvae="xyz"))
     with pytest.raises(ValueError, match="was written with frames 4 and not 8: choose"):
@@ -71,7 +82,7 @@ def write_cache(path: Path, index_: Index, latents: float = 0.5) -> Path:
     for key in ("a.mp4:0", "a.mp4:4", "b.mp4:0"):
         writer.write(torch.full((1, 4, 3, 2), latents), [key])
     writer.flush()
-    write_json(path / INDEX, index_)
+    write_index(path / INDEX, index_)
     finish_cache(path, index_, expected=["a.mp4:0", "a.mp4:4", "b.mp4:0"])
     return path
 
@@ -80,7 +91,7 @@ def change(name: str, value: object) -> Callable[[dict[str, Any]], dict[str, Any
     return lambda good: {**good, name: value}
 
 
-FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
+OLD_FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
     "empty": lambda good: {},
     "list": lambda good: [],
     "number": lambda good: 5,
@@ -90,6 +101,7 @@ FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
     "origin lacks": change("origin", {"fingerprint": "abc"}),
     "stride": lambda good: {**good, "origin": {**good["origin"], "stride": 0}},
     "complete": change("complete", "yes"),
+    "length": change("lengths", {"a.mp4": 0}),
     "classes": change("classes", [1]),
     "label": change("labels", {"a.mp4": 1}),
     "label type": change("labels", {"a.mp4": True}),
@@ -117,14 +129,84 @@ FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", FALSE)
+COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "stride": lambda good: {**good, "origin": {**good["origin"], "stride": 0}},
+    "no hashes": lambda good: {k: v for k, v in good.items() if k != "hashes"},
+    "classes": change("classes", [1]),
+    "above": change("paths", ["../a.mp4", "b.mp4"]),
+    "amid": change("paths", ["a/../../a.mp4", "b.mp4"]),
+    "absolute": change("paths", ["a.mp4", "/b.mp4"]),
+    "no name": change("paths", ["a.mp4", ""]),
+    "two names": change("paths", ["a.mp4", "b\0c.mp4"]),
+    "same name": change("paths", ["a.mp4", "a.mp4"]),
+    "fewer": change("paths", ["a.mp4"]),
+    "label": change("labels", [1, -2]),
+    "label below": change("labels", [0, -3]),
+    "label type": change("labels", [True, -2]),
+    "label without end": change("labels", [0, 10**30]),
+    "length": change("lengths", [-1, 0]),
+    "split": change("splits", {"train": [0]}),
+    "split of whom": change("splits", {"train": [2], "val": [], "test": []}),
+    "split of the last": change("splits", {"train": [-1], "val": [], "test": []}),
+    "split of one that is gone": change("splits", {"train": [1], "val": [], "test": []}),
+    "split twice": change("splits", {"train": [0, 0], "val": [], "test": []}),
+    "missing of whom": change("missing", {"videos": [2], "starts": [0]}),
+    "starts": lambda good: with_clips(good, videos=[0, 0], starts=[0]),
+    "start": lambda good: with_clips(good, videos=[0, 0], starts=[0, -1]),
+    "endless": lambda good: with_clips(good, videos=[0, 0], starts=[0, 10**18]),
+    "twice": lambda good: with_clips(good, videos=[0, 0], starts=[0, 0]),
+    "shard elsewhere": lambda good: {
+        **good,
+        "shards": {"/x": good["missing"]},
+        "hashes": {"/x": ""},
+    },
+    "shard above": lambda good: {
+        **good,
+        "shards": {"../x": good["missing"]},
+        "hashes": {"../x": ""},
+    },
+    "no hash": change("hashes", {}),
+}
+
+
+def with_clips(good: dict[str, Any], **clips: list[int]) -> dict[str, Any]:
+    return {**good, "shards": {**good["shards"], "000-000000.safetensors": clips}}
+
+
+def with_shard(good: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**good, "shards": {name: good["missing"]}, "hashes": {name: ""}}
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, *(f"old {name}" for name in OLD_FALSE)])
 def test_false_index_is_refused_with_one_sentence(name: str, tmp_path: Path) -> None:
     path = write_cache(tmp_path / "cache", index())
     good = json.loads((path / INDEX).read_text())
-    (path / INDEX).write_text(json.dumps(FALSE[name](good)))
+    old: Any = unpack(good)
+    false = OLD_FALSE[name[4:]](old) if name.startswith("old ") else COLUMNS[name](good)
+    (path / INDEX).write_text(json.dumps(false))
     for act in (open_cache, lambda path: begin_cache(path, index())):
         with pytest.raises(ValueError, match=r"index\.json is broken: delete it and resume"):
             act(path)
+
+
+def test_index_of_an_older_version_is_read_and_columns_say_the_same(tmp_path: Path) -> None:
+    path = write_cache(tmp_path / "cache", index())
+    new = open_cache(path)
+    assert new["paths"] == ["a.mp4", "b.mp4"] and new["labels"] == [0, GONE]
+    assert new["shards"]["000-000000.safetensors"] == {"videos": [0, 0], "starts": [0, 4]}
+    old = read_index(path)
+    assert old["labels"] == {"a.mp4": 0} and old["stamps"] == index()["stamps"]
+    assert old["shards"]["000-000001.safetensors"] == ["b.mp4:0"]
+    (path / INDEX).write_text(json.dumps(old))  # as it was before there were columns
+    assert open_cache(path) == new and read_index(path) == old
+    assert begin_cache(path, index()) == {"a.mp4:0", "a.mp4:4", "b.mp4:0"}
+
+
+@given(some.lists(some.text(some.characters(codec="utf-8"), max_size=6), max_size=4))
+def test_paths_are_inside_if_each_of_them_is(paths: list[str]) -> None:
+    odd = [path + end for path in paths for end in ("", "/..", "..", "/../x", "\0")]
+    for some_paths in (paths, odd, [path + "x" for path in paths], *([path] for path in odd)):
+        assert are_inside(some_paths) == all(map(is_inside, some_paths))
 
 
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "\xff", '{"origin": NaN}'])
@@ -163,7 +245,7 @@ def test_clips_that_are_there_twice_are_healed(tmp_path: Path) -> None:
     assert begin_cache(path, index()) == keys
     finished = finish_cache(path, index(), expected=keys)
     assert sorted(key for shard in finished["shards"].values() for key in shard) == sorted(keys)
-    assert open_cache(path) == finished
+    assert read_index(path) == finished
 
 
 def test_shards_of_another_origin_are_not_resumed_without_an_index(tmp_path: Path) -> None:

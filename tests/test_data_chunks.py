@@ -9,14 +9,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from ardiffusion.data import chunks, publishing
-from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.cache_index import INDEX, Index, write_index
 from ardiffusion.data.chunks import CATALOG, LISTING, ChunkFolder
 from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.publishing import publish, staging_folder
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows
-from ardiffusion.files import write_json
 from ardiffusion.training.data import VideoDataModule
 
 pytest.importorskip("litdata", reason="litdata is not installed: the extra `stream` brings it")
@@ -38,7 +37,7 @@ def write_cache(folder: Path, scale: float = 1.0) -> Path:
         "shards": {},
         "hashes": {},
     }
-    write_json(folder / INDEX, index)
+    write_index(folder / INDEX, index)
     writer, keys = ShardWriter(folder, index, clips=7), []
     for start in range(0, 20, 4):
         for number, path in enumerate(VIDEOS):
@@ -106,8 +105,8 @@ def test_stream_gives_the_batches_of_the_cache_that_it_was_written_from(
 def test_litdata_reads_the_stream_as_a_data_set_of_its_own(local: Path, url: str) -> None:
     streaming = import_module("litdata").StreamingDataset(url.removeprefix("local:"))
     cache = LatentCache(local)
-    for number, (key, latents) in enumerate(cache.every_clip()):
-        item = streaming[number]
+    for number, (video, start, latents) in enumerate(cache.every_clip()):
+        item, key = streaming[number], f"{VIDEOS[video]}:{start}"
         assert item["key"] == key and torch.equal(item["latents"], latents)
         assert item["label"] == "ab".index(key[0])
     assert len(streaming) == 12 * 5

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.cache_index import INDEX, Index, read_index, write_index
 from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import PLACE, LatentCache, find_rows, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
-from ardiffusion.files import write_json
 
 VIDEOS = {"a.mp4": 10, "dir/b.mp4": 13, "c.mp4": 4}
 LABELS = {"a.mp4": 0, "dir/b.mp4": 1, "c.mp4": 1}
@@ -38,7 +37,7 @@ def write_cache(folder: Path, stride: int = 1, frames: int = 4) -> Path:
         "shards": {},
         "hashes": {},
     }
-    write_json(folder / INDEX, index)
+    write_index(folder / INDEX, index)
     writer, keys = ShardWriter(folder, index, clips=3), []
     for path, length in VIDEOS.items():
         video = latents(path, length)
@@ -132,8 +131,7 @@ def test_clips_on_other_grids_are_spans_of_their_own() -> None:
 
 def test_cache_in_which_no_clip_could_be_read_has_no_spans(tmp_path: Path) -> None:
     folder = write_cache(tmp_path / "cache")
-    index = json.loads((folder / INDEX).read_text())
-    write_json(folder / INDEX, index | {"shards": {}, "hashes": {}})
+    write_index(folder / INDEX, {**read_index(folder), "shards": {}, "hashes": {}})
     assert not any(map(len, LatentCache(folder).spans.values()))
 
 

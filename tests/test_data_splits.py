@@ -1,7 +1,10 @@
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from ardiffusion.data.splits import read_list, split_clips, split_fractions
 
@@ -168,3 +171,20 @@ def test_clip_in_train_and_test_lists_is_refused() -> None:
         split_clips(CLIPS, listed=both, fractions={})
     same = {"val": CLIPS[:3], "test": CLIPS[:3]}
     assert split_clips(CLIPS, listed=same, fractions={})["train"] == CLIPS[3:]
+
+
+@given(some.lists(some.text(max_size=4), unique=True, max_size=40), some.integers(0, 9))
+def test_clips_are_drawn_in_the_order_of_hashes_of_their_names(
+    clips: list[str], seed: int
+) -> None:
+    def place(clip: str) -> str:
+        return hashlib.sha256(f"{seed}/{clip}".encode(errors="surrogateescape")).hexdigest()
+
+    clips = [clip for clip in clips if clip.isprintable()]
+    expected = sorted(clips, key=place)[: max(1, round(0.3 * len(clips)))]
+    splits = split_fractions(clips, {"val": 0.3}, seed=seed)
+    if len(clips) > 1:
+        assert splits == {
+            "train": sorted({*clips} - {*expected}),
+            "val": sorted(expected),
+        }

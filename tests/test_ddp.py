@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.testing import assert_close
 
-from ardiffusion.data.cache import read_index
+from ardiffusion.data.cache_index import read_index
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.publishing import staging_folder
 from ardiffusion.data.windows import EveryWindow

@@ -11,7 +11,7 @@ from ardiffusion.data import index as data_index
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from experiments.benchmark import main
-from experiments.benchmarks.index import open_data, write_index
+from experiments.benchmarks.index import fill_index, open_data, open_latents, write_latents
 from experiments.benchmarks.sample import FrameCounter
 
 SMALL = ["--width", "16", "--depth", "1", "--heads", "2", "--steps", "6"]
@@ -55,8 +55,9 @@ def test_data_set_is_opened_from_its_index(
     paths = [f"{i}.mp4" for i in range(30)]
     for path in paths:
         (tmp_path / path).touch()
-    written = write_index(tmp_path, paths, cache=tmp_path / "cache")
-    values = {
-        what: value for what, value, _ in [*written, *open_data(tmp_path, tmp_path / "cache")]
-    }
-    assert values["first batch"] > 0 and values["size of the index"] > 0
+    written = fill_index(tmp_path, paths, cache=tmp_path / "cache")
+    write_latents(tmp_path / "latents", paths)
+    opened = [*open_data(tmp_path, tmp_path / "cache"), *open_latents(tmp_path / "latents")]
+    values = {what: value for what, value, _ in [*written, *opened]}
+    assert values["first batch of clips, 14 before it"] > 0 and values["size of the index"] > 0
+    assert values["first batch of latents, 0 before it, on the processor"] > 0

@@ -8,7 +8,7 @@ from einops import rearrange
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ardiffusion.data.cache import read_index
+from ardiffusion.data.cache_index import read_index
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.video import write_video
 from ardiffusion.data.windows import EveryWindow

@@ -9,7 +9,7 @@ from cli_runs import COMMANDS, DIT, FIT, SAMPLES, VAE, spell
 from stages import make_data, make_dit, make_first_stage, make_loader, make_trainer, weights
 from torch import Tensor
 
-from ardiffusion.data.cache import read_index
+from ardiffusion.data.cache_index import read_index
 from ardiffusion.data.video import count_frames
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.fingerprint import fingerprint

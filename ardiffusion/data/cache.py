@@ -1,39 +1,21 @@
-"""The latent cache on disk: safetensors shards and one `index.json`.
+"""The shards of a latent cache, safetensors files beside its index.
 
 A shard holds `latents` (N, F, L, C) and says in its header whose they are, with a hash over all of
-it. A shard that is there is whole, so that a killed run resumes after its last one. The index says
-what was encoded, by which AR-VAE, and whether that is finished.
+it. A shard that is there is whole, so that a killed run resumes after its last one.
 """
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypedDict, TypeGuard, cast
+from typing import NamedTuple, TypedDict
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ardiffusion.data.catalog import Catalog
-from ardiffusion.data.samples import is_inside
-from ardiffusion.data.splits import NAMES
-from ardiffusion.files import has_type, read_text, write_tensors
-
-INDEX = "index.json"
-KEY = re.compile(r".+:[0-9]{1,18}", flags=re.DOTALL)
-
-
-class Origin(TypedDict):
-    """Where latents come from: a cache holds latents of one origin only."""
-
-    fingerprint: str
-    resolution: int
-    frames: int
-    stride: int
+from ardiffusion.data.cache_index import Columns, Origin, are_clips, keys_of, read_columns
+from ardiffusion.files import has_type, write_tensors
 
 
 class Header(TypedDict):
@@ -44,77 +26,12 @@ class Header(TypedDict):
     stamps: dict[str, str]  # of the videos when they were encoded, by path
 
 
-class Index(Catalog):
-    """What `index.json` holds."""
-
-    origin: Origin
-    complete: bool
-    stamps: dict[str, str]  # of the videos when they were encoded, by path
-    missing: list[str]  # keys of clips that could not be read
-    shards: dict[str, list[str]]  # keys by name of the shard, once complete
-    hashes: dict[str, str]  # by name of the shard, once complete
-
-
 class Shard(NamedTuple):
     """A whole shard: its file, what it says of itself, and the hash over all of it."""
 
     file: Path
     header: Header
     hash: str
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return the video of a clip and where it starts there, nowhere if the key names no clip."""
-    path, *start = key.rsplit(":", maxsplit=1)
-    return path, "".join(start)
-
-
-def path_of(key: str) -> str:
-    """Return the video of a clip."""
-    return split_key(key)[0]
-
-
-def are_clips(keys: Sequence[str]) -> bool:
-    """Say whether keys name clips, each once."""
-    well = all(KEY.fullmatch(key) and is_inside(path_of(key)) for key in keys)
-    return well and len(set(keys)) == len(keys)
-
-
-def is_index(found: object) -> TypeGuard[Index]:
-    """Say whether parsed JSON is an index, and one that can be true."""
-    if not has_type(found, Index):
-        return False
-    index = cast(Index, found)
-    splits, labels, shards = index["splits"], index["labels"], index["shards"]
-    return (
-        all(index["origin"][size] > 0 for size in ("resolution", "frames", "stride"))
-        and all(is_inside(path) for path in labels)
-        and all(-1 <= label < len(index["classes"]) for label in labels.values())
-        and splits.keys() == set(NAMES)
-        and labels.keys() >= {*index["lengths"], *chain(*splits.values())}
-        and all(is_inside(shard) and "/" not in shard for shard in shards)
-        and shards.keys() == index["hashes"].keys()
-        and are_clips([*chain(*shards.values())])
-    )
-
-
-def read_index(path: str | Path, name: str = INDEX) -> Index:
-    """Read what a cache says of itself, which is checked before anything trusts it."""
-    file, found = Path(path) / name, None
-    with suppress(ValueError, RecursionError):
-        try:
-            found = json.loads(read_text(file))
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path} holds no latent cache ({name} is missing): write one with "
-                "`ardiff-vae predict`."
-            ) from None
-    if not is_index(found):
-        raise ValueError(
-            f"{file} is broken: delete it and resume `ardiff-vae predict`; a cache of an older "
-            "version is to be written anew."
-        )
-    return found
 
 
 def _hash(header: str, latents: Tensor) -> str:
@@ -156,9 +73,9 @@ def read_shards(path: str | Path, names: Iterable[str] | None = None) -> list[Sh
         return list(pool.map(read_shard, [Path(path) / name for name in sorted(found)]))
 
 
-def open_cache(path: str | Path) -> Index:
+def open_cache(path: str | Path) -> Columns:
     """Read the index of a finished cache and refuse any other."""
-    index = read_index(path)
+    index = read_columns(path)
     if not index["complete"]:
         clips = sum(len(shard.header["keys"]) for shard in read_shards(path))
         raise ValueError(
@@ -167,7 +84,8 @@ def open_cache(path: str | Path) -> Index:
         )
     for shard in read_shards(path, index["shards"]):
         name = shard.file.name
-        if (shard.hash, shard.header["keys"]) != (index["hashes"][name], index["shards"][name]):
+        keys = keys_of(index["shards"][name], index["paths"])
+        if (shard.hash, shard.header["keys"]) != (index["hashes"][name], keys):
             raise ValueError(
                 f"Shard {name} of latent cache {path} is not the one its index describes: run "
                 "the same `ardiff-vae predict` again."

@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock
 from torch import Tensor
 
-from ardiffusion.data.cache import read_index
+from ardiffusion.data.cache_index import read_columns
 from ardiffusion.data.windows import BrokenData
 from ardiffusion.files import cache_folder, has_type
 
@@ -163,7 +163,7 @@ class ChunkFolder:
     ) -> None:
         self.place, self.room = place, room
         self.folder, listing = open_folder(place, cache)
-        self.index = read_index(self.folder, CATALOG)
+        self.index = read_columns(self.folder, CATALOG)
         self._sizes = {chunk["filename"]: chunk["chunk_bytes"] for chunk in listing["chunks"]}
         self._names = list(self._sizes)
         if self._names != list(self.index["shards"]) or not self.index["complete"]:

@@ -9,18 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ardiffusion.data.cache import (
-    INDEX,
-    Header,
-    Index,
-    Origin,
-    Shard,
-    path_of,
-    read_index,
-    read_shards,
-    write_shard,
-)
-from ardiffusion.files import write_json
+from ardiffusion.data.cache import Header, Shard, read_shards, write_shard
+from ardiffusion.data.cache_index import INDEX, Index, Origin, path_of, read_index, write_index
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +84,7 @@ def finish_cache(path: str | Path, index: Index, expected: Iterable[str]) -> Ind
         "shards": keys,
         "hashes": {shard.file.name: shard.hash for shard in shards},
     }
-    write_json(Path(path) / INDEX, finished)
+    write_index(Path(path) / INDEX, finished)
     return finished
 
 

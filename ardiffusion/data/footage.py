@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ardiffusion.data.cache import INDEX
+from ardiffusion.data.cache_index import INDEX
 from ardiffusion.data.catalog import (
     Catalog,
     SplitRule,
@@ -66,7 +66,7 @@ class Footage:
                 f"--data.resolution is {self.resolution}, but latent cache {found.place} holds "
                 f"videos of {theirs} x {theirs}: leave it out or encode again."
             )
-        self.rule.check(found.index["splits"], source=f"latent cache {found.place}")
+        self.rule.check(found.catalog["splits"], source=f"latent cache {found.place}")
         return found
 
     @property
@@ -80,7 +80,7 @@ class Footage:
         """What is known of the videos: from the latent cache, or by looking at them."""
         cached, need = self.latent_cache, extent(self.frames, self.stride)
         found = (
-            cached.index
+            cached.catalog
             if cached
             else read_catalog(self.rule, need, self.max_broken, cache=self.cache, find=self.find)
         )

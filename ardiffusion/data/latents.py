@@ -5,6 +5,7 @@ one span of frames, and a clip may start at any frame of it, whatever the clips 
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ardiffusion.data.cache import open_cache, split_key
+from ardiffusion.data.cache import open_cache
+from ardiffusion.data.cache_index import catalog_of
+from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import CATALOG, ChunkFolder, is_remote, locate
 from ardiffusion.data.spans import FrameSpan, Spans
 from ardiffusion.data.windows import BrokenData, extent
@@ -87,6 +90,7 @@ class LatentCache:
 
     Attributes:
         index: What the cache says of itself.
+        clips: Where each is, those of a video one after the other.
         spans: Of each split, the cached frames that follow each other.
     """
 
@@ -100,40 +104,43 @@ class LatentCache:
         self.store = ChunkFolder(place, cache, room) if chunks else ShardFolder(place)
         self.place, self.index = self.store.place, self.store.index
         self.origin = self.index["origin"]
-        numbers = {path: number for number, path in enumerate(self.index["labels"])}
         sizes = (self.origin["frames"], self.origin["stride"])
-        self._clips, self._firsts = join_clips(self._find_clips(numbers), *sizes)
-        self.spans = self._list_spans(numbers)
+        self.clips, self._firsts = join_clips(self._find_clips(), *sizes)
+        self.spans = self._list_spans()
 
-    def _find_clips(self, numbers: dict[str, int]) -> np.ndarray:
+    @cached_property
+    def catalog(self) -> Catalog:
+        """What the cache says of the videos."""
+        return catalog_of(self.index)
+
+    def _find_clips(self) -> np.ndarray:
         """Say where all clips are."""
         shards = self.index["shards"].values()
-        sizes = np.array([len(keys) for keys in shards], np.int64)
-        keys = [split_key(key) for key in chain.from_iterable(shards)]
-        clips = np.empty(len(keys), PLACE)
-        clips["video"] = [numbers.get(path, -1) for path, _ in keys]
-        clips["start"] = [int(start) for _, start in keys]
+        sizes = np.array([len(clips["starts"]) for clips in shards], np.int64)
+        clips = np.empty(sizes.sum(), PLACE)
+        clips["video"] = [*chain.from_iterable(clips["videos"] for clips in shards)]
+        clips["start"] = [*chain.from_iterable(clips["starts"] for clips in shards)]
         clips["shard"] = np.repeat(np.arange(len(sizes)), sizes)
-        clips["number"] = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        clips["number"] = np.arange(len(clips)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return clips
 
-    def _list_spans(self, numbers: dict[str, int]) -> dict[str, Spans]:
+    def _list_spans(self) -> dict[str, Spans]:
         """List the frames of each split that follow each other."""
-        frames, stride, starts = self.origin["frames"], self.origin["stride"], self._clips["start"]
+        frames, stride, starts = self.origin["frames"], self.origin["stride"], self.clips["start"]
         start, last = starts[self._firsts], starts[np.append(self._firsts, len(starts))[1:] - 1]
-        videos, labels = self._clips["video"][self._firsts], [*self.index["labels"].values()]
-        label = np.array(labels, np.int64)[videos]
+        videos = self.clips["video"][self._firsts]
+        label = np.array(self.index["labels"], np.int64)[videos]
         rows, steps = (last - start) // stride + frames, np.full(len(start), stride)
         columns = np.stack([rows, label, start, steps, self._firsts], axis=1)
-        spans: dict[str, Spans] = {}
-        for name, paths in self.index["splits"].items():
-            wanted = [numbers[path] for path in paths]
+        spans, paths = dict[str, Spans](), np.array(self.index["paths"], object)
+        for name, numbers in self.index["splits"].items():
+            wanted = np.array(numbers, np.int64)
             low, high = (np.searchsorted(videos, wanted, side=side) for side in ("left", "right"))
             counts = high - low
             chosen = np.arange(counts.sum()) + np.repeat(
                 low - (np.cumsum(counts) - counts), counts
             )
-            spans[name] = Spans(np.repeat(np.array(paths, object), counts), columns[chosen])
+            spans[name] = Spans(np.repeat(paths[wanted], counts), columns[chosen])
         return spans
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
@@ -141,22 +148,21 @@ class LatentCache:
         pieces: list[Tensor] = []
         rows, sizes = extent(frames, step), (self.origin["frames"], span.stride)
         after = np.searchsorted(self._firsts, span.place, side="right")
-        clips = self._clips[span.place : (*self._firsts[after : after + 1], None)[0]]
+        clips = self.clips[span.place : (*self._firsts[after : after + 1], None)[0]]
         for place, number, row, take in find_rows(clips, first, rows, *sizes):
             pieces.append(self.store.read(place, number, row, take))
         return torch.cat(pieces)[::step].contiguous()  # (F, L, C)
 
-    def every_clip(self) -> Iterator[tuple[str, Tensor]]:
-        """Read all clips with their keys, those of a video one after the other."""
-        keys, frames = list(self.index["shards"].values()), self.origin["frames"]
-        for _, _, shard, number in self._clips.tolist():
-            yield keys[shard][number], self.store.read(shard, number, 0, frames)
+    def every_clip(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Read all clips in the order of `clips`: number of the video, start, latents."""
+        for video, start, shard, number in self.clips.tolist():
+            yield video, start, self.store.read(shard, number, 0, self.origin["frames"])
 
     def nearness(self, places: np.ndarray) -> tuple[Tensor, int] | None:
         """Say in which chunks places are, and how many are kept here, unless all of them are."""
         if self.store.kept is None:
             return None
-        return torch.from_numpy(self._clips["shard"][places].astype(np.int64)), self.store.kept
+        return torch.from_numpy(self.clips["shard"][places].astype(np.int64)), self.store.kept
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse to be decoded by another AR-VAE than the one that encoded."""

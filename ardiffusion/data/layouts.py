@@ -11,6 +11,7 @@
   passed over without a word, and everything else that is no clip is counted and named once.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ardiffusion.data.notices import warn_once
-from ardiffusion.data.pictures import ANIMATED, is_animation, is_file, is_folder, is_picture
+from ardiffusion.data.pictures import ANIMATED, PICTURES, is_animation, is_file, is_folder
 from ardiffusion.files import shown
 
 VIDEOS = frozenset(
@@ -91,17 +92,18 @@ class _Tree:
             e for e in entries if e.name[0] != "." and e.name.casefold() not in _PASSED_OVER
         ]
         children = [e.name for e in entries if is_folder(e)]
-        files = [e.name for e in entries if is_file(e)]
-        videos = [name for name in files if _suffix(name) in VIDEOS]
+        files = {e.name: _suffix(e.name) for e in entries if is_file(e)}
+        videos = [name for name, suffix in files.items() if suffix in VIDEOS]
         videos += _animations(folder, files)
+        pictures = [name for name, suffix in files.items() if suffix in PICTURES]
         inner = [
             self.walk(folder / name, below=f"{below}{name}/", seen=seen | {real})
             for name in children
         ]
         clips = bool(videos) or any(inner)
-        frames = [name for name in files if is_picture(name)] if below and not clips else []
+        frames = pictures if below and not clips else []
         self.videos += [below + name for name in videos]
-        self.pictures += [below + name for name in files if is_picture(name)]
+        self.pictures += [below + name for name in pictures]
         self.folders += [below.removesuffix("/")] if frames else []
         self.empty += [below.removesuffix("/")] if below and not entries else []
         used = {*children, *videos, *frames}
@@ -113,11 +115,11 @@ class _Tree:
         return clips or bool(frames)
 
 
-def _animations(folder: Path, files: list[str]) -> list[str]:
+def _animations(folder: Path, files: dict[str, str]) -> list[str]:
     """List the pictures that are animations, found by a look into some of each suffix."""
     found: list[str] = []
-    for suffix in sorted({_suffix(name) for name in files} & ANIMATED):
-        alike = [name for name in files if _suffix(name) == suffix]
+    for suffix in sorted({*files.values()} & ANIMATED):
+        alike = [name for name, own in files.items() if own == suffix]
         some = alike[:: -(-len(alike) // _LOOKED_AT)]
         if any(is_animation(folder / name) for name in some):
             found += [name for name in alike if is_animation(folder / name, broken=True)]
@@ -126,7 +128,12 @@ def _animations(folder: Path, files: list[str]) -> list[str]:
 
 def _class_of(path: str) -> str | None:
     """Name the folder of `<class>/<video>`, a folder named like a split left out."""
-    folders = path.split("/")[:-1]
+    return _class_in(path.rpartition("/")[0])
+
+
+@functools.lru_cache(maxsize=1000)  # clips of a folder follow each other
+def _class_in(folder: str) -> str | None:
+    folders = folder.split("/") if folder else []
     if folders and folders[0].casefold() in SPLITS:
         folders = folders[1:]
     return folders[0] if len(folders) == 1 else None
@@ -135,21 +142,20 @@ def _class_of(path: str) -> str | None:
 def _with_classes(root: Path, tree: _Tree, paths: list[str]) -> list[Entry]:
     """Label clips, and leave out those without a class where most have one."""
     videos = set(tree.videos)
-    entries = [
-        Entry(p, _class_of(p) if p in videos or _suffix(p) in VIDEOS else None) for p in paths
-    ]
-    strays = [entry.path for entry in entries if entry.label is None]
-    share = f"{len(strays)} of the {len(entries)} clips under {shown(root)}"
-    if len(class_names(entries)) < 2:
+    labels = [_class_of(p) if p in videos or _suffix(p) in VIDEOS else None for p in paths]
+    strays = [path for path, label in zip(paths, labels, strict=True) if label is None]
+    share = f"{len(strays)} of the {len(paths)} clips under {shown(root)}"
+    if len({*labels} - {None}) < 2:
         return [Entry(path, None) for path in paths]
-    if 2 * len(strays) > len(entries):
+    if 2 * len(strays) > len(paths):
         warn_once(f"{share} stand in no class folder, such as {shown(strays[0])}: no classes.")
         return [Entry(path, None) for path in paths]
     if strays:
         warn_once(
             f"{share} stand in no class folder and are left out, such as {shown(strays[0])}."
         )
-    return [entry for entry in entries if entry.label is not None]
+    pairs = zip(paths, labels, strict=True)
+    return [Entry(path, label) for path, label in pairs if label is not None]
 
 
 def find_clips(root: str | Path, option: str = "--data.root") -> list[Entry]:

@@ -10,7 +10,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,10 @@ def is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    with suppress(OSError):
+    try:  # a million times
         return entry.is_dir()
-    return False
+    except OSError:
+        return False
 
 
 def square(size: Size, aspect: Fraction | None) -> Size:

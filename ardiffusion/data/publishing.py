@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from rich.console import Console
 from rich.progress import track
 
-from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.cache_index import INDEX, Clips, Columns, write_columns
 from ardiffusion.data.chunks import CATALOG, LISTING, downloader, file_hash, litdata
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.files import append_json_lines, cache_folder, read_json_lines, write_json
@@ -62,30 +62,31 @@ def publish(folder: Path, url: str) -> None:
         ) from error
     append_json_lines(folder / LOG, [{"file": LISTING, "hash": source}])
     shutil.rmtree(chunks)
-    logger.info("Wrote %d clips to %s.", sum(map(len, index["shards"].values())), url)
+    clips = sum(len(clips["starts"]) for clips in index["shards"].values())
+    logger.info("Wrote %d clips to %s.", clips, url)
 
 
-def write_chunks(cache: LatentCache, folder: Path) -> Index:
+def write_chunks(cache: LatentCache, folder: Path) -> Columns:
     """Write the clips of a cache to chunks, those of a video one after the other."""
     folder.mkdir(parents=True)
     writer = litdata("writer").BinaryWriter(str(folder), chunk_bytes=CHUNK)
-    keys: list[str] = []
-    for number, (key, latents) in enumerate(cache.every_clip()):
-        path, _, _ = key.rpartition(":")
-        label = cache.index["labels"].get(path, -1)
+    paths, labels = cache.index["paths"], cache.index["labels"]
+    for number, (video, start, latents) in enumerate(cache.every_clip()):
+        key, label = f"{paths[video]}:{start}", max(labels[video], -1)
         writer[number] = {"latents": latents, "key": key, "label": label}
-        keys.append(key)
     writer.done()
     (own,) = folder.glob("*.index.json")  # of this one writer
     listing = json.loads(own.read_text(encoding="utf-8"))
     own.unlink()
-    shards: dict[str, list[str]] = {}
+    shards: dict[str, Clips] = {}
+    videos, starts = (cache.clips[name].tolist() for name in ("video", "start"))
     for chunk in listing["chunks"]:
         count = chunk["chunk_size"]
-        shards[chunk["filename"]], keys = keys[:count], keys[count:]
+        shards[chunk["filename"]] = {"videos": videos[:count], "starts": starts[:count]}
+        videos, starts = videos[count:], starts[count:]
     hashes = {name: file_hash(folder / name) for name in shards}
-    index: Index = {**cache.index, "shards": shards, "hashes": hashes}
-    write_json(folder / CATALOG, index)
+    index: Columns = {**cache.index, "shards": shards, "hashes": hashes}
+    write_columns(folder / CATALOG, index)
     write_json(folder / LISTING, {**listing, "ardiffusion": file_hash(folder / CATALOG)})
     return index
 

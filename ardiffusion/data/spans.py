@@ -39,9 +39,9 @@ class Spans:
     """
 
     def __init__(self, paths: Iterable[str], columns: np.ndarray) -> None:
-        names = [os.fsencode(path) for path in paths]
-        self._names = np.frombuffer(b"".join(names), np.uint8)
-        self._ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
+        names = list(paths)
+        self._names = np.frombuffer(os.fsencode("\0".join([*names, ""])), np.uint8)
+        self._ends = np.flatnonzero(self._names == 0)[: len(names)]  # no path holds a zero
         self.columns = columns
         other = [one != two for one, two in pairwise(names)]
         self.videos = np.cumsum([0, *other][: len(names)])  # number of the video of each
@@ -58,7 +58,7 @@ class Spans:
 
     def __getitem__(self, index: int) -> FrameSpan:
         end = self._ends[index]  # an IndexError ends a loop
-        name = self._names[self._ends[index - 1] if index else 0 : end].tobytes()
+        name = self._names[self._ends[index - 1] + 1 if index else 0 : end].tobytes()
         return FrameSpan(os.fsdecode(name), *self.columns[index].tolist())
 
     def __iter__(self) -> Iterator[FrameSpan]:

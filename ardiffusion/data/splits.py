@@ -5,7 +5,10 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
+
+import numpy as np
 
 from ardiffusion.data.layouts import without_suffix
 from ardiffusion.files import shown
@@ -115,8 +118,11 @@ def read_list(path: str | Path, root: str | Path, clips: Sequence[str]) -> list[
     return sorted(chosen)
 
 
-def _order(path: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{path}".encode(errors="surrogateescape")).hexdigest()
+def _draw(clips: Sequence[str], seed: int) -> np.ndarray:
+    """Number clips in the order of the hashes of their names."""
+    names = (f"{seed}/{clip}".encode(errors="surrogateescape") for clip in clips)
+    hashes = b"".join(hashlib.sha256(name).digest() for name in names)
+    return np.lexsort(np.frombuffer(hashes, ">u8").reshape(-1, 4).T[::-1])
 
 
 def check_fractions(fractions: dict[str, float]) -> None:
@@ -136,14 +142,17 @@ def split_fractions(
     grows keeps most of its split. A fraction above 0 gets a clip as long as train keeps one.
     """
     check_fractions(fractions)
-    drawn = sorted(clips, key=lambda path: _order(path, seed))
+    drawn, left = _draw(clips, seed), np.ones(len(clips), bool)
     splits: dict[str, list[str]] = {}
     spare = len(clips) - (sum(fractions.values()) < 1)
     for name, fraction in fractions.items():
         wanted = max(1, round(fraction * len(clips))) if fraction > 0 else 0
         count = max(0, min(wanted, spare))
-        splits[name], drawn, spare = sorted(drawn[:count]), drawn[count:], spare - count
-    return {"train": sorted(drawn), **splits}
+        chosen: list[int] = drawn[:count].tolist()
+        splits[name] = sorted([clips[number] for number in chosen])
+        left[chosen] = False
+        drawn, spare = drawn[count:], spare - count
+    return {"train": sorted(compress(clips, left)), **splits}
 
 
 def split_clips(

@@ -2,9 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ardiffusion.data.cache import Header, write_shard
+from ardiffusion.data.cache_index import INDEX, Index, Origin, read_columns, write_index
 from ardiffusion.data.catalog import SplitRule
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.index import Found, VideoIndex, identity, index_file
@@ -20,7 +23,8 @@ from ardiffusion.data.spans import FrameSpan
 from ardiffusion.data.windows import EveryWindow, RandomWindows
 from experiments.benchmarks.measure import Result, peak_memory, print_results
 
-PER_FOLDER, FRAMES = 1000, 100
+PER_FOLDER, PER_SHARD, FRAMES = 1000, 256, 100
+STAMP = "1:1000000:1700000000000000000:0123456789abcdef"
 
 
 class Nothing:
@@ -35,7 +39,8 @@ class Nothing:
 def index(clips: int = 100_000) -> None:
     """Open a data set whose videos are in the index, cut clips, and go on in an epoch.
 
-    The videos are empty files, as the index tells what is in them.
+    The videos are empty files, as the index tells what is in them. The same is done with a cache
+    of their latents, of one clip each, whose frames have one number.
 
     Args:
         clips: Videos of the data set.
@@ -48,20 +53,28 @@ def index(clips: int = 100_000) -> None:
         for path in paths:
             (root / path).touch()
         time.sleep(2.1)  # then the index trusts their times
-        results = [*write_index(root, paths, cache=cache)]
-        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-            results += pool.submit(open_data, root, cache).result()
+        results = [*fill_index(root, paths, cache=cache)]
+        write_latents(latents := Path(folder) / "latents", paths)
+        fresh: list[Callable[[], list[Result]]] = [
+            partial(open_data, root, cache),
+            partial(open_latents, latents),
+        ]
+        for work in fresh:
+            with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+                results += pool.submit(work).result()
     print_results(results, device=torch.device("cpu"))
 
 
 @contextmanager
 def timed(results: list[Result], name: str) -> Iterator[None]:
-    start = time.perf_counter()
+    """Measure seconds on the clock, and those of the processor, which others do not disturb."""
+    start, used = time.perf_counter(), time.process_time()
     yield
     results.append(Result(name, time.perf_counter() - start, "s"))
+    results.append(Result(f"{name}, on the processor", time.process_time() - used, "s"))
 
 
-def write_index(root: Path, paths: list[str], cache: Path) -> list[Result]:
+def fill_index(root: Path, paths: list[str], cache: Path) -> list[Result]:
     """Write what looking into the videos would have found, as many at once as that writes."""
     results: list[Result] = []
     file = VideoIndex(index_file(cache))
@@ -89,12 +102,57 @@ def open_data(root: Path, cache: Path) -> list[Result]:
     with timed(results, "cutting them into clips"):
         every = EveryWindow(Nothing(), footage.videos["train"], frames=16)
         len(every)
-    batches = EpochBatches(RandomWindows(every), batch_size=8)
-    loader = ResumableLoader(Batched(RandomWindows(every)), batch_size=None, sampler=batches)
-    with timed(results, "first batch"):
-        next(iter(loader))
-    batches.start = len(every) // 20
-    with timed(results, "first batch after going on within an epoch"):
-        next(iter(loader))
+    begin_and_go_on(every, results, "clips")
     growth = peak_memory(torch.device("cpu")) - before
     return [*results, Result("peak memory, over that of the program", growth, "GB")]
+
+
+def begin_and_go_on(every: EveryWindow, results: list[Result], what: str) -> None:
+    """Read a first batch at the beginning of an epoch, and within one."""
+    order = EpochBatches(RandomWindows(every), batch_size=8)
+    for place in (0, every.videos // 2):
+        loader = ResumableLoader(Batched(RandomWindows(every)), batch_size=None, sampler=order)
+        loader.load_state_dict({"epoch": 0, "samples": place})
+        with timed(results, f"first batch of {what}, {place} before it"):
+            next(iter(loader))
+
+
+def write_latents(folder: Path, paths: list[str]) -> None:
+    """Write a finished latent cache."""
+    origin: Origin = {"fingerprint": "", "resolution": 64, "frames": 16, "stride": 1}
+    splits = SplitRule(folder, {}).split(paths)
+    hashes, shards = dict[str, str](), dict[str, list[str]]()
+    for number, start in enumerate(range(0, len(paths), PER_SHARD)):
+        own = paths[start : start + PER_SHARD]
+        keys, name = [f"{path}:0" for path in own], f"000-{number:06d}.safetensors"
+        header: Header = {"origin": origin, "keys": keys, "stamps": dict.fromkeys(own, STAMP)}
+        shard = write_shard(folder / name, header, torch.zeros(len(own), 16, 1, 1))
+        hashes[name], shards[name] = shard.hash, keys
+    index: Index = {
+        "origin": origin,
+        "complete": True,
+        "classes": [],
+        "labels": dict.fromkeys(paths, -1),
+        "lengths": dict.fromkeys(paths, FRAMES),
+        "splits": splits,
+        "stamps": dict.fromkeys(paths, STAMP),
+        "missing": [],
+        "shards": shards,
+        "hashes": hashes,
+    }
+    write_index(folder / INDEX, index)
+
+
+def open_latents(folder: Path) -> list[Result]:
+    """Open the latent cache in a fresh process."""
+    results: list[Result] = []
+    before = peak_memory(torch.device("cpu"))
+    with timed(results, "reading the index of the latents"):
+        read_columns(folder)
+    footage = Footage(SplitRule(folder, {}), frames=16, latents=folder)
+    with timed(results, "opening the latents, with all of their shards"):
+        reader, spans = footage.source("train")
+        every = footage.cut(reader, spans)
+    begin_and_go_on(every, results, "latents")
+    growth = peak_memory(torch.device("cpu")) - before
+    return [*results, Result("peak memory with latents, over that of the program", growth, "GB")]

@@ -9,13 +9,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from ardiffusion.data.cache import INDEX, Index
+from ardiffusion.data.cache_index import INDEX, Index, write_index
 from ardiffusion.data.chunks import below, locate
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.publishing import publish, staging_folder
 from ardiffusion.data.stamp import stamp
-from ardiffusion.files import only_writer, write_json
+from ardiffusion.files import only_writer
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.sizes import LARGEST, check_range
 from ardiffusion.training.data import VideoDataModule
@@ -64,7 +64,7 @@ class LatentWriter(Callback):
         elif done:
             rank_zero_info(f"Latent cache {place} is resumed: {left} clips to encode.")
         if left > 0 and trainer.is_global_zero:
-            write_json(place / INDEX, index)
+            write_index(place / INDEX, index)
         rank = trainer.global_rank
         self.shards.append(ShardWriter(place, index, rank=rank, clips=self.clips_per_shard))
         self.done.append(done)
