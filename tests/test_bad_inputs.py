@@ -35,7 +35,7 @@ BAD: dict[str, str] = {  # the command, and what its sentence says
     "fvd CLIPS PIPE": "Data folder PIPE does not exist",
     "fvd CLIPS": "fvd.generated",
     "scores": "scores.files",
-    "scores PIPE": r"Cannot read PIPE \(no file\)",
+    "scores PIPE": r"Cannot read PIPE \(a pipe, a device or a folder\)",
     "scores NOWHERE": "Cannot read NOWHERE",
     "scores DEEP": "DEEP holds no score",
     "scores LATIN": "LATIN holds no score",
