@@ -17,6 +17,7 @@ from ardiffusion.weights.checkpoint import read_checkpoint
 from ardiffusion.weights.description import describe
 from ardiffusion.weights.download import fetch, parse_hub_path
 from ardiffusion.weights.folders import Card, upload, write_model
+from ardiffusion.weights.profiles import average
 from ardiffusion.weights.tensor_files import read_tensors
 
 # What the shapes of a published file cannot tell, as it usually is.
@@ -32,6 +33,7 @@ def export(
     license: str = Card.license,
     scores: list[str] | None = None,
     private: bool = False,
+    ema_length: float | None = None,
     heads: int | None = None,
     tokens: int = 32,
     frames: int = 16,
@@ -53,6 +55,8 @@ def export(
         license: Its licence by the Hub's name, such as apache-2.0.
         scores: Files of score records for its card; by default those of the run.
         private: Whether a new repository on the Hub is private.
+        ema_length: Relative length of the average of weights to export, made of those that EMA's
+            lengths left in this checkpoint and in earlier ones beside it; by default EMA's own.
         heads: Number of attention heads of a published file that does not tell.
         tokens: Tokens per frame of a published file.
         frames: Frames of the window of a published file.
@@ -63,6 +67,10 @@ def export(
     told = {"heads": heads, "tokens": tokens, "frames": frames}
     told |= {"causal": causal, "open_context": open_context}
     found = load_source(source) if told == TOLD else load_told(source, told)
+    if ema_length is not None:
+        for name, weight in average(source, ema_length).items():
+            kind, _, own = name.partition(".")
+            found[kind].get_parameter(own).data = weight.float()
     card = make_card(source, summary=summary, data=data, license=license, scores=scores)
     if "dit" in found and (arvae or "arvae" in found):
         model: Any = Generator(**complete(found, source, arvae=arvae))

@@ -1,9 +1,11 @@
 """Exponential moving average of the trained network alone.
 
 After n updates the average follows with decay min(decay, (1 + n) / (10 + n)), as the published
-weights were made, so that short runs are not dominated by the start.
+weights were made, so that short runs are not dominated by the start. Averages of which one of any
+length can be made later, beside it, are those of `weights/profiles.py`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ardiffusion.nn.shares import whole
 from ardiffusion.training.memory import share
 from ardiffusion.training.step_guard import step_skipped
+from ardiffusion.weights.profiles import power
 
 
 class EMA(Callback):
@@ -26,16 +29,23 @@ class EMA(Callback):
     finite are neither used nor saved.
 
     Args:
-        decay: Decay of the average per training step, as the trainer counts them.
+        decay: Decay of the average per training step, as the trainer counts them, once it has
+            warmed up: after about 9 / (1 - decay) steps, 90 000 for 0.9999 and 1 800 for 0.995.
         network: Name of the module's attribute that holds the trained network.
+        lengths: Relative lengths of more averages, as [0.05, 0.1], out of which `ardiff export
+            --ema_length` makes one of any length. Each takes the memory of the network in float32.
     """
 
-    def __init__(self, decay: float = 0.9999, network: str = "dit") -> None:
+    def __init__(
+        self, decay: float = 0.9999, network: str = "dit", lengths: Sequence[float] = ()
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"The decay of the moving average must lie in [0, 1), got {decay}.")
         self.decay, self.network = decay, network
+        self.powers = {length: power(length) for length in lengths}
         self.updates, self.step = 0, -1
         self.shadow: dict[str, Tensor] = {}
+        self.profiles: dict[float, dict[str, Tensor]] = {}  # averages by length
         self.raw: dict[str, Tensor] = {}
 
     def parameters(self, pl_module: LightningModule) -> dict[str, nn.Parameter]:
@@ -50,11 +60,16 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the network's weights, or move resumed averages to its device."""
         parameters = self.parameters(pl_module)
-        source = self.shadow or {name: p.detach().clone() for name, p in parameters.items()}
-        self.shadow = {
-            name: share(source[name], like=p).to(device=p.device, dtype=torch.float32)
-            for name, p in parameters.items()
-        }
+
+        def place(source: dict[str, Tensor] | None) -> dict[str, Tensor]:
+            source = source or {name: p.detach().clone() for name, p in parameters.items()}
+            return {
+                name: share(source[name], like=p).to(device=p.device, dtype=torch.float32)
+                for name, p in parameters.items()
+            }
+
+        self.shadow = place(self.shadow)
+        self.profiles = {length: place(self.profiles.get(length)) for length in self.powers}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from here, a resumed run too."""
@@ -75,6 +90,9 @@ class EMA(Callback):
         parameters = self.parameters(pl_module)
         targets = [parameters[name].detach().float() for name in self.shadow]
         get_ema_multi_avg_fn(decay)(list(self.shadow.values()), targets, self.updates)
+        for length, profile in self.profiles.items():
+            decay = (1 - 1 / self.updates) ** (self.powers[length] + 1)
+            get_ema_multi_avg_fn(decay)(list(profile.values()), targets, self.updates)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the average; keep the raw weights."""
@@ -112,6 +130,10 @@ class EMA(Callback):
         state = checkpoint["state_dict"]
         raw = {n: whole(w) for n, w in self.raw.items()} or {n: state[n] for n in self.shadow}
         checkpoint["ema"] = {"updates": self.updates, "raw": raw}
+        checkpoint["ema"]["profiles"] = {
+            length: {name: whole(weight) for name, weight in profile.items()}
+            for length, profile in self.profiles.items()
+        }
         state.update({name: whole(weight) for name, weight in self.shadow.items()})
 
     def on_load_checkpoint(
@@ -124,6 +146,12 @@ class EMA(Callback):
         raw = checkpoint["ema"]["raw"]
         self.shadow = {name: checkpoint["state_dict"][name].float().clone() for name in raw}
         check_finite(self.shadow, step=checkpoint["global_step"])
+        self.profiles = checkpoint["ema"].get("profiles", {})
+        if self.profiles.keys() != self.powers.keys():
+            raise ValueError(
+                f"The checkpoint has averages of the lengths {[*self.profiles]}, EMA was given "
+                f"{[*self.powers]}: set EMA's lengths to those of the checkpoint."
+            )
         self.put(raw, pl_module)
 
 
