@@ -33,6 +33,8 @@ def continuation(
 ) -> dict[str, Any]:
     """Measure samples that began with a prefix, and draw them into `strips.png` beside them.
 
+    A strip shows the first frame as it was given, then frames of the sample from its first one on.
+
     Args:
         made: Folder of samples with a prefix.
         given: Folder that their prefixes were taken of.
@@ -60,9 +62,9 @@ def continuation(
         if bank:
             ends = {"first": video[0], "last": video[-1]}
             rows[-1] |= {name: nearest_class(frame, bank) for name, frame in ends.items()}
-        videos.append(video)
+        videos.append(torch.cat([source[:1], video[::every]]))
     with atomic_write(Path(made) / "strips.png") as partial:
-        contact_sheet(videos, every=every).save(partial, format="PNG")
+        contact_sheet(videos).save(partial, format="PNG")
     numbers = [name for name, value in rows[0].items() if isinstance(value, float)]
     found: dict[str, Any] = {name: mean(row[name] for row in rows) for name in numbers}
     kept = {"class_kept": mean(row["first"] == row["last"] for row in rows)} if bank else {}

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ardiffusion.data.synthetic import SKIES, skies
 from ardiffusion.data.video import write_video
@@ -35,7 +36,9 @@ def test_a_true_continuation_keeps_picture_motion_and_class(
     assert found["psnr_first"] > 35 and found["class_kept"] == 1
     assert found["seam"] > 0.6 > 0.4 > found["seam_free"]
     assert [row["last"] for row in found["samples"]] == list(SKIES)
-    assert (tmp_path / "made" / "strips.png").exists()
+    with Image.open(tmp_path / "made" / "strips.png") as strips:
+        columns = 1 + 3  # the picture that was given, then each eighth of 24 frames
+        assert strips.size == (2 + columns * 66, 2 + 4 * 66)
 
 
 def test_samples_that_hardly_go_on_are_one_sentence(

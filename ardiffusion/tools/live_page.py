@@ -92,7 +92,8 @@ def said(video: LiveVideo, running: bool) -> str:
     if video.problem:
         return f'<p class="said problem" role="alert">{escape(video.problem)}</p>'
     frames = f"{video.frames} frame{'' if video.frames == 1 else 's'}"
-    text = f"{frames}, {video.rate:.1f} per second" if running else f"Stopped after {frames}."
+    pace = f", {video.rate:.1f} per second" if video.rate else ""
+    text = f"{frames}{pace}" if running else f"Stopped after {frames}."
     return f'<p class="said" role="status">{text}</p>'
 
 
