@@ -51,7 +51,9 @@ def test_weights_stop_at_their_bound() -> None:
 
 def test_learned_variances_and_their_gradients_match_a_naive_loop() -> None:
     weighting = LearnedVariance(cosines=3).double()
-    torch.nn.init.normal_(weighting.coefficients, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(
+        weighting.coefficients, std=0.1, generator=torch.Generator().manual_seed(0)
+    )
     errors = torch.rand(2, 5, generator=torch.Generator().manual_seed(1)).double()
     alpha, sigma = (level[0, ::100, 0, 0].reshape(2, 5) for level in LEVELS)
     found = weighting.weigh(errors, alpha, sigma)
@@ -60,11 +62,12 @@ def test_learned_variances_and_their_gradients_match_a_naive_loop() -> None:
     for b, f in product(range(2), range(5)):
         distance = math.log(sigma[b, f] / alpha[b, f])
         cosines = [math.cos(k * math.pi * (distance + 6) / 12) for k in range(3)]
-        c = weighting.coefficients.tolist()
+        c = [16 * float(own) for own in weighting.coefficients]
         u = c[0] * cosines[0] + c[1] * cosines[1] + c[2] * cosines[2]
-        torch.testing.assert_close(found[b, f].item(), float(errors[b, f]) / math.exp(u) + u)
+        error, scale = float(errors[b, f]), math.exp(c[0])
+        torch.testing.assert_close(found[b, f].item(), scale * (error / math.exp(u) + u))
         for k in range(3):
-            gradient[k] += (1 - float(errors[b, f]) / math.exp(u)) * cosines[k]
+            gradient[k] += scale * (1 - error / math.exp(u)) * cosines[k] / 16
     assert weighting.coefficients.grad is not None
     torch.testing.assert_close(weighting.coefficients.grad.tolist(), gradient)
 
@@ -73,15 +76,15 @@ def test_learned_variances_become_the_mean_errors_of_their_levels() -> None:
     alpha, sigma = (level[0, :, 0, 0] for level in LEVELS)
     mean = 0.01 + 0.5 * sigma.square()  # as errors of x_0 grow with the noise
     weighting = LearnedVariance().double()
-    optimizer = torch.optim.Adam(weighting.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(weighting.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(1500):
+    for _ in range(1000):
         spread = torch.rand(1000, generator=generator).double() + 0.5
         loss = weighting.weigh(mean * spread, alpha, sigma).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    off = (weighting(alpha, sigma) * mean - 1).abs()
+    off = (mean / weighting.log_variance(alpha, sigma).exp() - 1).abs()
     assert off.mean() < 0.05 and off.max() < 0.25
 
 
@@ -89,7 +92,7 @@ def test_levels_without_noise_and_without_signal_have_variances() -> None:
     ends = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     weighting = LearnedVariance(cosines=2)
     torch.nn.init.ones_(weighting.coefficients)
-    torch.testing.assert_close(weighting.log_variance(*ends), torch.tensor([2.0, 0.0]))
+    torch.testing.assert_close(weighting.log_variance(*ends), torch.tensor([32.0, 0.0]))
 
 
 @pytest.mark.parametrize(

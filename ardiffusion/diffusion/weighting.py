@@ -107,22 +107,24 @@ class InverseVariance(Weighting):
 
 
 class LearnedVariance(Weighting):
-    """1 / exp(u), with a log-variance u per noise level that is learned beside the network.
+    """exp(m - u), with a log-variance u per noise level that is learned beside the network.
 
-    Minimised is error / exp(u) + u, so that u becomes the logarithm of the mean error and all
-    levels come to count alike, however large their errors are. u is a sum of cosines of
-    log(sigma / alpha); it is 0, and all weights 1, at first. Checkpoints hold it to go on from.
+    Minimised is exp(m) (error / exp(u) + u), so that u becomes the logarithm of the mean error and
+    all levels come to count alike, however large their errors are. u is a sum of cosines of
+    log(sigma / alpha); m is its constant part, without gradient: with it the gradients of the
+    network are about as large as with other weights, and clipped alike. u is 0, and all weights 1,
+    at first; checkpoints hold it to go on from.
 
     References:
         Multi-Task Learning Using Uncertainty to Weigh Losses (Kendall et al., CVPR 2018), and the
         training of EDM2 (Karras et al., CVPR 2024).
 
     Args:
-        cosines: Number of cosines. The more, the finer levels are told apart and the faster u
-            moves at the network's learning rate.
+        cosines: Number of cosines. The more, the finer levels are told apart.
     """
 
     farthest = 6.0  # log(sigma / alpha) beyond which levels are not told apart
+    speed = 16.0  # of u by the network's learning rate, at which it would come too late
 
     def __init__(self, cosines: int = 16) -> None:
         super().__init__()
@@ -135,10 +137,17 @@ class LearnedVariance(Weighting):
         place = (sigma / alpha).log().clamp(-self.farthest, self.farthest) / self.farthest
         order = torch.arange(len(self.coefficients), device=alpha.device)
         angle = math.pi / 2 * (rearrange(place, "... -> ... 1") + 1) * order  # (..., cosines)
-        return (angle.cos() * self.coefficients).sum(dim=-1)  # no product, which autocast rounds
+        fixed = self.coefficients.detach()
+        # Gradients that are `speed` times too small, and not too large, do not count in clipping.
+        moving = self.speed * fixed + (self.coefficients - fixed) / self.speed
+        return (angle.cos() * moving).sum(dim=-1)  # no product, which autocast rounds
 
     def forward(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (-self.log_variance(alpha, sigma)).exp()
+        return self.scale() * (-self.log_variance(alpha, sigma)).exp()
+
+    def scale(self) -> Tensor:
+        """Return exp(m), without gradient."""
+        return (self.speed * self.coefficients[0].detach()).exp()
 
     def weigh(self, errors: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return super().weigh(errors, alpha, sigma) + self.log_variance(alpha, sigma)
+        return super().weigh(errors, alpha, sigma) + self.scale() * self.log_variance(alpha, sigma)
