@@ -180,7 +180,7 @@ def test_what_ends_before_its_first_frame_leaves_no_hope_for_one(
     with studio.turn:  # nobody computes
         begin(page)
         page.get_by_text("The first frame is still noise").wait_for()
-        assert page.get_by_role("status").inner_text() == "0 frames"
+        assert page.locator(".said").inner_text() == "0 frames"
         page.get_by_role("button", name="Stop").click()
         time.sleep(0.5)
     page.get_by_text("There is no video.").wait_for()
