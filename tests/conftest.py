@@ -9,6 +9,7 @@ import pytest
 import torch
 from hub_server import Hub, serve_hub
 from huggingface_hub import constants
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +26,9 @@ QUIET = (
 
 # Tiny tensors: a second thread only waits, and many processes share the machine under test.
 torch.set_num_threads(1)
+# A test is no benchmark: a busy machine makes examples slow, not wrong.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

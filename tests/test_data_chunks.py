@@ -142,7 +142,8 @@ def test_order_visits_chunks_together_and_is_else_that_of_all_samples(together: 
     samples: Any = range(126)
     plain, near = EpochBatches(samples), EpochBatches(samples, near=(where, together))
     for epoch in range(3):
-        plain.set_epoch(epoch), near.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        near.set_epoch(epoch)
         order = near.order()
         assert sorted(order.tolist()) == [*samples]
         parts = where[order % 63].split(14 * together)

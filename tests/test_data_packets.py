@@ -112,7 +112,7 @@ def test_any_clip_is_that_of_a_full_decode(file: Path) -> None:
     reader = VideoReader(file, table)
     numbers = st.integers(0, len(whole) - 1)
 
-    @settings(max_examples=25, deadline=None, derandomize=True)
+    @settings(max_examples=25, derandomize=True)
     @given(start=numbers, frames=st.integers(1, 6), stride=st.integers(1, 4))
     def check(start: int, frames: int, stride: int) -> None:
         wanted = whole[start::stride][:frames]

@@ -153,7 +153,7 @@ def test_cache_changes_rounding_alone_in_single_precision(
     assert (fast - slow).abs().max() <= 1e-5 * slow.abs().max()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_cache_changes_nothing_whatever_the_settings(data: st.DataObject) -> None:
     steps = data.draw(st.integers(1, 12), label="steps")

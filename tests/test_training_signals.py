@@ -290,7 +290,9 @@ def start(folder: Path, root: Path, stage: str, verb: str, *more: str) -> subpro
 def wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not done():
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        if time.monotonic() > deadline or process.poll() is not None:
+            process.kill()
+            pytest.fail(process.communicate()[0])
         time.sleep(0.05)
 
 
