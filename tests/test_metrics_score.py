@@ -113,7 +113,7 @@ def test_a_file_without_a_score_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "none.json", "No such file"), (tmp_path, "no file")):
+    for path, reason in ((tmp_path / "none.json", "No such file"), (tmp_path, "a folder")):
         with pytest.raises(OSError, match=reason) as error:
             Score.load(path)
         assert str(error.value).startswith(f"Cannot read {path} (")

@@ -222,7 +222,7 @@ def test_an_error_after_a_signal_is_not_hidden() -> None:
 
 
 def fit_together(skies: Path, folder: Path, callback: str) -> "subprocess.CompletedProcess[str]":
-    """Train with two processes, forked from one that has run nothing else, or gloo may hang."""
+    """Train with two processes, forked from one that knows of no other job's port."""
     code = f"""
 from test_training_signals import *
 root, folder = Path({str(skies)!r}), Path({str(folder)!r})
@@ -231,7 +231,11 @@ fit(make_first_stage, root, folder, {callback}, **options)
 """
     command = [sys.executable, "-c", code]
     here = Path(__file__).parent
-    return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300)
+    # Lightning leaves the port of a job in the environment, where it may still be taken
+    given = {name: value for name, value in os.environ.items() if name != "MASTER_PORT"}
+    return subprocess.run(
+        command, cwd=here, env=given, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_processes_stop_together(skies: Path, tmp_path: Path) -> None:
