@@ -238,6 +238,7 @@ fit(make_first_stage, root, folder, {callback}, **options)
     )
 
 
+@pytest.mark.slow  # gloo sometimes waits for ever between forks
 def test_processes_stop_together(skies: Path, tmp_path: Path) -> None:
     """Which one is told does not matter."""
     done = fit_together(skies, tmp_path, callback="Send('backward', 3, rank=1)")
@@ -253,6 +254,7 @@ class Die(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow  # gloo sometimes waits for ever between forks
 def test_dead_process_is_named(skies: Path, tmp_path: Path) -> None:
     done = fit_together(skies, tmp_path, callback="Die()")
     said = "ChildProcessError: Process 1 of 2 was ended by SIGKILL, so all of them stopped"
