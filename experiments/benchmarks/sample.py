@@ -188,10 +188,16 @@ def time_differences(
     part: int,
     static: bool | None,
 ) -> Iterator[Result]:
-    """Time every difference, cached in float32 and in bfloat16, in turns with the window."""
+    """Time every difference, cached in float32 and in bfloat16, in turns with the window.
+
+    On a GPU the sampler replays CUDA graphs unless `static` says otherwise, so that bfloat16 is
+    timed without them, too.
+    """
     frames = noise.shape[1]
+    ways = [("float32", net, static), ("bfloat16", half, static)]
+    if static is None and noise.device.type == "cuda":
+        ways.append(("bfloat16 without CUDA graphs", half, False))
     for s in differences:
-        sampler = Sampler(NoiseSchedule(), steps=steps, difference=s, static=static)
         counter = FrameCounter()
         Sampler(NoiseSchedule(), steps=steps, difference=s, static=False).sample(
             counter, noise[:1].cpu()
@@ -199,7 +205,8 @@ def time_differences(
         title = f"F={frames} s={s}"
         yield Result(f"{title}: frame evaluations at least", frames * steps, "")
         yield Result(f"{title}: frame evaluations", counter.frames, "")
-        for name, network in (("float32", net), ("bfloat16", half)):
+        for name, network, fixed in ways:
+            sampler = Sampler(NoiseSchedule(), steps=steps, difference=s, static=fixed)
             window, seconds = time_in_turns(network, packed(net), sampler, noise, part=part)
             done = len(noise) * counter.frames * frame_flops(net)
             yield Result(f"{title}: window, float32", window, "s")
