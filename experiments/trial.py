@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,7 @@ def run_logged(trial: tuple[str, str, int]) -> str | None:
     study, arm, seed = trial
     file = Path(study) / arm / f"seed_{seed}" / "log.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        log = stack.enter_context(open(file, "w"))
-        stack.enter_context(redirect_stdout(log))
-        stack.enter_context(redirect_stderr(log))
+    with open(file, "w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             run(study, arm, seed)
         except (Exception, SystemExit):
