@@ -120,6 +120,9 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "option": ("vae", "fit", {"model__nope": 1}, r"--model.nope=1 \(--help lists all options\)"),
     "type": ("dit", "fit", {"data__frames": "many"}, "--data.frames is many, expected: int"),
     "range": ("dit", "predict", {"guidance": -1}, "guidance is -1, expected: >=0 .--help lists"),
+    "bounds": ("dit", "predict", {"fps": 2000}, r"fps is 2000, expected: >=0\.1 and <=1000\.0 \("),
+    "no rate": ("dit", "predict", {"fps": "x"}, "--fps is x, expected: float .--help lists"),
+    "no count": ("dit", "predict", {"steps": 1.5}, r"--steps is 1\.5, expected: int .--help"),
     "part": ("dit", "predict", {"plan": "Foo"}, "--plan is Foo, expected: AD, FIFO, Fi"),
     "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
     "second run": (

@@ -30,6 +30,9 @@ BETWEEN += ("Expected a <class 'NoneType'>", "Expected a path but", "a class pat
 NO_CLASS = (
     "dot import path|does not correspond to a sub|No module named|Not a valid sub|instantiatable"
 )
+# What types of numbers with bounds say, unlike all others.
+NOT_A_NUMBER = r"Not of type .*(float|int)(?:\(\) with base 10)?: '(.*)'"
+OUT_OF_BOUNDS = r"Not of type \w+: (.+) does not conform to restriction (.*)"
 VALUE = r"(?:Given value|Got value|import path string): (?!Namespace|NestedArg)(.{,200})"
 MEMORY = "can't allocate memory|out of memory"
 INFOS = ("💡 Tip", "TPU available: False")
@@ -83,6 +86,8 @@ def user_message(error: Exception) -> str:
 
 def parser_message(text: str) -> str:
     """Say which option has which value and what it may be, where the parser lists all it tried."""
+    text = re.sub(NOT_A_NUMBER, r"Expected a \1. Got value: \2", text)
+    text = re.sub(OUT_OF_BOUNDS, r"Expected a \2. Got value: \1", text)
     lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
     reasons = [line for line in lines if line and not line.startswith(BETWEEN)]
     option = ".".join(dict.fromkeys(re.findall(r'key "([^"]+)"', text)))
@@ -91,7 +96,8 @@ def parser_message(text: str) -> str:
     value = re.search(VALUE, text)
     if not (option and value):
         return f"--{option}: {reasons[0]}" if option else reasons[0]
-    noise = r".*restriction v|^Expected a |\. Got value.*|typing\.|<class '|'>|^Type .* to be "
+    noise = r".*restriction |\bv(?=[<>])|^Expected a |\. Got value.*|typing\.|<class '|'>|"
+    noise += "^Type .* to be "
     expected = [
         class_choices(text) if re.search(NO_CLASS, reason) else re.sub(noise, "", reason)
         for reason in reasons
