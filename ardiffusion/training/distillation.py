@@ -46,10 +46,8 @@ class Distillation(nn.Module):
 
     def load(self, source: str, arvae: str | None, data: object) -> None:
         """Load the teacher, whose classes must be those of the data."""
-        made, classes = (
-            Generator.from_pretrained(source, arvae=arvae),
-            getattr(data, "classes", []),
-        )
+        made = Generator.from_pretrained(source, arvae=arvae)
+        classes = getattr(data, "classes", [])
         if made.conditional and made.classes != classes:
             raise ValueError(
                 f"The teacher knows the classes {', '.join(made.classes)}, the data has "
