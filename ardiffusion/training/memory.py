@@ -30,7 +30,8 @@ class Recompute(Callback):
         for name, blocks in pl_module.named_modules():
             if name.endswith("blocks") and any(p.requires_grad for p in blocks.parameters()):
                 for block in blocks.children():
-                    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                    if not isinstance(block.forward, partial):  # by an earlier run
+                        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class Sharded(DDPStrategy):
