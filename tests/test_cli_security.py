@@ -1,5 +1,6 @@
 """What a file says is data: nothing in a checkpoint or a list of samples is ever run."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,21 @@ def test_a_checkpoint_that_lacks_something_is_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         runs.run("vae", verb, ckpt_path=bad)
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_weights_alone_are_to_start_from_and_not_to_go_on_with(
+    stage: str, runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        for state in ("optimizer_states", "lr_schedulers", "callbacks"):
+            del checkpoint[state]
+
+    bad = poison(getattr(runs, stage), tmp_path / "bad.ckpt", change)
+    with pytest.raises(SystemExit, match="2"):
+        runs.run(stage, "fit", ckpt_path=bad, trainer__logger__init_args__save_dir=tmp_path)
+    told = f"{bad} holds weights alone, .*: give --model.start {bad} inst"
+    assert re.search(told, capfd.readouterr().err)
 
 
 def test_integer_weights_are_one_sentence(

@@ -27,6 +27,11 @@ def restoring(trainer: Trainer) -> Iterator[None]:
         steps = [step.name.lstrip("_") for step in extract_tb(error.__traceback__)]
         if not any(step.startswith(("restore", "resume_start")) for step in steps):
             raise
+        if isinstance(error, KeyError) and steps[-1] == "restore_optimizers_and_schedulers":
+            raise ValueError(
+                f"{trainer.ckpt_path} holds weights alone, and a run goes on with its optimiser's "
+                f"state, too: give --model.start {trainer.ckpt_path} instead of --ckpt_path."
+            ) from error
         raise ValueError(
             f"{trainer.ckpt_path} is not what `fit` writes ({error!r}): check --ckpt_path."
         ) from error
