@@ -70,6 +70,18 @@ def test_run_of_any_length_can_be_made_longer(
     assert_close(saved[0]["state_dict"], saved[1]["state_dict"], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("steps", [3, 5])
+def test_what_is_saved_after_a_run_goes_on_as_well(
+    tokenizer: Path, skies: Path, tmp_path: Path, steps: int
+) -> None:
+    whole = run(tokenizer, skies, tmp_path / "whole", max_steps=8)
+    short, own = run(tokenizer, skies, tmp_path, max_steps=steps), tmp_path / "own.ckpt"
+    short.trainer.validate(short, datamodule=make_data(skies), verbose=False)
+    short.trainer.save_checkpoint(own)
+    longer = run(tokenizer, skies, tmp_path, max_steps=8, ckpt_path=own)
+    assert_close(weights(longer), weights(whole), rtol=0, atol=0)
+
+
 def test_last_epoch_is_kept_to_its_end(tokenizer: Path, skies: Path, tmp_path: Path) -> None:
     run(tokenizer, skies, tmp_path, max_epochs=1, max_steps=-1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5

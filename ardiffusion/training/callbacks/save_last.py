@@ -23,7 +23,7 @@ class SaveLast(Callback):
     The last batch is that of `max_steps` or `max_epochs`, or the one after which something asks
     the trainer to stop, as `max_time` and signals do. Lightning saves only where nothing was saved
     before, and so late that a longer run, resumed from there, would pass over the rest of the
-    epoch.
+    epoch. Checkpoints that others save so late say where the last batch was, too.
 
     A stop between the batches of one optimiser step waits for that step; checkpoints that others
     save there hold the gradients gathered so far, too. A resumed run's timer goes on counting, so
@@ -35,6 +35,7 @@ class SaveLast(Callback):
         self.saved = -1  # the step
         self.deferred = False  # whether a stop waits for the optimiser
         self.loops: dict[str, Any] | None = None  # where training was when validation began
+        self.end: dict[str, Any] | None = None  # where it was after the last batch
         self.lock = ExitStack()
         self.gathered: dict[str, Tensor] = {}  # gradients that no step had used
         self.clips = 0  # that an optimiser step sees
@@ -61,7 +62,7 @@ class SaveLast(Callback):
         for name, parameter in pl_module.named_parameters():
             if name in self.gathered:
                 parameter.grad = self.gathered.pop(name).to(parameter.device)
-        self.signals.busy = True
+        self.signals.busy, self.end = True, None
         self.tell_clips(trainer, pl_module)
 
     def tell_clips(self, trainer: Trainer, module: LightningModule) -> None:
@@ -138,7 +139,7 @@ class SaveLast(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep gradients that no step has used, and forget a validation that was broken off.
+        """Keep gradients that no step has used, and where the last batch was.
 
         Their mean over all processes, each of which may have gathered its own.
         """
@@ -150,8 +151,9 @@ class SaveLast(Callback):
                 if type(grad) is Tensor  # those of sharded parameters are parts alone
             }
         checkpoint["clips_per_step"] = self.clips
-        if trainer.interrupted and self.loops is not None:
-            checkpoint["loops"]["fit_loop"] = self.loops
+        place = self.loops if trainer.interrupted and self.loops is not None else self.end
+        if place is not None:
+            checkpoint["loops"]["fit_loop"] = place
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -181,7 +183,7 @@ class SaveLast(Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
                 self.save_last(trainer, callback)
-        self.saved = trainer.global_step
+        self.saved, self.end = trainer.global_step, trainer.fit_loop.state_dict()
 
     def save_last(self, trainer: Trainer, callback: ModelCheckpoint) -> None:
         """Write the `last.ckpt` of a callback, but leave that of another run to Lightning."""
