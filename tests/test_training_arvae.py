@@ -194,20 +194,31 @@ def test_compiled_network_keeps_the_names_of_its_weights(
     assert_close(saved, dict(plain.state_dict()), rtol=0, atol=0)
 
 
-def test_batches_draw_noise_of_their_own() -> None:
-    noises: list[Tensor] = []
+def draws(**options: Any) -> list[Tensor | None]:  # noqa: ANN401
+    """List the noise of the posterior and of the latents in two batches."""
+    noises: list[Tensor | None] = []
 
     class Listener(ARVAEModule):
         def draw_noise(self, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            drawn = super().draw_noise(video)
-            noises.extend(noise for noise in drawn if noise is not None)
+            noises.extend(drawn := super().draw_noise(video))
             return drawn
 
     torch.manual_seed(3)
-    module = Listener(make_arvae(), perceptual=0.0, adversarial=0.0)
-    fit(module, batches=2)
-    assert noises[0].shape == (2, 2, 2, 4)
-    assert not torch.equal(noises[0], noises[1])
+    fit(Listener(make_arvae(), perceptual=0.0, adversarial=0.0, **options), batches=2)
+    return noises
+
+
+def test_batches_draw_noise_of_their_own() -> None:
+    first, _, second, _ = draws()
+    assert first is not None and second is not None
+    assert first.shape == (2, 2, 2, 4)
+    assert not torch.equal(first, second)
+
+
+def test_noise_of_latents_is_the_same_with_and_without_that_of_the_posterior() -> None:
+    (_, one, *_), (none, other, *_) = (draws(sampled=s, latent_noise=0.3) for s in (True, False))
+    assert none is None and one is not None and other is not None
+    assert torch.equal(one, other)
 
 
 def test_what_was_learnt_is_validated_not_the_start(tokenizer: Path, skies: Path) -> None:
