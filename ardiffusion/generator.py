@@ -23,7 +23,7 @@ from ardiffusion.diffusion.solver import DDIM, Solver
 from ardiffusion.diffusion.spans import Span
 from ardiffusion.diffusion.target import X0, Target
 from ardiffusion.hub import load_parts, load_published
-from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
+from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit, together
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.sources import BUILT, PLAIN
 from ardiffusion.weights.description import describe
@@ -195,6 +195,7 @@ class Generator(nn.Module):
         prefix: Tensor | None = None,
         sampler: Sampler | None = None,
         progress: Callable[[Span], None] = lambda span: None,
+        together: int = 1,
     ) -> Iterator[Tensor]:
         """Yield the frames of new videos as they are finished.
 
@@ -209,6 +210,7 @@ class Generator(nn.Module):
                 are their reconstructions.
             sampler: How to sample; the generator's own sampler if not given.
             progress: Called after each of the sampler's iterations with its frames and steps.
+            together: Frames that are decoded in one go, and come then; more are faster on a GPU.
 
         Yields:
             Frames of all videos, uint8, shape (B, 3, H, W).
@@ -232,7 +234,7 @@ class Generator(nn.Module):
             progress=progress,
             frames=frames,
         )
-        for frame in self.arvae.stream_decode(x for _, x in latents):
+        for frame in self.arvae.stream_decode((x for _, x in latents), together=together):
             yield to_bytes(frame)  # (B, 3, H, W)
 
     def generate(
@@ -244,5 +246,5 @@ class Generator(nn.Module):
         sampler: Sampler | None = None,
     ) -> Tensor:
         """Return new videos, uint8 (B, F, 3, H, W), one per seed; see `stream`."""
-        frame_by_frame = self.stream(seeds, frames, labels, prefix=prefix, sampler=sampler)
-        return torch.stack([*frame_by_frame], dim=1)
+        kind: dict[str, Any] = {"sampler": sampler, "together": together(self.device)}
+        return torch.stack([*self.stream(seeds, frames, labels, prefix, **kind)], dim=1)

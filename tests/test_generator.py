@@ -223,6 +223,8 @@ def test_given_frames_come_out_as_their_reconstructions() -> None:
     for sample in video:
         assert_close(sample[:2].float() / 255, rebuilt[0].clamp(0, 1), rtol=0, atol=0.51 / 255)
     assert not torch.equal(video[0, 2:], video[1, 2:])
+    streamed = generator.stream([3, 4], frames=5, prefix=given, together=2)
+    assert_close(torch.stack([*streamed], dim=1), video, rtol=0, atol=1)
 
 
 def test_labels_and_prefixes_that_no_video_can_have_are_refused() -> None:

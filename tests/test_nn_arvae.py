@@ -73,8 +73,11 @@ def test_stream_equals_whole(temporal: bool, window: int, batch: int, gradients:
     naive = naive_decode(arvae, latents)
     assert naive.shape == (batch, 20, 3, 8, 8)
     with torch.set_grad_enabled(gradients):
-        streamed = torch.stack(list(arvae.stream_decode(iter(latents.unbind(1)))), dim=1)
-        for video in (streamed, arvae.decode(latents), naive_decode(arvae, latents)):
+        streamed = [
+            torch.stack(list(arvae.stream_decode(iter(latents.unbind(1)), together)), dim=1)
+            for together in (1, 3)
+        ]
+        for video in (*streamed, arvae.decode(latents), naive_decode(arvae, latents)):
             torch.testing.assert_close(video, naive, rtol=1e-10, atol=1e-10)
 
 

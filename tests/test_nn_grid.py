@@ -105,6 +105,8 @@ def test_stream_equals_whole() -> None:
     for frame, video in enumerate(arvae.stream_decode(frames())):
         assert asked == list(range(frame + 1)) and not video.requires_grad
         torch.testing.assert_close(video, whole[:, frame])
+    together = torch.stack(list(arvae.stream_decode(latents.unbind(1), together=3)), dim=1)
+    torch.testing.assert_close(together, whole)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ardiffusion.nn.autoencoder import Autoencoder, Posterior
+from ardiffusion.nn.autoencoder import Autoencoder, Posterior, in_groups
 from ardiffusion.nn.blocks import PairCache
 from ardiffusion.nn.decoder import Decoder, SoftCodebook
 from ardiffusion.nn.encoder import Encoder, ScrambledHead, TokenHead
@@ -101,10 +101,10 @@ class ARVAE(Autoencoder):
         return torch.cat([network.decode_next(part, cache) for part in parts], dim=1)
 
     @torch.no_grad()
-    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    def stream_decode(self, latents: Iterable[Tensor], together: int = 1) -> Iterator[Tensor]:
         network, cache = packed(self), self.decoder.make_cache()
-        for frame in latents:
-            yield network.decode_next(rearrange(frame, "b l c -> b 1 l c"), cache)[:, 0]
+        for part in in_groups(latents, together):
+            yield from network.decode_next(part, cache).unbind(dim=1)
 
     def decode_next(self, latents: Tensor, cache: list[PairCache]) -> Tensor:
         """Decode the frames (B, F, L, C) that follow those in `cache`, and add them to it."""

@@ -5,6 +5,7 @@ Latents have one shape everywhere, (B, F, L, C): L tokens of C numbers for each 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,18 @@ def to_bytes(video: Tensor) -> Tensor:
             "--trainer.precision 32-true or an earlier checkpoint."
         )
     return (video.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def together(device: torch.device) -> int:
+    """Frames to decode in one go where none is waited for: one does not fill a GPU."""
+    return 8 if device.type == "cuda" else 1
+
+
+def in_groups(frames: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Put frames (B, L, C) together as they come, `size` at a time but for the last ones."""
+    frames = iter(frames)
+    while group := list(islice(frames, size)):
+        yield torch.stack(group, dim=1)  # (B, F, L, C)
 
 
 class Posterior(NamedTuple):
@@ -94,10 +107,11 @@ class Autoencoder(nn.Module, ABC):
         """Decode tokens (B, F, L, C) of any length to video (B, F, 3, H, W), unclamped."""
 
     @abstractmethod
-    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    def stream_decode(self, latents: Iterable[Tensor], together: int = 1) -> Iterator[Tensor]:
         """Decode frames of tokens (B, L, C) as they come, to frames (B, 3, H, W), without end.
 
-        A frame is asked for when the one before it is out; memory does not grow.
+        So many frames `together` are asked for when those before them are out; memory does not
+        grow.
         """
 
     @property

@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, distributed
 
-from ardiffusion.nn.autoencoder import Autoencoder, Posterior
+from ardiffusion.nn.autoencoder import Autoencoder, Posterior, in_groups
 from ardiffusion.nn.sizes import LARGEST, check_range
 
 PART = 16  # frames that are encoded or decoded at once
@@ -105,9 +105,9 @@ class GridVAE(Autoencoder):
         return rearrange((frames + 1) / 2, "(b f) c h w -> b f c h w", f=latents.shape[1])
 
     @torch.no_grad()
-    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        for frame in latents:
-            yield self.decode(rearrange(frame, "b l c -> b 1 l c"))[:, 0]
+    def stream_decode(self, latents: Iterable[Tensor], together: int = 1) -> Iterator[Tensor]:
+        for part in in_groups(latents, together):
+            yield from self.decode(part).unbind(dim=1)
 
     @property
     def last_layer(self) -> Tensor:

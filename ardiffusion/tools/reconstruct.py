@@ -17,7 +17,7 @@ from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import read_frames, write_video
 from ardiffusion.files import append_json_lines, only_writer, read_json_lines
 from ardiffusion.hub import load_arvae
-from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
+from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit, together
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.sizes import check_range
 from ardiffusion.tools.options import check_named, device_of
@@ -113,5 +113,5 @@ def there_and_back(network: Autoencoder, video: Tensor) -> Iterator[Tensor]:
         for frame in video:
             yield network.encode(to_unit(frame.to(device))[None, None])[:, 0]  # (1, L, C)
 
-    for frame in network.stream_decode(latents()):
+    for frame in network.stream_decode(latents(), together=together(device)):
         yield to_bytes(frame)[0].cpu()

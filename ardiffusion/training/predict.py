@@ -17,6 +17,7 @@ from ardiffusion.diffusion.plans import AD
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.files import has_type
 from ardiffusion.generator import Generator
+from ardiffusion.nn.autoencoder import together
 from ardiffusion.weights.description import describe
 
 
@@ -65,6 +66,7 @@ class PredictModule(LightningModule):
                 prefix=prefix,
                 sampler=self.sampler,
                 progress=lambda _: bar.advance(task),
+                together=together(self.generator.device),
             ):
                 for writer, picture in zip(writers, frame.cpu(), strict=True):
                     writer.write(picture)

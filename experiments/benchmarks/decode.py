@@ -58,18 +58,19 @@ def decode(
     """
     check_range("--{}", 1, frames=frames, batch=batch, repeats=repeats)
     torch.manual_seed(0)
-    arvae = ARVAE(
-        resolution=resolution,
-        patch=patch,
-        width=width,
-        depth=depth,
-        heads=heads,
-        temporal=temporal,
-        window=window,
-        pixel_width=pixel_width,
-    )
     place, dtype = device_of(device), torch.bfloat16 if bf16 else torch.float32
-    randomize_zero_weights(arvae).to(place, dtype)
+    with place:  # where weights are drawn much faster, if it is a GPU
+        arvae = ARVAE(
+            resolution=resolution,
+            patch=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            temporal=temporal,
+            window=window,
+            pixel_width=pixel_width,
+        )
+    randomize_zero_weights(arvae).to(dtype)
     latents = torch.randn(batch, frames, arvae.tokens, arvae.channels).to(place, dtype)
     print_results(time_ways(arvae, latents, repeats=repeats), device=place)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from ardiffusion.diffusion.ad import ad_iterations
 from ardiffusion.generator import Generator
 from ardiffusion.nn.arvae import ARVAE
+from ardiffusion.nn.autoencoder import together
 from ardiffusion.tools.options import device_of
 from experiments.benchmarks.measure import name_device, peak_memory, wait_for
 from experiments.benchmarks.sample import random_network
@@ -57,16 +58,16 @@ def table2(
         resolution: Height and width of a frame.
     """
     place, dtype = device_of(device), getattr(torch, precision)
-    dit = random_network(width=width, depth=depth, heads=heads).to(place, dtype)
-    torch.manual_seed(0)
-    arvae = ARVAE(resolution=resolution, width=arvae_width, depth=arvae_depth, temporal=True)
-    arvae = arvae.to(place, dtype).eval().requires_grad_(False)
+    with place:  # where weights are drawn much faster, if it is a GPU
+        dit = random_network(width=width, depth=depth, heads=heads).to(dtype)
+        arvae = ARVAE(resolution=resolution, width=arvae_width, depth=arvae_depth, temporal=True)
+    arvae = arvae.to(dtype).eval().requires_grad_(False)
     generator = Generator(dit, arvae, steps=steps, difference=difference)
 
     def run(count: int) -> float:
         """Return the seconds for a video of `count` frames."""
         stop, marks = min(part or count, count), [time.perf_counter()]
-        for frame in generator.stream([0], frames=count):
+        for frame in generator.stream([0], frames=count, together=together(place)):
             wait_for(frame.device)
             marks.append(time.perf_counter())
             if len(marks) > stop:
@@ -74,7 +75,7 @@ def table2(
         rest = (count - stop) * (marks[-1] - marks[(stop + 1) // 2]) / max(stop // 2, 1)
         return marks[-1] - marks[0] + rest
 
-    run(1)  # warm up
+    run(min(frames))  # warm up
     seconds = [run(count) for count in frames]
     show_rows(frames, seconds, memory=peak_memory(place), device=place, scaled=part)
     iterations = [ad_iterations(count, steps=steps, difference=difference) for count in frames]
