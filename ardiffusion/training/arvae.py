@@ -206,7 +206,7 @@ class ARVAEModule(LightningModule):
         progress.increment_completed()
 
     def draw_noise(self, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Draw noise (B, F, L, C) of the posterior or None, and of latents, the same either way."""
+        """Draw noise (B, F, L, C) of the posterior or None, and of latents, alike either way."""
         size = (*video.shape[:2], self.arvae.tokens, self.arvae.channels)
         generator, most = step_generator(self.trainer, device=video.device), self.latent_noise
         noise = torch.randn(size, generator=generator, device=video.device)
