@@ -137,6 +137,17 @@ def test_a_pushed_model_reads_back(
     assert_equal(load_dit(f"{SOURCE}/small"), tiny(seed=3))
 
 
+@pytest.mark.parametrize("offline", [False, True])
+def test_an_upload_without_a_hub_says_what_to_do(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    why = "HF_HUB_OFFLINE is set" if offline else "no connection"
+    with pytest.raises(ConnectionError, match=rf"cannot be written \({why}\): write to a folder"):
+        push_to_hub(tiny(), REPO)
+
+
 def published_listing() -> dict[str, bytes]:
     dit = save({"diffusion_model.betas": torch.zeros(3), "context_emb": torch.zeros(1)})
     vae = save({"module.encoder.a": torch.zeros(3), "module.decoder.a": torch.zeros(1)})

@@ -162,6 +162,21 @@ def readable_hub_errors(wanted: object) -> Iterator[None]:
         raise out_of_reach(wanted, offline=False) from error
 
 
+@contextmanager
+def readable_upload_errors(target: object) -> Iterator[None]:
+    """Turn what huggingface_hub raises while it uploads into one sentence."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise refused(target, status=error.response.status_code) from error
+    except (OfflineModeIsEnabled, TRANSPORT_ERRORS) as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
+        raise ConnectionError(
+            f"{target} cannot be written ({why}): write to a folder, and upload when the Hub, "
+            f"{constants.ENDPOINT}, can be reached."
+        ) from error
+
+
 def refused(wanted: object, status: int) -> OSError:
     """Say that the Hub did not hand something out; 401 is also its answer to wrong names."""
     login = "log in with `hf auth login` or set HF_TOKEN"
