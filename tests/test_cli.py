@@ -183,7 +183,6 @@ def test_help_of_the_commands_lists_their_verbs(capsys: pytest.CaptureFixture[st
     [
         (["--config", "vae_tiny.yaml"], ["--config", "SHIPPED/vae_tiny.yaml"]),
         (["--data=data/ucf101.yaml"], ["--data=SHIPPED/data/ucf101.yaml"]),
-        (["--config", "unknown.yaml"], ["--config", "unknown.yaml"]),
         (["--data", "x" * 500], ["--data", "x" * 500]),
         (["--model", "vae_tiny.yaml"], ["--model", "vae_tiny.yaml"]),
     ],

@@ -124,7 +124,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no rate": ("dit", "predict", {"fps": "x"}, "--fps is x, expected: float .--help lists"),
     "no count": ("dit", "predict", {"steps": 1.5}, r"--steps is 1\.5, expected: int .--help"),
     "part": ("dit", "predict", {"plan": "Foo"}, "--plan is Foo, expected: AD, FIFO, Fi"),
-    "config": ("dit", "fit", {"config": "nope.yaml"}, "File does not exist: .*nope.yaml"),
+    "config": ("dit", "fit", {"config": "nope.yaml"}, "no configuration nope.yaml.* dit.yaml"),
     "second run": (
         "vae",
         "fit",

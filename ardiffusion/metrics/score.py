@@ -80,12 +80,12 @@ class Score:
             return score
         except OSError as error:
             raise OSError(
-                f"Cannot read {path} ({error.strerror}): give files that the fvd tool wrote with "
+                f"Cannot read {path} ({error.strerror}): give files that `ardiff fvd` wrote with "
                 "--output."
             ) from error
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ValueError(
-                f"{path} holds no score: give files that the fvd tool wrote with --output."
+                f"{path} holds no score: give files that `ardiff fvd` wrote with --output."
             ) from None
 
 

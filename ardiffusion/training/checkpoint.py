@@ -90,7 +90,10 @@ def check_given(start: str | None, arvae: str | None, **parts: object) -> None:
         raise ValueError(f"--model.start brings its own {given[0]}: leave out --model.{given[0]}.")
     if not start and ("dit" not in given or arvae is None):
         missing = "arvae, the AR-VAE's weights" if "dit" in given else "dit, the network"
-        raise ValueError(f"Stage 2 needs --model.{missing}; start from a config as dit.yaml.")
+        raise ValueError(
+            f"Stage 2 needs --model.{missing}, or --model.start, a generator to go on with; begin "
+            "with a config as dit.yaml or finetune.yaml."
+        )
 
 
 def start_from(source: str, arvae: str | None, data: object) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_clips(data: object, arvae: Autoencoder) -> None:
     elif data.resolution != arvae.resolution:
         raise ValueError(
             f"--data.resolution is {data.resolution}, but the autoencoder takes "
-            f"{arvae.resolution}; set both alike."
+            f"{arvae.resolution}: set it to that, or take another autoencoder."
         )
 
 

@@ -29,10 +29,16 @@ def config_file(name: str) -> str:
     """Return the path of a config: the file itself if it exists, else the shipped one.
 
     Raises:
-        ValueError: If it holds no options.
+        ValueError: If there is none, or it holds no options.
     """
     if not os.path.exists(name):
         shipped = [folder / name for folder in SHIPPED if os.path.isfile(folder / name)]
+        if not shipped and name.endswith(".yaml"):
+            known = sorted({path.name for folder in SHIPPED for path in folder.glob("*.yaml")})
+            raise ValueError(
+                f"There is no configuration {name}: name a file of yours or a shipped one, "
+                f"{', '.join(known)}, or one of data/ or experiments/."
+            )
         return str(shipped[0]) if shipped else name
     found, place = None, ""
     try:
