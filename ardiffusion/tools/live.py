@@ -142,8 +142,10 @@ class LiveVideo:
         if sum(video.thread.is_alive() for video in list(self.studio.videos.values())) > PEOPLE:
             raise ValueError(f"{PEOPLE} people have a video made already: wait for one to stop.")
         for name in ("seed", "steps", "difference", "guidance"):
-            if getattr(wish, name) is None:
+            if (value := getattr(wish, name)) is None:
                 raise ValueError(f"{name.capitalize()} is empty: give a number.")
+            if name != "guidance" and value % 1:
+                raise ValueError(f"{name.capitalize()} must be a whole number, got {value}.")
         seed = int(wish.seed or 0)
         if not 0 <= seed <= LAST_SEED:
             raise ValueError(f"The seed must be from 0 to {LAST_SEED}, got {seed}.")

@@ -130,7 +130,6 @@ def controls(studio: Studio) -> list[Any]:
     generator = studio.generator
     usual = generator.sampler(frames=1_000_000)  # as long ones are sampled
     names = [(name, name) for name in generator.classes if generator.conditional]
-    small = {"precision": 0, "min_width": 120}
     with gr.Row():
         label = gr.Dropdown(
             [*names, ("no class", -1)],
@@ -140,15 +139,15 @@ def controls(studio: Studio) -> list[Any]:
             min_width=120,
             visible=bool(names),
         )
-        seed = gr.Number(0, label="Seed", info="Which one of many.", **small)
+        seed = gr.Number(0, label="Seed", info="Which one of many.", min_width=120)
     with gr.Row():
-        steps = gr.Number(usual.steps, label="Steps", info="For each frame.", **small)
+        steps = gr.Number(usual.steps, label="Steps", info="For each frame.", min_width=120)
         difference = gr.Number(
             usual.difference,
             label="Difference",
             info="Of neighbours, in steps.",
             visible=studio.plan is None,
-            **small,
+            min_width=120,
         )
     guidance = gr.Number(usual.guidance, label="Guidance", info="Pull towards the class; 1: none.")
     kinds = ["image", "video"]
