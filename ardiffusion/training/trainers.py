@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -37,9 +36,10 @@ from ardiffusion.training.predict import (
     read_labels,
     sampling_settings,
 )
+from ardiffusion.training.stage_trainer import StageTrainer
 
 
-class EncodingTrainer(Trainer):
+class EncodingTrainer(StageTrainer):
     """Trainer of stage 1; its `predict` writes a latent cache."""
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride] its own options
@@ -70,7 +70,7 @@ class EncodingTrainer(Trainer):
         )
 
 
-class SamplingTrainer(Trainer):
+class SamplingTrainer(StageTrainer):
     """Trainer of stage 2; its `predict` writes generated videos."""
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride] its own options
