@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ardiffusion.nn.attention import attend
 from ardiffusion.nn.cache import AttentionContext, FullSequence, autocast_dtype, cache_type
 from ardiffusion.nn.conditions import ConditionTable, LabelEmbedding, TimestepEmbedding
+from ardiffusion.nn.denoising import DenoisingNetwork
 from ardiffusion.nn.linear import begin_as_dit
 from ardiffusion.nn.packed import packed
 from ardiffusion.nn.rotary import Phases, rotary_phases, rotate
@@ -84,7 +85,7 @@ class DiTBlock(nn.Module):
         return torch.addcmul(x, gate_m, self.mlp(modulate(x, shift=shift_m, scale=scale_m)))
 
 
-class ARDiT(nn.Module):
+class ARDiT(DenoisingNetwork):
     """Frame-causal diffusion transformer over (frames, tokens) latents.
 
     References:

@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ardiffusion.nn.conditions import ConditionTable, TimestepEmbedding
+from ardiffusion.nn.denoising import DenoisingNetwork
 from ardiffusion.nn.linear import begin_as_dit
 from ardiffusion.nn.packed import packed
 from ardiffusion.nn.published_layers import (
@@ -46,7 +47,7 @@ class ConditionCache:
         """Keep nothing of the frames, whose keys and values change with later ones."""
 
 
-class PublishedDiT(nn.Module):
+class PublishedDiT(DenoisingNetwork):
     """The published diffusion transformer; take it for its weights, ARDiT for your own models.
 
     References:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor, nn
+from torch import Tensor
 
 from ardiffusion.diffusion.history import OwnHistory
 from ardiffusion.diffusion.schedule import NoiseSchedule
@@ -24,6 +24,7 @@ from ardiffusion.diffusion.weighting import Uniform, Weighting
 from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.nn.denoising import DenoisingNetwork
 from ardiffusion.training.checkpoint import check_fits, check_given, describe_into, start_from
 from ardiffusion.training.clipping import FusedClipping
 from ardiffusion.training.compatibility import check_clips, check_generator
@@ -33,9 +34,7 @@ from ardiffusion.weights.description import build, describe
 
 
 class DiffusionModule(FusedClipping):
-    """Trains a generator on the latents of a frozen AR-VAE.
-
-    Checkpoints hold all that generates, AR-VAE included.
+    """Trains a generator on the latents of a frozen AR-VAE; checkpoints hold both.
 
     Args:
         dit: The network.
@@ -62,7 +61,7 @@ class DiffusionModule(FusedClipping):
 
     def __init__(
         self,
-        dit: nn.Module | None = None,
+        dit: DenoisingNetwork | None = None,
         arvae: str | None = None,
         start: str | None = None,
         schedule: NoiseSchedule | None = None,
