@@ -123,7 +123,7 @@ class SamplingTrainer(StageTrainer):
             prefix: What the videos begin with: a picture, a video, of which they are a
                 continuation, or a folder of either, taken in turn.
             prefix_frames: How many of the prefix's last frames to begin with; by default as many
-                as the network looks back to.
+                as fill the window of the network.
             seed: Seed, 0 to 4293; sample i depends on it and i alone.
             batch_size: Videos generated at once; changes no result beyond rounding.
             fps: Frames per second of the files.
