@@ -17,6 +17,7 @@ from ardiffusion.generator import Generator
 from ardiffusion.metrics.bootstrap import Bootstrap, distance_interval
 from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.kernel import kernel_distance
+from ardiffusion.metrics.parallel import in_threads
 from ardiffusion.nn.sizes import check_range
 from experiments.command import run_script
 from experiments.contact import contact_sheet
@@ -109,7 +110,8 @@ def compare(real: Tensor, video: Tensor) -> dict[str, Any]:
     made = describe(video)
     distance = partial(feature_distance, real, made, 0)
     value, sides = distance(), (range(len(real)), range(len(made)))
-    interval = distance_interval(distance, value, sides, Bootstrap(), lowest=0.0)
+    distances = partial(in_threads, distance)
+    interval = distance_interval(distances, value, sides, Bootstrap(), lowest=0.0)
     return {"frechet": value, "interval": interval, "kernel": kernel_distance(real, made)}
 
 

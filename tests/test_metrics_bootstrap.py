@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ardiffusion.metrics.bootstrap import (
     mean_interval,
 )
 from ardiffusion.metrics.frechet import feature_distance
+from ardiffusion.metrics.parallel import in_threads
 
 N, D = 60, 4
 
@@ -29,7 +31,8 @@ def interval(
     def distance(counts: Sequence[Tensor | None] = (None, None)) -> float:
         return feature_distance(real, fake, counts=counts)
 
-    return distance_interval(distance, distance(), videos, bootstrap, lowest=0.0)
+    distances = partial(in_threads, distance)
+    return distance_interval(distances, distance(), videos, bootstrap, lowest=0.0)
 
 
 def between(seed: int, draws: int = 100) -> tuple[float, float]:

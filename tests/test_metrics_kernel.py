@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.kernel import KernelDistance, kernel_distance
+from ardiffusion.metrics.kernel import ROWS, KernelDistance, kernel, kernel_distance
 
 
 def draw(count: int, shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -24,16 +24,35 @@ def naive(real: Tensor, fake: Tensor) -> float:
     return within(real) + within(fake) - 2 * across
 
 
-def test_the_distance_is_that_of_a_plain_double_loop() -> None:
+@pytest.mark.parametrize("rows", [1, 4, 7, 256])
+def test_the_distance_is_that_of_a_plain_double_loop(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ardiffusion.metrics.kernel.ROWS", rows)
     real, fake = draw(7), draw(9, shift=0.5, seed=1)
     assert kernel_distance(real, fake) == pytest.approx(naive(real, fake), rel=1e-12)
 
 
-def test_counts_are_repetitions() -> None:
-    real, fake, counts = draw(4), draw(5, seed=1), torch.tensor([2, 0, 1, 3])
-    repeated = real.repeat_interleave(counts, dim=0)
-    found = KernelDistance(real, fake)((counts, None))
-    assert found == pytest.approx(naive(repeated, fake), rel=1e-9)
+def test_counts_of_each_draw_are_repetitions() -> None:
+    real, fake, once = draw(4), draw(5, seed=1), torch.ones(5)
+    drawn = [torch.tensor(counts) for counts in ([2, 0, 1, 3], [1, 1, 0, 0])]
+    found = KernelDistance(real, fake).of_draws([(counts, once) for counts in drawn])
+    expected = [naive(real.repeat_interleave(counts, dim=0), fake) for counts in drawn]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_no_more_than_some_rows_of_kernels_are_there_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: list[int] = []
+
+    def watched(products: Tensor, width: int) -> Tensor:
+        rows.append(len(products) if products.ndim == 2 else 0)
+        return kernel(products, width)
+
+    monkeypatch.setattr("ardiffusion.metrics.kernel.kernel", watched)
+    kernel_distance(draw(3 * ROWS + 1), draw(20, seed=1))
+    assert max(rows) == ROWS and sum(rows) == 2 * (3 * ROWS + 1) + 20
 
 
 def test_few_clips_bring_no_bias() -> None:

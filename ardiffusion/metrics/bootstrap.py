@@ -18,8 +18,6 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor
 
-from ardiffusion.metrics.parallel import in_threads
-
 CONFIDENCE = 0.95
 ONE_VIDEO = "One side has a single video, which says nothing of how videos scatter: no interval."
 
@@ -38,7 +36,7 @@ class Bootstrap(NamedTuple):
 
 
 def distance_interval(
-    distance: Callable[[Sequence[Tensor]], float],
+    distances: Callable[[Sequence[Sequence[Tensor]]], Sequence[float]],
     value: float,
     videos: tuple[Sequence[int], Sequence[int]],
     bootstrap: Bootstrap,
@@ -50,7 +48,8 @@ def distance_interval(
     drawn with all their clips, because clips of one video are alike.
 
     Args:
-        distance: Computes the distance, given how often each clip of both sides counts.
+        distances: Computes the distance of each draw, given how often each clip of both sides
+            counts in it.
         value: The distance when each counts once.
         videos: For each clip of both sides, which video it is of.
         bootstrap: How videos are drawn.
@@ -69,7 +68,7 @@ def distance_interval(
         return list(counts.split(lengths))
 
     counts = [draw_sides() for _ in range(bootstrap.draws)]
-    drawn = torch.tensor(in_threads(distance, counts), dtype=torch.float64)
+    drawn = torch.tensor(distances(counts), dtype=torch.float64)
     low, high = (percentile_interval(drawn) + value - drawn.mean()).tolist()
     return max(low, lowest), high
 

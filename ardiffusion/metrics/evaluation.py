@@ -12,6 +12,7 @@ from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, distance_interva
 from ardiffusion.metrics.clip_features import Videos, check_size, extract_features, prepare_clip
 from ardiffusion.metrics.frechet import feature_distance
 from ardiffusion.metrics.kernel import KernelDistance
+from ardiffusion.metrics.parallel import in_threads
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.score import Score
 from ardiffusion.metrics.store import Chunk
@@ -79,18 +80,21 @@ def score_features(
     (real, fake), described = (chunk.rows for chunk in features), protocol.describe()
     videos = [clip.video for clip in clips[0]], [clip.video for clip in clips[1]]
     named, scores = f"{protocol.extractor.name}_{protocol.frames}", []
-    for metric, distance, lowest, doubts in (
+    frechet = partial(feature_distance, real, fake, protocol.ddof)
+    kernel = KernelDistance(real, fake)
+    for metric, value, distances, lowest, doubts in (
         (
             protocol.metric,
-            partial(feature_distance, real, fake, protocol.ddof),
+            frechet(),
+            partial(in_threads, frechet),
             0.0,
             warnings_about(min(len(real), len(fake)), width=real.shape[1]),
         ),
-        (f"kernel_{named}", KernelDistance(real, fake), -math.inf, []),
+        (f"kernel_{named}", kernel(), kernel.of_draws, -math.inf, []),
     ):
-        value, interval = distance(), None
+        interval = None
         if bootstrap is not None:
-            interval = distance_interval(distance, value, videos, bootstrap, lowest)
+            interval = distance_interval(distances, value, videos, bootstrap, lowest)
             doubts = doubts + ([ONE_VIDEO] if interval is None else [])
         scores.append(
             Score(

@@ -12,29 +12,33 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from ardiffusion.metrics.parallel import in_threads
 from ardiffusion.nn.rotary import float64_device
+
+ROWS = 256  # of a matrix of kernels, which are computed together
 
 
 class KernelDistance:
     """The distance of features (N, d) and (M, d), however often each counts.
 
-    Kernels are computed once, in float64, for all that a bootstrap draws.
+    Kernels are computed in float64, in blocks that are not kept: all of 20 000 clips a side would
+    take 10 GB.
     """
 
     def __init__(self, real: Tensor, fake: Tensor) -> None:
-        x, y = (side.to(float64_device(side.device)).double() for side in (real, fake))
-        self.within, self.across = (kernel(x, x), kernel(y, y)), kernel(x, y)
+        self.real, self.fake = (x.to(float64_device(x.device)).double() for x in (real, fake))
 
-    def __call__(self, counts: Sequence[Tensor | None] = (None, None)) -> float:
-        """Return MMD² of features that count as often as `counts`, (N,) and (M,), say."""
-        ones = (torch.ones_like(each[0]) for each in self.within)
-        a, b = (
-            one if given is None else given.to(one)
-            for one, given in zip(ones, counts, strict=True)
-        )
-        across = einsum(a / a.sum(), self.across, b / b.sum(), "n, n m, m ->")
-        means = [mean_of_pairs(k, c) for k, c in zip(self.within, (a, b), strict=True)]
-        return float(sum(means) - 2 * across)
+    def __call__(self) -> float:
+        """Return MMD² of features that count once each."""
+        (value,) = self.of_draws([[x.new_ones(len(x)) for x in (self.real, self.fake)]])
+        return value
+
+    def of_draws(self, counts: Sequence[Sequence[Tensor]]) -> list[float]:
+        """Return MMD² for each draw, which says how often features count, (N,) and (M,)."""
+        x, y = self.real, self.fake
+        a, b = (torch.stack([draw[side] for draw in counts]).to(x) for side in (0, 1))
+        across = sum_of_pairs(x, a, y, b) / (a.sum(dim=1) * b.sum(dim=1))
+        return (mean_within(x, a) + mean_within(y, b) - 2 * across).tolist()
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
@@ -42,13 +46,27 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     return KernelDistance(real, fake)()
 
 
-def kernel(x: Tensor, y: Tensor) -> Tensor:
-    """Return k for all pairs of features (N, d) and (M, d), shape (N, M)."""
-    return (einsum(x, y, "n d, m d -> n m") / x.shape[1] + 1) ** 3
+def sum_of_pairs(x: Tensor, a: Tensor, y: Tensor, b: Tensor) -> Tensor:
+    """Sum k over all pairs of features, (N, d) and (M, d), as often as both count, (K,).
+
+    Counts, (K, N) and (K, M), are those of K draws.
+    """
+
+    def part(start: int) -> Tensor:
+        rows = slice(start, start + ROWS)
+        kernels = kernel(einsum(x[rows], y, "n d, m d -> n m"), width=x.shape[1])
+        return einsum(a[:, rows], kernels @ b.mT, "k n, n k -> k")
+
+    return torch.stack(in_threads(part, range(0, len(x), ROWS))).sum(dim=0)
 
 
-def mean_of_pairs(values: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean of kernels (N, N) over pairs of different draws."""
-    alike = einsum(counts, values.diagonal(), "n, n ->")  # a draw with itself
-    total = counts.sum() * (counts.sum() - 1)
-    return (einsum(counts, values, counts, "n, n m, m ->") - alike) / total
+def mean_within(x: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of k over pairs of different features drawn, (K,)."""
+    alike = counts @ kernel(einsum(x, x, "n d, n d -> n"), width=x.shape[1])  # each with itself
+    total = counts.sum(dim=1)
+    return (sum_of_pairs(x, counts, x, counts) - alike) / (total * (total - 1))
+
+
+def kernel(products: Tensor, width: int) -> Tensor:
+    """Return k of features of a width, given their products, in the place of these."""
+    return products.div_(width).add_(1).pow_(3)
