@@ -1,11 +1,11 @@
 import shutil
 from importlib import import_module
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import kill_a_worker
 from torch.utils.data import DataLoader
 
 from ardiffusion.data import chunks, publishing
@@ -172,13 +172,7 @@ def test_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(
     whole = [key for batch in loader(windows(url, tmp_path)) for key in batch["key"]]
     shutil.rmtree(tmp_path / "streams")
     clips = windows(url, tmp_path, room=4.5 * SIZE)
-    killed, seen = loader(clips), list[str]()
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
-        for number, batch in enumerate(killed):
-            seen += batch["key"]
-            if number == 3:
-                active_children()[0].kill()
-    state = killed.state_dict()
+    state, seen = kill_a_worker(loader(clips))
     assert 12 <= state["samples"] == len(seen) < len(whole)
     for rank in range(2):
         resumed = loader(clips, size=2, replicas=2, rank=rank)
