@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,7 +50,10 @@ def remove_leftovers(folder: Path) -> None:
     for entry in os.scandir(folder):
         found = LEFTOVER.fullmatch(entry.name)
         if found and found["host"] in (None, host_name()) and not is_running(int(found["pid"])):
-            Path(entry.path).unlink(missing_ok=True)
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:

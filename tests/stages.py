@@ -71,9 +71,10 @@ def make_loader(count: int, batch: int = 2, frames: int = 2) -> DataLoader[Any]:
     return DataLoader(batches, batch_size=None)
 
 
-def make_data(root: Path | None, **options: Any) -> VideoDataModule:  # noqa: ANN401
+def make_data(root: Path | str | None, **options: Any) -> VideoDataModule:  # noqa: ANN401
     settings = {"resolution": 16, "frames": 4, "batch_size": 2, "workers": 0, "val_fraction": 0.2}
-    place = {} if root is None else {"root": str(root), "cache": str(root.parent / "index")}
+    place = {} if root is None else {"root": str(root)}
+    place |= {"cache": str(root.parent / "index")} if isinstance(root, Path) else {}
     return VideoDataModule(**{**settings, **place, **options})
 
 

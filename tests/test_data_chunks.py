@@ -8,9 +8,9 @@ import torch
 from killed import kill_a_worker
 from torch.utils.data import DataLoader
 
-from ardiffusion.data import chunks, publishing
+from ardiffusion.data import chunks, publishing, storage
 from ardiffusion.data.cache_index import INDEX, Index, write_index
-from ardiffusion.data.chunks import CATALOG, LISTING, ChunkFolder
+from ardiffusion.data.chunks import LATENTS, LISTING, ChunkFolder
 from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
@@ -230,13 +230,13 @@ def test_writing_that_was_cut_short_goes_on_and_a_finished_one_does_nothing(
         sent.append(file.name)
 
     monkeypatch.setattr(publishing, "send", lose)
-    with pytest.raises(OSError, match=r"Cannot write local:.* \(gone\): check .* encodes nothing"):
+    with pytest.raises(OSError, match=r"Cannot write local:.* \(gone\): check .* which goes on"):
         publish(local, url)
     with pytest.raises(OSError, match=rf"Cannot read local:.*/bucket/{LISTING}"):
         LatentCache(url, tmp_path / "streams")
     assert sent == [f"chunk-0-{i}.bin" for i in range(4)]
     publish(local, url)
-    assert sent[4] == "chunk-0-3.bin" and sent[-2:] == [CATALOG, LISTING]
+    assert sent[4] == "chunk-0-3.bin" and sent[-2:] == [LATENTS.catalog, LISTING]
     assert len(sent) == len(set(sent)) + 1
     done = len(sent)
     publish(local, url)
@@ -254,13 +254,13 @@ def test_place_without_latents_and_index_of_other_chunks_are_refused(
         with pytest.raises(ValueError, match=r"local:.* holds no latents for streaming: write"):
             LatentCache(url, tmp_path / "streams")
     (folder / LISTING).write_text(listing)
-    (folder / CATALOG).write_text("{}")
-    with pytest.raises(ValueError, match=rf"{CATALOG} is not the one that was written with"):
+    (folder / LATENTS.catalog).write_text("{}")
+    with pytest.raises(ValueError, match=rf"{LATENTS.catalog} is not the one that was written"):
         LatentCache(url, tmp_path / "streams")
     (folder / LISTING).write_text(listing.replace("chunk-0-1.bin", "../chunk-0-1.bin"))
-    shutil.copy(tmp_path / "cache" / INDEX, folder / CATALOG)
-    with pytest.raises(ValueError, match=rf"lists other chunks than {CATALOG} describes"):
-        ChunkFolder(folder)
+    shutil.copy(tmp_path / "cache" / INDEX, folder / LATENTS.catalog)
+    with pytest.raises(ValueError, match=rf"lists other chunks than {LATENTS.catalog} describes"):
+        ChunkFolder(folder, LATENTS)
 
 
 def test_repository_of_data_sets_on_the_hub_is_written_in_one_go(
@@ -276,12 +276,12 @@ def test_repository_of_data_sets_on_the_hub_is_written_in_one_go(
             asked["files"] = sorted(path.name for path in folder_path.iterdir())
             asked["options"] = options
 
-    monkeypatch.setattr(publishing, "HfApi", Hub)
+    monkeypatch.setattr(storage, "HfApi", Hub)
     with pytest.raises(OSError, match=r"Cannot write hf://me/latents \(the address is to be hf:/"):
         publish(local, "hf://me/latents")
     publish(local, "hf://datasets/me/latents/of/skies")
     assert asked["repo"] == ("me/latents", {"repo_type": "dataset", "exist_ok": True})
-    assert asked["files"] == ["chunk-0-0.bin", LISTING, CATALOG]
+    assert asked["files"] == ["chunk-0-0.bin", LISTING, LATENTS.catalog]
     assert asked["options"]["path_in_repo"] == "of/skies"
 
 
@@ -291,8 +291,8 @@ def test_without_litdata_one_sentence_says_what_to_install(
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(chunks, "import_module", missing)
-    chunks.downloader.cache_clear()
+    monkeypatch.setattr(storage, "import_module", missing)
+    storage.downloader.cache_clear()
     with pytest.raises(ValueError, match=r"pip install 'ardiffusion\[stream\]'"):
         LatentCache("s3://bucket/latents", tmp_path)
 

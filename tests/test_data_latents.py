@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.cache_index import INDEX, Index, read_index, write_index
+from ardiffusion.data.chunks import PLACE
 from ardiffusion.data.encoding import ShardWriter, finish_cache
-from ardiffusion.data.latents import PLACE, LatentCache, find_rows, join_clips
+from ardiffusion.data.latents import LatentCache, find_rows, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
 
 VIDEOS = {"a.mp4": 10, "dir/b.mp4": 13, "c.mp4": 4}

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from ardiffusion.data.cache_index import read_index
 from ardiffusion.data.latents import LatentCache
-from ardiffusion.data.publishing import staging_folder
+from ardiffusion.data.publishing import publish_videos, staging_folder
 from ardiffusion.data.windows import EveryWindow
 from ardiffusion.diffusion.weighting import LearnedVariance
 from ardiffusion.files import read_json_lines
@@ -55,13 +55,13 @@ class Tell(Callback):
 
 def fit(
     module: LightningModule,
-    skies: Path,
+    root: Path | str,
     folder: Path,
     **options: Any,  # noqa: ANN401
 ) -> list[dict[str, Any]]:
     folder.mkdir()
     data = make_data(
-        skies, batch_size=4 // options.get("devices", 1), latents=options.pop("latents", None)
+        root, batch_size=4 // options.get("devices", 1), latents=options.pop("latents", None)
     )
     callbacks = [Tell(folder), *options.pop("callbacks", [])]
     last = options.pop("ckpt_path", None)
@@ -274,6 +274,19 @@ def test_two_processes_encode_to_an_address_and_train_from_it(
         ends[name] = [one["weights"] for one in told]
     assert len(ends["stream"]) == 2
     assert_close(ends["stream"], ends["local"], rtol=0, atol=0)
+
+
+def test_two_processes_train_from_videos_at_an_address_as_from_files(
+    skies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("litdata", reason="litdata is not installed: the extra `stream` brings it")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    url = f"local:{tmp_path}/bucket/videos"
+    publish_videos(skies, url)
+    files = fit(make_first_stage(), skies, tmp_path / "files", **TWO)
+    stream = fit(make_first_stage(), url, tmp_path / "stream", **TWO)
+    assert len(stream) == 2
+    assert_close(stream, files, rtol=0, atol=0)
 
 
 def test_two_processes_encode_what_one_does(tokenizer: Path, skies: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +13,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.packets import PacketTable
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.fvd import FrechetVideoDistance
 from ardiffusion.metrics.i3d import I3DTorchScript
 from ardiffusion.metrics.image import psnr, ssim
-from ardiffusion.metrics.protocol import EveryClip, StyleGANV
+from ardiffusion.metrics.protocol import Clip, EveryClip, StyleGANV
 from ardiffusion.metrics.score import Score
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.training.callbacks import sides
@@ -54,7 +55,7 @@ def every_clip(data: VideoDataModule, split: str, frames: int, stride: int = 1) 
     """Cut the videos of a split, in order, into clips that follow each other."""
     clips = []
     for video in data.videos[split]:
-        whole = read_frames(data.root / video.path)[::stride]
+        whole = read_frames(Path(data.root, video.path))[::stride]
         clips += [whole[i : i + frames] for i in range(0, len(whole) - frames + 1, frames)]
     return torch.stack(clips)
 
@@ -306,7 +307,7 @@ def test_a_stride_of_the_protocol_is_taken_on_both_sides(
     callback = FVDGen(protocol(frames=3, videos=8, stride=2))
     (logged,) = trainer(tmp_path, callback).validate(Model(), datamodule=data)
     fake = torch.cat([noise(seed, frames=5)[:, ::2] for seed in range(8)])
-    videos = [read_frames(data.root / video.path) for video in data.videos["val"]]
+    videos = [read_frames(Path(data.root, video.path)) for video in data.videos["val"]]
     real = torch.stack([v[i : i + 5 : 2] for v in videos for i in range(0, 16, 6)])[:8]
     assert logged["frechet_random3d_gen"] == pytest.approx(distance(real, fake).item(), rel=1e-5)
 
@@ -314,14 +315,18 @@ def test_a_stride_of_the_protocol_is_taken_on_both_sides(
 def test_epochs_between_generate_nothing_and_real_clips_are_read_once(
     data: VideoDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
+    opened, real_videos = list[Clip](), sides.real_videos
 
-    class Reader(sides.VideoReader):
-        def __init__(self, path: str | Path, table: PacketTable | None = None) -> None:
-            opened.append(path)
-            super().__init__(path, table)
+    def counted(*given: Any, **named: Any) -> Videos:  # noqa: ANN401
+        videos = real_videos(*given, **named)
 
-    monkeypatch.setattr(sides, "VideoReader", Reader)
+        def read(clip: Clip) -> Tensor:
+            opened.append(clip)
+            return videos.read(clip)
+
+        return replace(videos, read=read)
+
+    monkeypatch.setattr(sides, "real_videos", counted)
     model = Model()
     callback = FVDGen(protocol(videos=9), every_n_epochs=2)
     trainer(tmp_path, callback, epochs=5).fit(model, datamodule=data)
@@ -396,7 +401,8 @@ def test_real_videos_that_are_gone_are_told_before_training(
     data: VideoDataModule, tmp_path: Path
 ) -> None:
     data.setup()
-    data.root, model = tmp_path / "gone", Model()  # as where latents alone were copied
+    model = Model()  # as where latents alone were copied
+    data.main.rule = data.main.rule._replace(root=tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match=r"compared with .*gone.*mp4, which is not there"):
         trainer(tmp_path, FVDGen(protocol())).fit(model, datamodule=data)
     assert model.calls == [] and model.global_step == 0

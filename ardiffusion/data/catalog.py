@@ -1,15 +1,15 @@
 """What is known of the videos of a data set: their classes, lengths and splits."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from ardiffusion.data.index import Counts, index_clips
-from ardiffusion.data.layouts import Entry, class_names, find_clips
+from ardiffusion.data.index import Counts
+from ardiffusion.data.layouts import Entry, class_names
 from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import read_list, split_clips
 
@@ -30,7 +30,7 @@ class Catalog(TypedDict):
 class SplitRule(NamedTuple):
     """How videos are split: by lists, and by fractions where there is none."""
 
-    root: Path
+    root: str | Path  # a folder, or an address
     lists: dict[str, str]  # text file or folder of the root, by name of the split
     fractions: dict[str, float] = FRACTIONS
     seed: int = 0
@@ -45,7 +45,7 @@ class SplitRule(NamedTuple):
     def check(self, splits: dict[str, list[str]], source: str) -> None:
         """Raise if the rule contradicts a split that was made already."""
         if self in (SplitRule(self.root, {}), SplitRule(self.root, {}, {})) or (
-            self.lists and not self.root.is_dir()
+            self.lists and not Path(self.root).is_dir()
         ):
             return  # nothing was asked for, or lists cannot be read where there are no videos
         for name, ours in self.split(sorted({*chain(*splits.values())})).items():
@@ -58,7 +58,12 @@ class SplitRule(NamedTuple):
 
 
 def usable_clips(
-    root: str | Path, clips: Sequence[str], counts: Counts, frames: int, max_broken: float = 0.05
+    root: str | Path,
+    clips: Sequence[str],
+    counts: Counts,
+    frames: int,
+    max_broken: float = 0.05,
+    option: str = "--data.max_broken",
 ) -> np.ndarray:
     """Say which clips have enough frames, list the others, and stop when these are too many."""
     usable = counts.frames >= frames
@@ -78,7 +83,7 @@ def usable_clips(
     if len(skipped) > max_broken * len(clips):
         raise ValueError(
             f"{share} are broken, empty or too short, for example: {lines[0]} Repair them or "
-            "raise --data.max_broken."
+            f"raise {option}."
         )
     if skipped:
         more = ["..."] if len(skipped) > _LISTED else []
@@ -88,17 +93,16 @@ def usable_clips(
 
 def read_catalog(
     rule: SplitRule,
+    entries: list[Entry],
+    counts: Counts,
     frames: int,
     max_broken: float = 0.05,
-    cache: str | None = None,
-    find: Callable[[Path], list[Entry]] = find_clips,
+    option: str = "--data.max_broken",
 ) -> Catalog:
-    """Look at every video that is found; those of at least so many frames can be used."""
-    entries = find(rule.root)
+    """Say what is known of videos; those of at least so many frames can be used."""
     names, paths = class_names(entries), [entry.path for entry in entries]
     numbers = {None: -1} | {name: number for number, name in enumerate(names)}
-    counts = index_clips(rule.root, paths, cache=cache)
-    usable = usable_clips(rule.root, paths, counts, frames=frames, max_broken=max_broken)
+    usable = usable_clips(rule.root, paths, counts, frames, max_broken, option=option)
     return {
         "classes": names,
         "labels": {entry.path: numbers[entry.label] for entry in entries},
@@ -123,12 +127,12 @@ def rename_classes(catalog: Catalog, names: list[str], place: str | Path) -> Cat
 
 def usable_videos(catalog: Catalog) -> dict[str, Spans]:
     """List the usable videos of each split, from their first frame to their last."""
-    found: dict[str, Spans] = {}
+    found, numbers = dict[str, Spans](), {p: n for n, p in enumerate(catalog["labels"])}
     for name, paths in catalog["splits"].items():
         used = [path for path in paths if path in catalog["lengths"]]
         columns = np.zeros((len(used), 5), np.int64)
-        for number, column in enumerate((catalog["lengths"], catalog["labels"])):
-            columns[:, number] = np.fromiter(map(column.__getitem__, used), np.int64, len(used))
+        for place, column in {0: catalog["lengths"], 1: catalog["labels"], 4: numbers}.items():
+            columns[:, place] = np.fromiter(map(column.__getitem__, used), np.int64, len(used))
         columns[:, 3] = 1
         found[name] = Spans(used, columns)
     return found

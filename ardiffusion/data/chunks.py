@@ -1,35 +1,58 @@
-"""Latents in chunks of LitData, in object storage or in a folder, that are read in any order.
+"""Chunks of LitData, in object storage or in a folder, whose items are read in any order.
 
-A data set of LitData holds chunks of many clips, and `index.json`, which lists them. Ours holds
-`latents.index.json` as well: it says of chunks what the index of a latent cache says of shards,
-and the list has its hash. Each machine keeps the chunks read last in a folder for all its
-processes. Of LitData serve the format and the transfer; its own reader visits chunks in turn.
+A data set of LitData holds chunks of many items, latents of clips or videos, and `index.json`,
+which lists them. Ours holds `latents.index.json` or `videos.index.json` as well: it says of chunks
+what the index of a latent cache says of shards, and the list has its hash. Each machine keeps the
+chunks read last in a folder for all its processes. Of LitData serve the format and the transfer;
+its own reader visits chunks in turn.
 """
 
-import functools
 import hashlib
 import json
 import os
-import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib import import_module
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ardiffusion.data.cache_index import read_columns
+from ardiffusion.data.cache_index import Clips, read_columns
+from ardiffusion.data.storage import fetch, is_remote, streams_folder
 from ardiffusion.data.windows import BrokenData
-from ardiffusion.files import cache_folder, has_type
+from ardiffusion.files import has_type
 
-LISTING, CATALOG = "index.json", "latents.index.json"
-LEAVES = 3  # of what LitData keeps of a clip: latents, key, label
+LISTING = "index.json"
+# of a clip: its video and first frame there, its shard or chunk, and its number in that
+PLACE = np.dtype([("video", "i8"), ("start", "i8"), ("shard", "i4"), ("number", "i4")])
 _WAIT = 0.05  # seconds until a chunk that another process fetches is looked for again
+
+
+class Kind(NamedTuple):
+    """What a data set holds."""
+
+    name: str
+    leaves: tuple[str, ...]  # of an item
+    option: str  # names such a data set
+    command: str  # writes one
+
+    @property
+    def catalog(self) -> str:
+        """The file that says what is in the chunks."""
+        return f"{self.name}.index.json"
+
+
+LATENTS = Kind("latents", ("latents", "key", "label"), "--data.latents", "ardiff-vae predict")
+VIDEOS = Kind(
+    "videos", ("video", "path", "class", "files", "table"), "--data.root", "ardiff publish"
+)
 
 
 class Chunk(TypedDict):
@@ -44,51 +67,28 @@ class Listing(TypedDict):
 
     chunks: list[Chunk]
     ardiffusion: str  # SHA-256 of what we know of the chunks
+    holds: str | None  # the name of a kind; latents where none is given
 
 
-def is_remote(place: str | Path | None) -> bool:
-    """Say whether latents are in object storage, or to be treated so (local:/folder)."""
-    return isinstance(place, str) and bool(re.match(r"local:|[a-z][a-z0-9]+://", place))
+def in_chunks(place: str | Path, kind: Kind) -> bool:
+    """Say whether a place holds chunks: object storage, or a folder with a copy of them."""
+    return is_remote(place) or Path(place, kind.catalog).exists()
 
 
-def locate(place: str) -> str | Path:
-    """Return an address as it is, and a folder as a path."""
-    return place.rstrip("/") if is_remote(place) else Path(place).expanduser()
+def list_places(shards: Mapping[str, Clips]) -> np.ndarray:
+    """Say where all clips are that shards or chunks hold."""
+    sizes = np.array([len(clips["starts"]) for clips in shards.values()], np.int64)
+    clips = np.empty(sizes.sum(), PLACE)
+    clips["video"] = [*chain.from_iterable(each["videos"] for each in shards.values())]
+    clips["start"] = [*chain.from_iterable(each["starts"] for each in shards.values())]
+    clips["shard"] = np.repeat(np.arange(len(sizes)), sizes)
+    clips["number"] = np.arange(len(clips)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return clips
 
 
-def below(place: str | Path, part: str) -> str | Path:
-    """Name a part of a place, or the place itself."""
-    return place / part if isinstance(place, Path) else f"{place}/{part}".rstrip("/")
-
-
-def litdata(module: str) -> Any:  # noqa: ANN401
-    """Import a module of LitData, which only streams need."""
-    try:
-        return import_module(f"litdata.streaming.{module}")
-    except ImportError as error:
-        raise ValueError(
-            "Latents in object storage need the package litdata; install it by: "
-            "pip install 'ardiffusion[stream]'."
-        ) from error
-
-
-@functools.cache
-def downloader(url: str, process: int) -> Any:  # noqa: ANN401
-    """Return what fetches files; no connection outlives a fork."""
-    return litdata("downloader").get_downloader(url, "", [])
-
-
-def fetch(url: str, name: str, folder: Path) -> None:
-    """Fetch a file whole, or return at once if another process of this machine is at it."""
-    source = downloader(url, os.getpid())
-    try:
-        source.download_file(f"{url}/{name}", str(folder / name))
-    except Exception as error:  # each storage has its own
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise OSError(
-            f"Cannot read {url}/{name} ({reason}): check the address, the network and your "
-            "credentials."
-        ) from error
+def nearness(chunks: np.ndarray, kept: int | None) -> tuple[Tensor, int] | None:
+    """Say in which chunks samples are, and how many of them are kept, unless all have room."""
+    return None if kept is None else (torch.from_numpy(chunks.astype(np.int64)), kept)
 
 
 def make_room(folder: Path, room: float) -> None:
@@ -107,39 +107,42 @@ def make_room(folder: Path, room: float) -> None:
                 over -= size
 
 
-def open_folder(url: str | Path, cache: str | Path | None) -> tuple[Path, Listing]:
+def open_folder(url: str | Path, kind: Kind, cache: str | Path | None) -> tuple[Path, Listing]:
     """Return the folder for the chunks of an address as they are now, and the list of them."""
     if isinstance(url, Path):
-        return url, read_listing(url)
-    streams = Path(cache or cache_folder()).expanduser() / "streams"
+        return url, read_listing(url, kind, url)
+    streams = streams_folder(cache)
     streams.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=streams) as new:
         fetch(url, LISTING, Path(new))
-        listing = read_listing(Path(new), url)
+        listing = read_listing(Path(new), kind, url)
         version = f"{url} {listing['ardiffusion']}".encode()
         folder = streams / hashlib.sha256(version).hexdigest()[:16]
-        if not (folder / CATALOG).exists():
-            fetch(url, CATALOG, Path(new))
-            if file_hash(Path(new, CATALOG)) != listing["ardiffusion"]:
+        if not (folder / kind.catalog).exists():
+            fetch(url, kind.catalog, Path(new))
+            if file_hash(Path(new, kind.catalog)) != listing["ardiffusion"]:
                 raise ValueError(
-                    f"{url}/{CATALOG} is not the one that was written with {LISTING}: run the "
-                    "same `ardiff-vae predict` again."
+                    f"{url}/{kind.catalog} is not the one that was written with {LISTING}: run "
+                    f"the same `{kind.command}` again."
                 )
             folder.mkdir(exist_ok=True)
-            os.replace(Path(new, CATALOG), folder / CATALOG)
+            os.replace(Path(new, kind.catalog), folder / kind.catalog)
     return folder, listing
 
 
-def read_listing(folder: Path, url: str | Path | None = None) -> Listing:
-    """Read the list of chunks."""
+def read_listing(folder: Path, kind: Kind, place: str | Path) -> Listing:
+    """Read the list of chunks of a place."""
     found: Any = None
     with suppress(ValueError, RecursionError):
         found = json.loads((folder / LISTING).read_text(encoding="utf-8"))
     if not has_type(found, Listing):
         raise ValueError(
-            f"{url or folder} holds no latents for streaming: write some with `ardiff-vae "
-            "predict --output s3://...`."
+            f"{place} holds no {kind.name} for streaming: write some there with `{kind.command}`."
         )
+    holds = found.get("holds") or LATENTS.name
+    for other in (LATENTS, VIDEOS):
+        if holds == other.name != kind.name:
+            raise ValueError(f"{place} holds {holds}, no {kind.name}: name it in {other.option}.")
     return found
 
 
@@ -149,27 +152,32 @@ def file_hash(path: Path) -> str:
 
 
 class ChunkFolder:
-    """Reads latents from chunks; one is fetched when it is needed and not there.
+    """Reads items from chunks; one is fetched when it is needed and not there.
 
     Args:
         place: Address of the data set, s3://bucket/folder, hf://datasets/user/repo/folder or
             another one that LitData knows, or a folder that holds all of it.
+        kind: What it holds.
         cache: Folder in which a folder for the chunks is made.
         room: Bytes of chunks that may lie there.
     """
 
     def __init__(
-        self, place: str | Path, cache: str | Path | None = None, room: float = 50e9
+        self,
+        place: str | Path,
+        kind: Kind,
+        cache: str | Path | None = None,
+        room: float = 50e9,
     ) -> None:
-        self.place, self.room = place, room
-        self.folder, listing = open_folder(place, cache)
-        self.index = read_columns(self.folder, CATALOG)
+        self.place, self.kind, self.room = place, kind, room
+        self.folder, listing = open_folder(place, kind, cache)
+        self.index = read_columns(self.folder, kind.catalog)
         self._sizes = {chunk["filename"]: chunk["chunk_bytes"] for chunk in listing["chunks"]}
         self._names = list(self._sizes)
         if self._names != list(self.index["shards"]) or not self.index["complete"]:
             raise ValueError(
-                f"{place} lists other chunks than {CATALOG} describes: run the same `ardiff-vae "
-                "predict` again."
+                f"{place} lists other chunks than {kind.catalog} describes: run the same "
+                f"`{kind.command}` again."
             )
         self._checked: set[str] = set()  # chunks of which this process saw that they are whole
 
@@ -180,13 +188,13 @@ class ChunkFolder:
             return None
         return max(1, int(self.room / 2 / max(self._sizes.values())))
 
-    def read(self, shard: int, number: int, first: int, rows: int) -> Tensor:
-        """Read rows of the latents of a clip, by the number of its chunk and its own in that."""
+    def item(self, shard: int, number: int) -> dict[str, bytes]:
+        """Read an item by the number of its chunk and its own in that."""
         name = self._names[shard]
         while True:
             with suppress(FileNotFoundError), open(self.folder / name, "rb") as file:
                 self._check(name, file)
-                return read_clip(file, number)[first : first + rows]
+                return read_item(file, number, self.kind.leaves)
             self._fetch(name)
 
     def _fetch(self, name: str) -> None:
@@ -209,22 +217,20 @@ class ChunkFolder:
                     os.unlink(file.name)
                 raise BrokenData(
                     f"Chunk {name} of {self.place} is not the one its index describes: start "
-                    "again, and if that does not help, run the same `ardiff-vae predict` again."
+                    f"again, and if that does not help, run the same `{self.kind.command}` again."
                 )
             self._checked.add(name)
         with suppress(FileNotFoundError):
             os.utime(file.name)
 
 
-def read_clip(file: BufferedReader, number: int) -> Tensor:
-    """Read the latents of a clip.
+def read_item(file: BufferedReader, number: int, leaves: tuple[str, ...]) -> dict[str, bytes]:
+    """Read the leaves of an item.
 
     A chunk begins with the number of its items and where each begins, an item with the sizes of
     its leaves, all of 32 bits.
     """
     file.seek(4 * (1 + number))
-    begin = int(np.frombuffer(file.read(4), np.uint32)[0])
-    file.seek(begin)
-    size = int(np.frombuffer(file.read(4 * LEAVES), np.uint32)[0])
-    serializer = litdata("serializers").TensorSerializer()
-    return serializer.deserialize(bytearray(file.read(size)))
+    file.seek(int(np.frombuffer(file.read(4), np.uint32)[0]))
+    sizes = np.frombuffer(file.read(4 * len(leaves)), np.uint32).tolist()
+    return {name: file.read(size) for name, size in zip(leaves, sizes, strict=True)}

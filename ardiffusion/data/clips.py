@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ardiffusion.data.index import known_table
+from ardiffusion.data.stamp import stamp
 from ardiffusion.data.video import VideoReader
 from ardiffusion.data.windows import FrameSpan
 
@@ -36,17 +37,26 @@ class VideoFiles:
     def __init__(
         self, root: str | Path, resolution: int = 256, cache: str | Path | None = None
     ) -> None:
-        self.place, self.resolution, self.cache = Path(root), resolution, cache
-        self._open: tuple[int, VideoReader] | None = None
+        self.place, self.resolution, self.cache = root, resolution, cache
+        self._open: tuple[int, str, VideoReader] | None = None  # by whom, what
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:
         """Read a clip; those of one video that follow each other are decoded in one go."""
-        path = self.place / span.path
         # an open file must not be read by two processes, which a fork would make of one
-        if self._open is None or (self._open[0], self._open[1].path) != (os.getpid(), path):
-            self._open = (os.getpid(), VideoReader(path, known_table(path, self.cache)))
-        clip = self._open[1].read(start=span.start + first, frames=frames, stride=step)
+        if self._open is None or self._open[:2] != (os.getpid(), span.path):
+            self._open = None  # which may not outlast its file
+            self._open = (os.getpid(), span.path, self.open(span.path))
+        clip = self._open[2].read(start=span.start + first, frames=frames, stride=step)
         return resize_crop(clip, self.resolution)
+
+    def open(self, path: str) -> VideoReader:
+        """Open a video by its path below the place."""
+        file = Path(self.place, path)
+        return VideoReader(file, known_table(file, self.cache))
+
+    def stamp(self, path: str) -> str:
+        """Say what changes with the content of a video."""
+        return stamp(Path(self.place, path))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from ardiffusion.data.cache_index import INDEX
 from ardiffusion.data.catalog import (
     Catalog,
@@ -13,12 +15,15 @@ from ardiffusion.data.catalog import (
     rename_classes,
     usable_videos,
 )
-from ardiffusion.data.chunks import below
+from ardiffusion.data.chunks import VIDEOS, in_chunks
 from ardiffusion.data.clips import VideoFiles
+from ardiffusion.data.index import Counts, index_clips
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.layouts import Entry, find_clips, find_pictures
 from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import NAMES
+from ardiffusion.data.storage import below
+from ardiffusion.data.video_chunks import StreamedVideos, VideoChunks
 from ardiffusion.data.windows import EveryWindow, Reader, extent
 
 IMAGES = "images"
@@ -34,11 +39,11 @@ class Footage:
         stride: Step between two frames of a clip.
         resolution: Height and width of the clips; that of the latents, or 256, by default.
         max_broken: Largest fraction of broken, empty or too short videos that is skipped.
-        cache: Folder for the index of videos.
+        cache: Folder for the index of videos, and for what comes from object storage.
         latents: Folder or address of a latent cache; what is read then comes from there.
         part: Where the latents are in that folder.
         find: What lists the videos.
-        room: Bytes of latents from object storage that may lie in `cache`.
+        room: Bytes of videos, and of latents, from object storage that may lie in `cache`.
         beside: The videos that go with pictures; theirs are the classes then.
     """
 
@@ -79,11 +84,11 @@ class Footage:
     def catalog(self) -> Catalog:
         """What is known of the videos: from the latent cache, or by looking at them."""
         cached, need = self.latent_cache, extent(self.frames, self.stride)
-        found = (
-            cached.catalog
-            if cached
-            else read_catalog(self.rule, need, self.max_broken, cache=self.cache, find=self.find)
-        )
+        if cached:
+            found = cached.catalog
+        else:
+            entries, counts = self.chunks.survey() if self.chunks else self._survey()
+            found = read_catalog(self.rule, entries, counts, need, self.max_broken)
         if self.beside is None:
             return found
         place = cached.place if cached else self.rule.root
@@ -98,10 +103,30 @@ class Footage:
     @cached_property
     def videos(self) -> dict[str, Spans]:
         """The usable videos of each split, from their first frame to their last."""
-        return usable_videos(self.catalog)
+        found = usable_videos(self.catalog)
+        return {name: self._in_turn(videos) for name, videos in found.items()}
+
+    def _in_turn(self, videos: Spans) -> Spans:
+        if self.latents is not None or self.chunks is None:
+            return videos
+        return self.chunks.in_turn(videos)
+
+    def _survey(self) -> tuple[list[Entry], Counts]:
+        """Look at every video that is found."""
+        root = Path(self.rule.root)
+        entries = self.find(root)
+        return entries, index_clips(root, [entry.path for entry in entries], cache=self.cache)
+
+    @cached_property
+    def chunks(self) -> VideoChunks | None:
+        """The chunks that hold the videos, if these are not files."""
+        root = self.rule.root
+        return VideoChunks(root, self.cache, self.room) if in_chunks(root, VIDEOS) else None
 
     @property
     def files(self) -> VideoFiles:
+        if self.chunks:
+            return StreamedVideos(self.chunks, self.side, self.cache)
         return VideoFiles(self.rule.root, resolution=self.side, cache=self.cache)
 
     def source(self, split: str) -> tuple[Reader, Spans]:
@@ -122,10 +147,15 @@ class Footage:
             )
         return clips
 
+    def nearness(self, every: EveryWindow) -> tuple[Tensor, int] | None:
+        """Say in which chunks videos are, and how many are kept, unless all of them are."""
+        store = self.latent_cache or self.chunks
+        return store.nearness(every.places()) if store else None
+
     def every(self) -> EveryWindow:
         """Make a data set of every clip of every video, be it in one split or in two."""
         videos = {video.path: video for name in NAMES for video in self.videos[name]}
-        return self.cut(self.files, Spans.of(videos.values()))
+        return self.cut(self.files, self._in_turn(Spans.of(videos.values())))
 
 
 def with_pictures(videos: Footage, images: str | None, alone: bool) -> list[Footage]:

@@ -6,7 +6,6 @@ one span of frames, and a clip may start at any frame of it, whatever the clips 
 
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,10 @@ from torch import Tensor
 from ardiffusion.data.cache import open_cache
 from ardiffusion.data.cache_index import catalog_of
 from ardiffusion.data.catalog import Catalog
-from ardiffusion.data.chunks import CATALOG, ChunkFolder, is_remote, locate
+from ardiffusion.data.chunks import LATENTS, ChunkFolder, in_chunks, list_places, nearness
 from ardiffusion.data.spans import FrameSpan, Spans
+from ardiffusion.data.storage import litdata, locate
 from ardiffusion.data.windows import BrokenData, extent
-
-# of a clip: its video and first frame there, its shard, and its number in that
-PLACE = np.dtype([("video", "i8"), ("start", "i8"), ("shard", "i4"), ("number", "i4")])
 
 
 def join_clips(clips: np.ndarray, frames: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +77,15 @@ class ShardFolder:
             ) from error
 
 
+class LatentChunks(ChunkFolder):
+    """Reads latents from chunks."""
+
+    def read(self, shard: int, number: int, first: int, rows: int) -> Tensor:
+        """Read rows of the latents of a clip, by the number of its chunk and its own in that."""
+        stored = bytearray(self.item(shard, number)["latents"])
+        return litdata("serializers").TensorSerializer().deserialize(stored)[first : first + rows]
+
+
 class LatentCache:
     """Reads clips of a finished latent cache, float32 (F, L, C).
 
@@ -100,29 +106,20 @@ class LatentCache:
         self, path: str | Path, cache: str | Path | None = None, room: float = 50e9
     ) -> None:
         place = locate(str(path))
-        chunks = is_remote(place) or Path(place, CATALOG).exists()
-        self.store = ChunkFolder(place, cache, room) if chunks else ShardFolder(place)
+        if in_chunks(place, LATENTS):
+            self.store = LatentChunks(place, LATENTS, cache, room)
+        else:
+            self.store = ShardFolder(place)
         self.place, self.index = self.store.place, self.store.index
         self.origin = self.index["origin"]
         sizes = (self.origin["frames"], self.origin["stride"])
-        self.clips, self._firsts = join_clips(self._find_clips(), *sizes)
+        self.clips, self._firsts = join_clips(list_places(self.index["shards"]), *sizes)
         self.spans = self._list_spans()
 
     @cached_property
     def catalog(self) -> Catalog:
         """What the cache says of the videos."""
         return catalog_of(self.index)
-
-    def _find_clips(self) -> np.ndarray:
-        """Say where all clips are."""
-        shards = self.index["shards"].values()
-        sizes = np.array([len(clips["starts"]) for clips in shards], np.int64)
-        clips = np.empty(sizes.sum(), PLACE)
-        clips["video"] = [*chain.from_iterable(clips["videos"] for clips in shards)]
-        clips["start"] = [*chain.from_iterable(clips["starts"] for clips in shards)]
-        clips["shard"] = np.repeat(np.arange(len(sizes)), sizes)
-        clips["number"] = np.arange(len(clips)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return clips
 
     def _list_spans(self) -> dict[str, Spans]:
         """List the frames of each split that follow each other."""
@@ -160,9 +157,7 @@ class LatentCache:
 
     def nearness(self, places: np.ndarray) -> tuple[Tensor, int] | None:
         """Say in which chunks places are, and how many are kept here, unless all of them are."""
-        if self.store.kept is None:
-            return None
-        return torch.from_numpy(self.clips["shard"][places].astype(np.int64)), self.store.kept
+        return nearness(self.clips["shard"][places], self.store.kept)
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse to be decoded by another AR-VAE than the one that encoded."""

@@ -1,121 +1,158 @@
-"""Writing a finished latent cache to object storage, in chunks of LitData."""
+"""Writing latents and videos to object storage, in chunks of LitData."""
 
-import asyncio
 import hashlib
 import json
 import logging
-import os
-import re
 import shutil
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi
 from rich.console import Console
 from rich.progress import track
 
 from ardiffusion.data.cache_index import INDEX, Clips, Columns, write_columns
-from ardiffusion.data.chunks import CATALOG, LISTING, downloader, file_hash, litdata
+from ardiffusion.data.chunks import LATENTS, LISTING, VIDEOS, Kind, file_hash
+from ardiffusion.data.index import index_clips
 from ardiffusion.data.latents import LatentCache
-from ardiffusion.files import append_json_lines, cache_folder, read_json_lines, write_json
+from ardiffusion.data.layouts import find_clips
+from ardiffusion.data.splits import draw_order
+from ardiffusion.data.storage import litdata, send, send_to_hub, storage_errors
+from ardiffusion.data.video_chunks import describe_videos, video_item
+from ardiffusion.files import (
+    append_json_lines,
+    cache_folder,
+    only_writer,
+    read_json_lines,
+    write_json,
+)
 
-CHUNK = 2**24  # bytes; one is fetched for the first of its clips that is needed
+CHUNK = 2**24  # bytes; one is fetched for the first of its items that is needed
 LOG = "published.jsonl"
 logger = logging.getLogger(__name__)
 
 
+class Content(NamedTuple):
+    """What is to be written: items, whose clips they are, and what else is known of those."""
+
+    kind: Kind
+    items: Iterable[dict[str, Any]]
+    clips: Clips
+    known: Columns
+
+
 def staging_folder(url: str) -> Path:
-    """Name the folder in which latents are gathered that are to go to an address."""
+    """Name the folder for latents, and for chunks, that are to go to an address."""
     return cache_folder() / "latents" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def publish(folder: Path, url: str) -> None:
-    """Write a latent cache to an address; what is there already is not written again.
+    """Write a latent cache, which stays as it is, to an address."""
+
+    def content() -> Content:
+        cache = LatentCache(folder)
+        paths, labels = cache.index["paths"], cache.index["labels"]
+        items = (
+            {
+                "latents": latents,
+                "key": f"{paths[video]}:{start}",
+                "label": max(labels[video], -1),
+            }
+            for video, start, latents in cache.every_clip()
+        )
+        videos, starts = (cache.clips[name].tolist() for name in ("video", "start"))
+        return Content(LATENTS, items, {"videos": videos, "starts": starts}, cache.index)
+
+    write_content(folder, url, file_hash(folder / INDEX), content)
+
+
+def publish_videos(
+    root: Path, url: str, max_broken: float = 0.05, cache: str | None = None
+) -> Columns:
+    """Write the videos of a folder to an address as they are, and return what is known of them.
+
+    Their order is drawn, so that a chunk holds videos of all classes; the first ones are those
+    that a fraction takes out of training unless another seed is given.
+    """
+    entries = find_clips(root, option="FOLDER")
+    paths = [entry.path for entry in entries]
+    counts = index_clips(root, paths, cache=cache)
+    known = describe_videos(root, entries, counts, max_broken)
+    order = [number for number in draw_order(paths, seed=0).tolist() if known["lengths"][number]]
+    items = (video_item(root, entries[number], cache) for number in order)
+    clips: Clips = {"videos": order, "starts": [0] * len(order)}
+    source = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    folder = staging_folder(url)
+    with only_writer(folder):
+        write_content(folder, url, source, lambda: Content(VIDEOS, items, clips, known))
+    return known
+
+
+def write_content(folder: Path, url: str, source: str, content: Callable[[], Content]) -> None:
+    """Write chunks to an address; those that are there already are not written again.
 
     Args:
-        folder: The cache, which stays, with a note of what was written.
+        folder: Where a note is kept of what was written, and a chunk lies until it is.
         url: Where to, s3://bucket/folder, hf://datasets/user/repo/folder, local:/folder, or
             another address that LitData can write to.
+        source: What changes with the content.
+        content: Makes it.
     """
-    source = file_hash(folder / INDEX)
-    done = {line.get("file"): line.get("hash") for line in read_json_lines(folder / LOG)}
+    log, chunks, hub = folder / LOG, folder / "chunks", url.startswith("hf://")
+    done = {line.get("file"): line.get("hash") for line in read_json_lines(log)}
     if done.get(LISTING) == source:
         return
-    chunks = folder / "chunks"
     shutil.rmtree(chunks, ignore_errors=True)  # of a run that was killed
-    index = write_chunks(LatentCache(folder), chunks)
-    try:
-        if url.startswith("hf://"):
+    chunks.mkdir(parents=True)
+    append_json_lines(log, [{"file": LISTING, "hash": None}])
+    writing = (f"write {url}", ", then run the same command again, which goes on from there")
+
+    def ship(file: Path) -> str:
+        digest = file_hash(file)
+        if hub:  # whose files go together
+            return digest
+        if done.get(file.name) != digest:
+            with storage_errors(*writing):
+                send(file, f"{url}/{file.name}")
+            append_json_lines(log, [{"file": file.name, "hash": digest}])
+        file.unlink()
+        return digest
+
+    made = content()
+    write_chunks(made, chunks, ship, title=f"Writing {url}")
+    if hub:
+        with storage_errors(*writing):
             send_to_hub(chunks, url)
-        else:
-            hashes = [*index["hashes"].items(), (CATALOG, file_hash(chunks / CATALOG))]
-            left = [(name, digest) for name, digest in hashes if done.get(name) != digest]
-            append_json_lines(folder / LOG, [{"file": LISTING, "hash": None}])
-            for name, digest in track(left, f"Writing {url}", console=Console(stderr=True)):
-                send(chunks / name, f"{url}/{name}")
-                append_json_lines(folder / LOG, [{"file": name, "hash": digest}])
-            send(chunks / LISTING, f"{url}/{LISTING}")  # from now on they are those to be read
-    except Exception as error:  # each storage has its own
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise OSError(
-            f"Cannot write {url} ({reason}): check the address, the network and your credentials, "
-            "then run the same command again, which encodes nothing anew."
-        ) from error
-    append_json_lines(folder / LOG, [{"file": LISTING, "hash": source}])
+    else:
+        ship(chunks / made.kind.catalog)
+        ship(chunks / LISTING)  # from now on they are those to be read
+    append_json_lines(log, [{"file": LISTING, "hash": source}])
     shutil.rmtree(chunks)
-    clips = sum(len(clips["starts"]) for clips in index["shards"].values())
-    logger.info("Wrote %d clips to %s.", clips, url)
+    logger.info("Wrote %d %s to %s.", len(made.clips["starts"]), made.kind.name, url)
 
 
-def write_chunks(cache: LatentCache, folder: Path) -> Columns:
-    """Write the clips of a cache to chunks, those of a video one after the other."""
-    folder.mkdir(parents=True)
+def write_chunks(content: Content, folder: Path, ship: Callable[[Path], str], title: str) -> None:
+    """Write items to chunks, which are shipped when they are whole, and what lists them."""
     writer = litdata("writer").BinaryWriter(str(folder), chunk_bytes=CHUNK)
-    paths, labels = cache.index["paths"], cache.index["labels"]
-    for number, (video, start, latents) in enumerate(cache.every_clip()):
-        key, label = f"{paths[video]}:{start}", max(labels[video], -1)
-        writer[number] = {"latents": latents, "key": key, "label": label}
-    writer.done()
+    videos, starts = content.clips["videos"], content.clips["starts"]
+    hashes: dict[str, str] = {}
+    items = track(content.items, title, total=len(videos), console=Console(stderr=True))
+    with warnings.catch_warnings():  # a long video has a chunk of its own
+        warnings.filterwarnings("ignore", message="An item was larger than the target chunk")
+        for number, item in enumerate(items):
+            if file := writer.add_item(number, item):
+                hashes[Path(file).name] = ship(Path(file))
+        hashes |= {Path(file).name: ship(Path(file)) for file in writer.done()}
     (own,) = folder.glob("*.index.json")  # of this one writer
     listing = json.loads(own.read_text(encoding="utf-8"))
     own.unlink()
     shards: dict[str, Clips] = {}
-    videos, starts = (cache.clips[name].tolist() for name in ("video", "start"))
     for chunk in listing["chunks"]:
         count = chunk["chunk_size"]
         shards[chunk["filename"]] = {"videos": videos[:count], "starts": starts[:count]}
         videos, starts = videos[count:], starts[count:]
-    hashes = {name: file_hash(folder / name) for name in shards}
-    index: Columns = {**cache.index, "shards": shards, "hashes": hashes}
-    write_columns(folder / CATALOG, index)
-    write_json(folder / LISTING, {**listing, "ardiffusion": file_hash(folder / CATALOG)})
-    return index
-
-
-def send(file: Path, target: str) -> None:
-    """Write a file to an address."""
-    if target.startswith("local:"):
-        place = Path(target.removeprefix("local:"))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.tmp")
-        shutil.copyfile(file, partial)
-        os.replace(partial, place)
-    else:
-        address, _, _ = target.rpartition("/")
-        source = downloader(address, os.getpid())
-        asyncio.run(source.aupload_file(str(file), target))
-
-
-def send_to_hub(folder: Path, url: str) -> None:
-    """Write a folder into a repository of data sets; files that are there are not sent again."""
-    match = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)/?([^@]*)", url)
-    if match is None:
-        raise ValueError("the address is to be hf://datasets/user/repo/folder")
-    hub = HfApi()
-    hub.create_repo(match[1], repo_type="dataset", exist_ok=True)
-    hub.upload_folder(
-        folder_path=folder,
-        repo_id=match[1],
-        path_in_repo=match[2] or None,
-        repo_type="dataset",
-        delete_patterns="chunk-*",
-    )
+    catalog = folder / content.kind.catalog
+    write_columns(catalog, {**content.known, "shards": shards, "hashes": hashes})
+    own_part = {"ardiffusion": file_hash(catalog), "holds": content.kind.name}
+    write_json(folder / LISTING, {**listing, **own_part})

@@ -92,10 +92,11 @@ def read_list(path: str | Path, root: str | Path, clips: Sequence[str]) -> list[
         clips: Paths of all clips below the root.
     """
     path = Path(path) if Path(path).is_file() else Path(root) / path
-    if path.is_dir() and path.is_relative_to(root):
+    if path.is_relative_to(root) and not path.is_file():
         folder = path.relative_to(root)
         if below := [clip for clip in clips if Path(clip).is_relative_to(folder)]:
             return below
+    if path.is_dir() and path.is_relative_to(root):
         raise ValueError(
             f"Folder {shown(path)} holds no clip: choose another list or --data.root."
         )
@@ -118,7 +119,7 @@ def read_list(path: str | Path, root: str | Path, clips: Sequence[str]) -> list[
     return sorted(chosen)
 
 
-def _draw(clips: Sequence[str], seed: int) -> np.ndarray:
+def draw_order(clips: Sequence[str], seed: int) -> np.ndarray:
     """Number clips in the order of the hashes of their names."""
     names = (f"{seed}/{clip}".encode(errors="surrogateescape") for clip in clips)
     hashes = b"".join(hashlib.sha256(name).digest() for name in names)
@@ -142,7 +143,7 @@ def split_fractions(
     grows keeps most of its split. A fraction above 0 gets a clip as long as train keeps one.
     """
     check_fractions(fractions)
-    drawn, left = _draw(clips, seed), np.ones(len(clips), bool)
+    drawn, left = draw_order(clips, seed), np.ones(len(clips), bool)
     splits: dict[str, list[str]] = {}
     spare = len(clips) - (sum(fractions.values()) < 1)
     for name, fraction in fractions.items():

@@ -31,6 +31,7 @@ TOOLS = {
     "live": "open a page on which videos appear while they are made",
     "stability": "compare how steadily runs train",
     "export": "write a model to share, in a folder or on the Hub",
+    "publish": "write videos to object storage, to train from there",
     "videos": "write procedural videos into class folders",
 }
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule
-from ardiffusion.data.chunks import locate
 from ardiffusion.data.footage import Footage, with_pictures
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.mixing import MixedLoader, Rounds, share_of_pictures
 from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import check_fractions
+from ardiffusion.data.storage import locate
 from ardiffusion.data.windows import EveryWindow, RandomWindows
 from ardiffusion.nn.sizes import check_range
 
@@ -25,7 +24,8 @@ class VideoDataModule(LightningDataModule):
     """Clips of a folder of videos, of class folders of videos, or of folders of frames.
 
     Args:
-        root: Folder of the data set; `data` unless there are images alone.
+        root: Folder of the data set, or the address in object storage to which `ardiff publish`
+            wrote it; `data` unless there are images alone.
         images: Folder of pictures, in class folders as videos may be, to train on as clips of one
             frame. Without a `root` they are all there is, split as videos are.
         image_share: Share of the batches of an epoch that are pictures, 0.5 by default. A batch
@@ -47,9 +47,10 @@ class VideoDataModule(LightningDataModule):
         latents: Folder of a latent cache, or its address in object storage; train and val batches
             then come from there, and so do the classes and the split, which lists and fractions
             must not contradict.
-        latents_room: Gigabytes of latents from object storage to keep in `cache`, per machine.
-        cache: Folder for the index of videos and latents of object storage, ~/.cache/ardiffusion
-            by default.
+        latents_room: Gigabytes of latents, and of videos, from object storage to keep in `cache`,
+            per machine.
+        cache: Folder for the index of videos and what comes from object storage,
+            ~/.cache/ardiffusion by default.
         seed: Seed of the split, of the order and of the random clips.
     """
 
@@ -90,7 +91,7 @@ class VideoDataModule(LightningDataModule):
         self.batch_size, self.workers = batch_size, workers
         lists = {"train": train_list, "val": val_list, "test": test_list}
         rule = SplitRule(
-            Path(root or "data").expanduser(),
+            locate(root or "data"),
             lists={name: os.path.expanduser(p) for name, p in lists.items() if p is not None},
             fractions={"val": val_fraction, "test": test_fraction},
             seed=seed,
@@ -184,10 +185,10 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader[Any] | MixedLoader:
         share, only_pictures = self.image_share, self.image_share == 1
         footage = self.pictures if only_pictures else self.main
-        every, cached = self._to_train_on(footage), footage.latent_cache
+        every = self._to_train_on(footage)
         clips_per_video = 1 if only_pictures else self.clips_per_video
         windows = RandomWindows(every, clips_per_video, seed=self.seed)
-        loader = self._shuffled(windows, cached and cached.nearness(every.places()))
+        loader = self._shuffled(windows, footage.nearness(every))
         if 0 < share < 1:
             samples = max(1, round(loader.batches.samples * share / (1 - share)))
             pictures = Rounds(self._to_train_on(self.pictures), samples, seed=self.seed)

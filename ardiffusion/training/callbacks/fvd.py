@@ -86,7 +86,7 @@ class FVDRec(Callback):
     def _score(self, trainer: Trainer, module: LightningModule) -> Score:
         extractor, (real, fake) = self.distance.extractor, self.distance.counts()
         (_, frames, _, *size), data = self.shape, getattr(trainer, "datamodule", None)
-        folder = getattr(data, "root", Path()).name
+        folder = Path(getattr(data, "root", "")).name
         protocol = EveryClip(frames=frames, extractor=extractor).preparation() | {
             "name": "Reconstructions",
             "covariance": "1/N",

@@ -10,11 +10,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from ardiffusion.data.cache_index import INDEX, Index, write_index
-from ardiffusion.data.chunks import below, locate
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.publishing import publish, staging_folder
-from ardiffusion.data.stamp import stamp
+from ardiffusion.data.storage import below, locate
 from ardiffusion.files import only_writer
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.sizes import LARGEST, check_range
@@ -114,7 +113,7 @@ def data_of(trainer: Trainer) -> VideoDataModule:
 
 
 def _describe(footage: Footage, arvae: str) -> Index:
-    found, root = footage.catalog, footage.rule.root
+    found, files = footage.catalog, footage.files
     return {
         **found,
         "origin": {
@@ -124,7 +123,7 @@ def _describe(footage: Footage, arvae: str) -> Index:
             "stride": footage.stride,
         },
         "complete": False,
-        "stamps": {path: stamp(root / path) for path in found["lengths"]},
+        "stamps": {path: files.stamp(path) for path in found["lengths"]},
         "missing": [],
         "shards": {},
         "hashes": {},

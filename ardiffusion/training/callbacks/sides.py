@@ -8,10 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ardiffusion.data.clips import resize_crop
-from ardiffusion.data.index import index_file, known_table
-from ardiffusion.data.stamp import stamp
-from ardiffusion.data.video import VideoReader
+from ardiffusion.data.index import index_file
+from ardiffusion.data.storage import below
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.generator import Generator
@@ -27,21 +25,17 @@ def real_videos(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
     # A video may be in two lists.
     videos = list({v.path: v for split in splits for v in data.videos[split]}.values())
 
-    def read(clip: Clip) -> Tensor:
-        path = data.root / videos[clip.video].path
-        frames = VideoReader(path, known_table(path, data.cache)).read(
-            start=clip.start * data.stride,
-            frames=protocol.frames,
-            stride=protocol.stride * data.stride,
-        )
-        return resize_crop(frames, data.resolution)
+    def read(clip: Clip) -> Tensor:  # by several threads, each with a reader of its own
+        first, step = clip.start * data.stride, protocol.stride * data.stride
+        return data.main.files.read(videos[clip.video], first, protocol.frames, step)
 
-    identity = {"root": str(data.root.resolve()), "resolution": data.resolution}
+    root = data.root.resolve() if isinstance(data.root, Path) else data.root
+    identity = {"root": str(root), "resolution": data.resolution}
     return Videos(
         name=str(data.root),
         names=[video.path for video in videos],
         lengths=[(video.frames - 1) // data.stride + 1 for video in videos],
-        stamp=lambda video: stamp(data.root / videos[video].path),
+        stamp=lambda video: data.main.files.stamp(videos[video].path),
         read=read,
         identity=identity | {"stride": data.stride},
     )
@@ -51,11 +45,14 @@ def check_there(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
     """Raise if a real video that a protocol chooses is gone, as may be where latents are kept."""
     real = real_videos(data, splits, protocol=protocol)
     for clip in protocol.real(real.lengths):
-        if not (path := data.root / real.names[clip.video]).exists():
+        try:
+            real.stamp(clip.video)
+        except (ValueError, OSError) as error:
+            path = below(data.main.rule.root, real.names[clip.video])
             raise FileNotFoundError(
                 f"Generated videos are to be compared with {path}, which is not there: set "
                 "--data.root to the videos that the latents are of."
-            )
+            ) from error
 
 
 def feature_cache(data: VideoDataModule) -> Path:
