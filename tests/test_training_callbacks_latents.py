@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -85,6 +86,24 @@ def test_cache_round_trip_equals_encode(root: Path) -> None:
         levels = 10.0 * (int(key.split(":")[1]) + torch.arange(3))
         assert (sample["latents"][:, 0].mean(-1) - levels).abs().max() < 3
         assert int(sample["label"]) == ("a", "b").index(key[0])
+
+
+def test_one_process_of_a_machine_compares_latents_with_their_hashes(root: Path) -> None:
+    predict(root, Encoder())
+    shard = next((root / "latents").glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+    def open_as(rank: int | None) -> None:
+        data = VideoDataModule(root="gone", latents=str(root / "latents"), frames=4, workers=0)
+        data.trainer = None if rank is None else cast(Trainer, SimpleNamespace(local_rank=rank))
+        data.setup()
+
+    open_as(1)
+    for rank in (0, None):
+        with pytest.raises(ValueError, match="is missing or broken"):
+            open_as(rank)
 
 
 def test_data_module_serves_latents_to_the_second_stage(root: Path) -> None:

@@ -73,7 +73,7 @@ def read_shards(path: str | Path, names: Iterable[str] | None = None) -> list[Sh
         return list(pool.map(read_shard, [Path(path) / name for name in sorted(found)]))
 
 
-def open_cache(path: str | Path) -> Columns:
+def read_finished(path: str | Path) -> Columns:
     """Read the index of a finished cache and refuse any other."""
     index = read_columns(path)
     if not index["complete"]:
@@ -82,6 +82,12 @@ def open_cache(path: str | Path) -> Columns:
             f"Latent cache {path} is half written ({clips} clips so far): run the same "
             "`ardiff-vae predict` again to finish it."
         )
+    return index
+
+
+def open_cache(path: str | Path) -> Columns:
+    """Read the index of a finished cache, and compare all shards with it."""
+    index = read_finished(path)
     for shard in read_shards(path, index["shards"]):
         name = shard.file.name
         keys = keys_of(index["shards"][name], index["paths"])

@@ -45,6 +45,7 @@ class Footage:
         find: What lists the videos.
         room: Bytes of videos, and of latents, from object storage that may lie in `cache`.
         beside: The videos that go with pictures; theirs are the classes then.
+        checked: Whether another process has compared the latents with their hashes just now.
     """
 
     rule: SplitRule
@@ -58,13 +59,15 @@ class Footage:
     find: Callable[[Path], list[Entry]] = find_clips
     room: float = 50e9
     beside: "Footage | None" = None
+    checked: bool = False
 
     @cached_property
     def latent_cache(self) -> LatentCache | None:
         """The latent cache, once it is known that no option contradicts it."""
         if self.latents is None:
             return None
-        found = LatentCache(below(self.latents, self.part), self.cache, self.room)
+        place = below(self.latents, self.part)
+        found = LatentCache(place, self.cache, self.room, checked=self.checked)
         theirs = found.index["origin"]["resolution"]
         if self.resolution not in (None, theirs):
             raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ardiffusion.data.cache import open_cache
+from ardiffusion.data.cache import open_cache, read_finished
 from ardiffusion.data.cache_index import catalog_of
 from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import LATENTS, ChunkFolder, in_chunks, list_places, nearness
@@ -49,13 +49,14 @@ class ShardFolder:
 
     Args:
         place: Folder of the cache.
+        checked: Whether somebody else has compared the shards with the index just now.
     """
 
     kept = None  # all shards are there
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, checked: bool = False) -> None:
         self.place = Path(place)
-        self.index = open_cache(self.place)
+        self.index = read_finished(self.place) if checked else open_cache(self.place)
         self._names = list(self.index["shards"])
         self._open: dict[int, safe_open] = {}  # when first read, by each process
 
@@ -93,6 +94,7 @@ class LatentCache:
         path: Folder of the cache, or its address in object storage.
         cache: Folder for what is fetched from object storage.
         room: Bytes that may lie there.
+        checked: Whether somebody else has compared the shards with the index just now.
 
     Attributes:
         index: What the cache says of itself.
@@ -103,13 +105,17 @@ class LatentCache:
     name = "latents"
 
     def __init__(
-        self, path: str | Path, cache: str | Path | None = None, room: float = 50e9
+        self,
+        path: str | Path,
+        cache: str | Path | None = None,
+        room: float = 50e9,
+        checked: bool = False,
     ) -> None:
         place = locate(str(path))
         if in_chunks(place, LATENTS):
             self.store = LatentChunks(place, LATENTS, cache, room)
         else:
-            self.store = ShardFolder(place)
+            self.store = ShardFolder(place, checked)
         self.place, self.index = self.store.place, self.store.index
         self.origin = self.index["origin"]
         sizes = (self.origin["frames"], self.origin["stride"])

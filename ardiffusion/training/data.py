@@ -147,6 +147,8 @@ class VideoDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         for part in self.footage:
+            # the first process of each machine has prepared the data, and hashed all latents
+            part.checked = self.trainer is not None and self.trainer.local_rank > 0
             _ = part.catalog
 
     @property
