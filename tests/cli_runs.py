@@ -20,6 +20,7 @@ VAE = {
     "model.arvae.init_args.depth": 1,
     "model.arvae.init_args.heads": 2,
     "model.arvae.init_args.tokens": 2,
+    "model.optimizer.init_args.smallest": 8,  # side of Muon's matrices, which are as small
     "data.resolution": 16,
     "data.batch_size": 2,
     "data.workers": 0,

@@ -138,7 +138,7 @@ def command(stage: str, verb: str, overlay: str, settings: dict[str, Any]) -> No
 
 def test_both_stages_run_from_the_command_line(skies: Path, tmp_path: Path) -> None:
     data = {"data.root": skies, "data.cache": tmp_path / "index"}
-    first = {name: value for name, value in VAE.items() if not name.startswith("model.arvae.")}
+    first = {name: value for name, value in VAE.items() if not name.startswith("model.")}
     first |= {f"model.arvae.init_args.{name}": value for name, value in SIZES.items()} | data
     first |= {"trainer.logger.init_args.save_dir": tmp_path / "vae"}
     command("vae", "fit", overlay="grid_vae_tiny", settings={**first, **FIT})
