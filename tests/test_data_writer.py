@@ -7,6 +7,7 @@ import av
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ardiffusion.data.video import VideoWriter, read_frames, write_video
 
@@ -30,6 +31,18 @@ def test_written_video_keeps_frames_size_and_rate(size: tuple[int, int], tmp_pat
         assert file.streams.video[0].average_rate == Fraction(25, 2)
         assert file.streams.video[0].codec_context.colorspace == 1  # BT.709, as players assume
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_the_same_frames_are_the_same_file(size: int, tmp_path: Path) -> None:
+    made = torch.rand(24, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+    video = (255 * interpolate(made, size, mode="bilinear")).to(torch.uint8)
+    files, held = [], []
+    for i in range(8):
+        held.append(torch.rand(1 << (12 + i)))  # memory that the encoder finds is another
+        write_video(tmp_path / f"{i}.mp4", frames=video)
+        files.append((tmp_path / f"{i}.mp4").read_bytes())
+    assert files.count(files[0]) == len(files)
 
 
 @pytest.mark.parametrize("fps", [0.1, 0.5, 7.5, 12.5, 23.976, 24, 29.97, 59.94, 119.88, 240, 1000])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import av
+import torch
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
@@ -62,7 +63,11 @@ class VideoWriter:
         self.partial = partial_path(self.path)
         self._container = av.open(f"file:{self.partial}", mode="w", format="mp4")
         rate = Fraction(self.fps).limit_denominator(1001)
-        stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(self.crf)})
+        options = {"crf": str(self.crf)}
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # x264's code for it decides about small frames by what memory holds by chance
+            options["x264-params"] = "asm=avx2"
+        stream = self._container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
         context = stream.codec_context
