@@ -19,7 +19,7 @@ from rich.table import Table
 from ardiffusion.files import write_json
 from ardiffusion.nn.sizes import check_range
 from experiments.command import ARDIFF, DIT, VAE, command_line, run_script
-from experiments.demo_report import DIFFERENCE, MEANING, STEPS, report
+from experiments.demo_report import MEANING, report
 from experiments.stages import Stage, StageLog
 
 
@@ -56,7 +56,6 @@ class Demo(NamedTuple):
         encode = VAE, "predict --config vae_tiny.yaml", *data, "--data.frames 16 --ckpt_path"
         arvae = "--data.latents", latents, "--model.arvae", self.last("vae")
         sample = f"--samples {self.samples} --frames {self.frames} --seed {self.seed}"
-        sample += f" --solver DPMSolver2M --steps {STEPS} --difference {DIFFERENCE}"
         commands = {
             "clips": (ARDIFF, "videos", self.data, f"--videos {self.videos}"),
             "stage 1": (VAE, *self.fit("vae", self.vae_steps), *data),
@@ -87,7 +86,7 @@ class Demo(NamedTuple):
 def demo(
     out: str = "demo",
     videos: int = 480,
-    vae_steps: int = 1200,
+    vae_steps: int = 1000,
     dit_steps: int = 1300,
     samples: int = 4,
     frames: int = 128,

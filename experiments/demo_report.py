@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion.noise import latent_noise, sample_seeds
-from ardiffusion.diffusion.solver import DPMSolver2M
 from ardiffusion.files import atomic_write
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.features import Random3D
@@ -19,7 +18,6 @@ from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit
 from ardiffusion.training.data import VideoDataModule
 from experiments.contact import contact_sheet
 
-STEPS, DIFFERENCE = 30, 3  # of the demo's videos, with DPMSolver2M
 CLIP = 16
 MEANING = {
     "psnr": "held-out videos, reconstructed, dB",
@@ -112,7 +110,7 @@ def sample_latents(generator: Generator, samples: int, frames: int, seed: int) -
     generators = [torch.Generator().manual_seed(one) for one in sample_seeds(seed, range(samples))]
     tokens, channels = generator.arvae.tokens, generator.arvae.channels
     noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
-    sampler = generator.sampler(steps=STEPS, difference=DIFFERENCE, solver=DPMSolver2M())
+    sampler = generator.sampler(frames=frames)
     label = generator.labels_in_turn(range(samples))
     return generator.arvae.normalise(sampler.sample(generator.dit, noise, label=label))
 

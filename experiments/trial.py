@@ -43,6 +43,10 @@ CLIP, RESOLUTION = 16, 64  # of vae_tiny.yaml
 PAPER = {  # what arms change
     "timesteps": {"class_path": "ardiffusion.diffusion.timesteps.FoPP"},
     "weighting": {"class_path": "ardiffusion.diffusion.weighting.Uniform"},
+    "optimizer": {
+        "class_path": "torch.optim.AdamW",
+        "init_args": {"fused": True, "lr": 1e-3, "weight_decay": 1e-4},
+    },
 }
 ON_GPU = torch.cuda.is_available()
 AT_ONCE = 256 if ON_GPU else 32  # videos that are generated, decoded or described together

@@ -34,6 +34,7 @@ DIT = {
     "model.dit.init_args.depth": 1,
     "model.dit.init_args.heads": 2,
     "model.dit.init_args.tokens": 2,
+    "model.optimizer.init_args.smallest": 8,
     "data.resolution": 16,
     "data.batch_size": 2,
     "data.workers": 0,

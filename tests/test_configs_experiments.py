@@ -9,6 +9,7 @@ import yaml
 from cli_runs import COMMANDS
 from jsonargparse import ArgumentParser
 from torch import nn
+from torch.optim import AdamW
 
 from ardiffusion.diffusion.target import X0, Epsilon, Target, Velocity
 from ardiffusion.diffusion.timesteps import (
@@ -16,15 +17,15 @@ from ardiffusion.diffusion.timesteps import (
     Independent,
     Mixture,
     NonDecreasing,
-    StratifiedFoPP,
     Synchronous,
     Timesteps,
 )
-from ardiffusion.diffusion.weighting import InverseVariance, Uniform
+from ardiffusion.diffusion.weighting import Uniform
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.diffusion import DiffusionModule
+from ardiffusion.training.muon import Muon
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The noise|Attribute")
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -35,7 +36,7 @@ METHODS: dict[str, tuple[type[ARDiT], type[Timesteps], type[Target]]] = {
     "nondecreasing": (ARDiT, NonDecreasing, X0),
     "independent": (ARDiT, Independent, X0),
     "plan_rows": (ARDiT, Mixture, X0),
-    "best": (ARDiT, StratifiedFoPP, X0),
+    "best": (ARDiT, FoPP, X0),
 }
 # Stage 2: learning rate, clipping, accumulation; stage 1: learning rate, start of the GAN
 DATA = {
@@ -102,7 +103,9 @@ def test_methods_differ_in_what_they_say(
     network, timesteps, target = METHODS[name]
     assert type(module.dit) is network
     assert (type(module.timesteps), type(module.target)) == (timesteps, target)
-    assert type(module.weighting) is (InverseVariance if name == "best" else Uniform)
+    assert type(module.weighting) is Uniform
+    optimizer = module.optimizer([nn.Parameter(torch.zeros(32, 32)), nn.Parameter(torch.zeros(1))])
+    assert type(optimizer) is (Muon if base == "dit_tiny.yaml" or name == "best" else AdamW)
     ends = (8.5e-4, 0.012) if name == "diffusion_forcing" else (1e-4, 0.02)
     assert (module.schedule.beta_start, module.schedule.beta_end) == ends
 
