@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, cosine_similarity
 
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import find_clips
@@ -25,6 +25,8 @@ from experiments.command import run_script
 from experiments.contact import contact_sheet
 
 STEP = 2  # frames apart, between which motion is seen
+FLOWING = 8  # frames on either side of the seam, whose optical flow is compared
+BLOCK = 16  # pixels: side of the blocks that flow as one
 SIDE = 8  # pixels of the thumbnails that are compared
 
 
@@ -58,7 +60,7 @@ def continuation(
                 f"{line['file']} of {made} has {len(video)} frames, {len(source)} of them given: "
                 f"generate at least {STEP} more."
             )
-        rows.append(compare(video, source, read_frames(other, frames=STEP + 1)))
+        rows.append(compare(video, source, read_frames(other, frames=FLOWING)))
         if bank:
             ends = {"first": video[0], "last": video[-1]}
             rows[-1] |= {name: nearest_class(frame, bank) for name, frame in ends.items()}
@@ -75,7 +77,9 @@ def compare(video: Tensor, source: Tensor, free: Tensor) -> dict[str, Any]:
     """Compare a video with the frames it was given, and its motion with theirs.
 
     Motion is the difference of frames; `seam` is the cosine between that of the last frames given
-    and that of the first new ones, `seam_free` the same with the first frames of a free sample.
+    and that of the first new ones, `seam_free` the same with the first frames of a free sample;
+    `flow` and `flow_free` are the cosines between their optical flow, which sees what moves and
+    not what fades.
     """
     count = len(source)
     found: dict[str, Any] = {"psnr_first": float(psnr(source[0], video[0]))}
@@ -85,7 +89,25 @@ def compare(video: Tensor, source: Tensor, free: Tensor) -> dict[str, Any]:
         chance = free[STEP].float() - free[0].float()
         for name, moved in {"seam": after, "seam_free": chance}.items():
             found[name] = float(cosine_similarity(before.flatten(), moved.flatten(), dim=0))
+        flows = [flow(x[:FLOWING]) for x in (source[-FLOWING:], video[count:], free)]
+        for name, moved in zip(("flow", "flow_free"), flows[1:], strict=True):
+            found[name] = float(cosine_similarity(flows[0].flatten(), moved.flatten(), dim=0))
     return found
+
+
+def flow(video: Tensor) -> Tensor:
+    """Return the optical flow of a clip (F, 3, H, W) by blocks, (2, H / BLOCK, W / BLOCK).
+
+    One for all its frames, by least squares (Lucas and Kanade, 1981), pulled to 0 where nothing
+    is to be seen.
+    """
+    grey = avg_pool2d(video.float().mean(dim=1), 5, stride=1, padding=2)  # (F, H, W)
+    d_t = grey.diff(dim=0)
+    d_y, d_x = ((d[1:] + d[:-1]) / 2 for d in torch.gradient(grey, dim=(1, 2)))
+    products = torch.stack([d_x * d_x, d_y * d_y, d_x * d_y, d_x * d_t, d_y * d_t])
+    xx, yy, xy, xt, yt = avg_pool2d(products.sum(dim=1), BLOCK)
+    xx, yy = xx + 1, yy + 1
+    return torch.stack([xy * yt - yy * xt, xy * xt - xx * yt]) / (xx * yy - xy * xy)
 
 
 def thumbnails(video: Tensor) -> Tensor:

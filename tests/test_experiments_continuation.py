@@ -8,7 +8,7 @@ from PIL import Image
 from ardiffusion.data.synthetic import SKIES, skies
 from ardiffusion.data.video import write_video
 from ardiffusion.files import append_json_lines
-from experiments.continuation import main
+from experiments.continuation import flow, main
 
 
 def continue_skies(folder: Path, frames: int) -> None:
@@ -35,10 +35,19 @@ def test_a_true_continuation_keeps_picture_motion_and_class(
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["psnr_first"] > 35 and found["class_kept"] == 1
     assert found["seam"] > 0.6 > 0.4 > found["seam_free"]
+    assert found["flow"] > 0.85 > 0.8 > found["flow_free"]
     assert [row["last"] for row in found["samples"]] == list(SKIES)
     with Image.open(tmp_path / "made" / "strips.png") as strips:
         columns = 1 + 3  # the picture that was given, then each eighth of 24 frames
         assert strips.size == (2 + columns * 66, 2 + 4 * 66)
+
+
+def test_flow_is_that_of_a_picture_that_moves() -> None:
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    moved = [(((x - 0.5 * f) / 5).sin() + ((y + 0.25 * f) / 7).cos()) * 40 + 90 for f in range(8)]
+    found = flow(torch.stack(moved)[:, None].repeat(1, 3, 1, 1))
+    expected = torch.tensor([0.5, -0.25])[:, None].expand(2, 4)
+    torch.testing.assert_close(found[:, 1:3, 1:3].flatten(1), expected, rtol=0, atol=0.05)
 
 
 def test_samples_that_hardly_go_on_are_one_sentence(
