@@ -152,7 +152,12 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
     ),
     "few": ("vae", "fit", {"trainer__overfit_batches": 2}, r"few videos by --data\.train_list"),
     "endless": ("vae", "fit", {"trainer__max_time": "{days: 1000000000}"}, "Correct an option of"),
-    "far apart": ("dit", "fit", {"model__difference": 60}, "between 0 and the 30 steps, got 60"),
+    "far apart": (
+        "dit",
+        "fit",
+        {"model__difference": 160},
+        "between 0 and the 100 steps, got 160",
+    ),
     "timesteps": (
         "dit",
         "fit",
