@@ -66,11 +66,7 @@ class Demo(NamedTuple):
                 *("--output", self.folder / "samples"),
             ),
         }
-        reading = ("stage 1", "cache", "stage 2")  # with a process that reads clips
-        return [
-            Stage(name, command_line(*parts), readers=name in reading)
-            for name, parts in commands.items()
-        ]
+        return [Stage(name, command_line(*parts)) for name, parts in commands.items()]
 
     def fit(self, stage: str, steps: int) -> list[str | Path]:
         """Spell the options of a training, which goes on from its last checkpoint if any."""
