@@ -33,7 +33,7 @@ def test_every_arm_is_a_configuration_whose_changes_win(
 
 def test_the_paper_s_method_is_what_others_are_compared_with() -> None:
     assert next(iter(ARMS)) == "paper"
-    assert ARMS["synchronous"].long == {"plan": "FIFO"}
+    assert ARMS["synchronous"].long == {"plan": "FIFO", "steps": 30}
     assert Arm().stage_1 != ARMS["latent_noise"].stage_1
 
 
