@@ -146,6 +146,13 @@ def test_bar_shows_the_speed_and_reads_the_loss_where_the_trainer_logs(
     assert "tokens/s" in shown.seen[-1]
 
 
+@pytest.mark.parametrize(("epochs", "shown"), [(-1, "Epoch 3"), (5, "Epoch 3/4")])
+def test_bar_counts_epochs_to_an_end_only_where_there_is_one(epochs: int, shown: str) -> None:
+    bar = ProgressBar()
+    bar.setup(trainer := make_trainer(max_epochs=epochs), make_first_stage(), "fit")
+    assert trainer is bar.trainer and bar._get_train_description(3).rstrip() == shown
+
+
 @pytest.mark.parametrize(
     ("name", "precision", "peak"),
     [

@@ -22,3 +22,7 @@ class ProgressBar(RichProgressBar):
         if self.shown is None or not trainer.training or due:
             self.shown, self.read = super().get_metrics(trainer, pl_module), step
         return self.shown
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Count epochs without an end, "/-2", where steps limit the run."""
+        return super()._get_train_description(current_epoch).replace("/-2", "   ")
