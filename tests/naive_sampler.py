@@ -10,7 +10,7 @@ from torch import Tensor
 from ardiffusion.diffusion.schedule import NoiseSchedule
 from ardiffusion.diffusion.solver import DPMSolver2M
 from ardiffusion.nn.dit import ARDiT, DiTBlock, modulate
-from ardiffusion.nn.rotary import phases_of, rotate
+from ardiffusion.nn.rotary import rotary_phases, rotate
 
 SCHEDULE = NoiseSchedule(timesteps=100, beta_end=0.2)
 
@@ -30,7 +30,7 @@ class NaiveSink:
         seen = [g for g in range(f + 1) if g < self.sink or g > f - (window - self.sink)]
         qkv = rearrange(attention.qkv(h[:, seen]), "b f l (three d) -> three b 1 (f l) d", three=3)
         places = torch.arange(len(seen)).repeat_interleave(h.shape[2])
-        phases = phases_of(places, width=h.shape[-1], device=h.device, dtype=h.dtype)
+        phases = rotary_phases(places, width=h.shape[-1], dtype=h.dtype)
         q, k = rotate(attention.normalise(qkv[:2]), *phases)[:, :, 0]
         scores = q[:, -h.shape[2] :] @ k.mT * h.shape[-1] ** -0.5  # (B, L, seen L)
         return attention.out(scores.softmax(dim=-1) @ qkv[2, :, 0])

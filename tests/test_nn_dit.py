@@ -185,7 +185,7 @@ def test_rotation_at_frame_100_000_is_as_exact_as_at_frame_10() -> None:
     x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     products = []
     for position in (10, 100_000):
-        cos, sin = rotary_phases(position, frames=3, width=8, device=torch.device("cpu"))
+        cos, sin = rotary_phases(position + torch.arange(3), width=8)
         q = rotate(x[0], cos=cos[0].float(), sin=sin[0].float())
         k = rotate(x[1], cos=cos[2].float(), sin=sin[2].float())
         products.append(q @ k)

@@ -62,9 +62,10 @@ class Denoiser(Protocol):
     ) -> Cache:
         """Return an empty cache for at most `frames` frames at once.
 
-        `timesteps` are all that the run will ask for. A `static` cache takes part in computations
-        whose shapes and addresses stay the same in every call. The first `sink` frames are among
-        the `window` of every frame; only a strictly causal network is asked for any.
+        `timesteps` (K,) are all that the run will ask for, rising; label and null (B,) are those
+        of its calls. A `static` cache takes part in computations whose shapes and addresses stay
+        the same in every call, as CUDA graphs need. The first `sink` frames are among the `window`
+        of every frame; only a strictly causal network is asked for any.
         """
         ...
 

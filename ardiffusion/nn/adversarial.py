@@ -75,10 +75,7 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Weight of the adversarial loss at which both losses pull equally hard on the last layer.
-
-    The graphs of both losses are kept; the weight has no gradient and is at most 1e4.
-    """
+    """Weight of the adversarial loss, without gradient and at most 1e4; both graphs are kept."""
     (pull,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (push,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
     return (pull.norm() / (push.norm() + 1e-4)).clamp(max=LARGEST_WEIGHT).detach()

@@ -43,10 +43,8 @@ def causal_mask(
 ) -> Tensor | None:
     """Say which token sees which: its own frame and at most `window - 1` earlier ones.
 
-    The frames that ask, `queries`, are the last of the `keys` frames that are asked.
-
-    Returns:
-        True where attention is allowed, shape (queries L, keys L); `None` if everything is.
+    The frames that ask, `queries`, are the last of the `keys` frames that are asked. True is where
+    attention is allowed, shape (queries L, keys L); `None` if everything is.
     """
     if queries == 1 and keys <= window:
         return None

@@ -40,11 +40,7 @@ class Block(nn.Module):
 
 
 class FrameCache(ABC):
-    """What an attention knows of earlier frames.
-
-    Args:
-        window: How many frames a frame sees, itself included.
-    """
+    """What an attention knows of earlier frames; a frame sees `window`, itself included."""
 
     def __init__(self, window: int) -> None:
         self.window = window

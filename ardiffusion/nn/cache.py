@@ -4,10 +4,6 @@
 are written in every iteration while it is denoised and kept once it is clean: `write` puts those
 of the current frames behind the kept ones, `advance` keeps the first of them. Frames that have
 left the attention window are dropped, so memory does not grow.
-
-`KVCache` shows exactly the frames that count, so that nothing is computed in vain. `StaticCache`
-shows all its slots and a mask in tensors whose shapes and addresses never change, so that one CUDA
-graph or one compiled function serves every iteration. `SinkCache` never drops the first frames.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +18,7 @@ from torch import Tensor, nn
 
 from ardiffusion.nn.attention import additive, causal_mask, frame_mask
 from ardiffusion.nn.conditions import ConditionTable
-from ardiffusion.nn.rotary import phases_of, rotate
+from ardiffusion.nn.rotary import rotary_phases, rotate
 
 
 class Part(NamedTuple):
@@ -42,19 +38,12 @@ def autocast_dtype(weight: Tensor, device: torch.device) -> torch.dtype:
 
 
 class AttentionContext(ABC):
-    """What the current frames attend to.
+    """What the current frames attend to."""
 
-    Attributes:
-        position: Absolute index of the first of the current frames.
-        conditions: Modulations of the timesteps and labels of a run, if they are kept.
-        blocks: The network's blocks, packed for a run.
-        parts: How the current frames attend, in the order of their tokens.
-    """
-
-    position: int | Tensor = 0
-    conditions: ConditionTable | None = None
-    blocks: nn.ModuleList | None = None
-    parts: list[Part]
+    position: int | Tensor = 0  # absolute index of the first of the current frames
+    conditions: ConditionTable | None = None  # modulations of a run, if they are kept
+    blocks: nn.ModuleList | None = None  # the network's, packed for a run
+    parts: list[Part]  # how the current frames attend, in the order of their tokens
 
     @abstractmethod
     def prepare(self, frames: int) -> None:
@@ -92,15 +81,10 @@ class FullSequence(AttentionContext):
 
 
 class KVCache(AttentionContext):
-    """Sliding-window cache of keys and values.
+    """Sliding-window cache of keys and values, which shows exactly the frames that count.
 
-    Args:
-        size: Number of layers, of sequences B and of heads h, and the width of one head d.
-        tokens: Tokens per frame L.
-        window: Frames that a frame attends to, itself included.
-        frames: Most frames written at once.
-        dtype: Type of the keys and values.
-        device: Where they live.
+    At most `frames` are written at once; `size` counts layers, sequences B, heads h and the
+    channels d of a head.
     """
 
     def __init__(
@@ -117,11 +101,7 @@ class KVCache(AttentionContext):
         layers, batch, heads, width = size
         shape = (layers, 2, batch, heads, self.slots * tokens, width)
         self.buffer = torch.zeros(shape, dtype=dtype, device=device)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all frames."""
-        self.position = 0
+        self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.start = 0  # slot of the first kept frame
         self.kept = 0  # frames kept for later ones to attend to
 
@@ -171,14 +151,11 @@ class StaticCache(KVCache):
     """The same cache in a ring: frame f lives in slot f modulo the number of slots.
 
     Where the next frame goes is a tensor, and who sees whom follows from it, so every iteration
-    is the same computation on the same memory. Slots that hold no frame yet, or one that has left
-    the window, are masked.
+    is the same computation on the same memory, as CUDA graphs need. Slots that hold no frame yet,
+    or one that has left the window, are masked.
     """
 
     sink = 0  # first frames that are never dropped, each in a slot of its own
-
-    def reset(self) -> None:
-        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def count_slots(self) -> int:
         return self.window - 1 + self.frames
@@ -230,7 +207,7 @@ class SinkCache(StaticCache):
         query = self.position + torch.arange(frames, device=self.device)
         nearer = (query - (self.window - 1)).clamp(min=0)  # (F,)
         width, dtype = self.buffer.shape[-1], torch.promote_types(self.buffer.dtype, torch.float32)
-        phases = phases_of(-nearer, width=width, device=self.device, dtype=dtype)
+        phases = rotary_phases(-nearer, width=width, dtype=dtype)
         self.phases = [repeat(x, "f d -> (f l) d", l=self.tokens) for x in phases]
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

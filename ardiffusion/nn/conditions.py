@@ -48,12 +48,9 @@ class LabelEmbedding(nn.Module):
 class ConditionTable:
     """Modulations of all blocks for the timesteps and labels of a run, computed once.
 
-    Args:
-        modulations: The network's function of timesteps (U, K) and labels (U,) or None; returns
-            one tensor (U, K, ...) per block.
-        timesteps: The timesteps that the run will ask for, rising, shape (K,).
-        label: Class indices of the run's batch, shape (B,); None or negative for "no class".
-        null: Rows of the batch without their class, bool, shape (B,).
+    The run asks for `timesteps` (K,), which rise; its labels and `null` (B,) are those of a
+    network's calls. The network's `modulations` takes timesteps (U, K) and labels (U,) or None,
+    and returns one tensor (U, K, ...) per block.
     """
 
     def __init__(

@@ -53,11 +53,7 @@ class Decoder(nn.Module):
         return [pair.make_cache() for pair in self.temporal if isinstance(pair, TemporalPair)]
 
     def forward(self, latents: Tensor, cache: list[PairCache]) -> Tensor:
-        """Decode the normalised tokens (B, F, L, C) of the frames that follow those in `cache`.
-
-        Returns:
-            One feature vector per patch (B F, P, D).
-        """
+        """Turn normalised tokens (B, F, L, C) of the next frames into features (B F, P, D)."""
         x = self.norm_in(self.assemble(rearrange(latents, "b f l c -> (b f) l c")))
         for i, block in enumerate(self.blocks):
             if cache:

@@ -178,10 +178,7 @@ class ARDiT(DenoisingNetwork):
     def modulations(
         self, t: Tensor, label: Tensor | None, null: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the modulation of every block, (B, F, 6 D), and of the last layer, (B, F, 2 D).
-
-        The arguments are those of `forward`.
-        """
+        """Return the modulations of the blocks (B, F, 6 D) and of the last layer (B, F, 2 D)."""
         condition = self.time(t)  # (B, F, D)
         if self.label is not None:
             label = t.new_full((t.shape[0],), -1) if label is None else label
@@ -193,8 +190,8 @@ class ARDiT(DenoisingNetwork):
     def phases(self, position: int | Tensor, frames: int, device: torch.device) -> Phases:
         """Return cosines and sines of every token's frame, shape (F L, d)."""
         dtype = torch.promote_types(self.embed.weight.dtype, torch.float32)
-        width = self.width // self.heads
-        cos, sin = rotary_phases(position, frames, width=width, device=device, dtype=dtype)
+        index = position + torch.arange(frames, device=device)
+        cos, sin = rotary_phases(index, width=self.width // self.heads, dtype=dtype)
         pattern = "f d -> (f l) d"
         return repeat(cos, pattern, l=self.tokens), repeat(sin, pattern, l=self.tokens)
 
@@ -213,18 +210,9 @@ class ARDiT(DenoisingNetwork):
         static: bool = False,
         sink: int = 0,
     ) -> AttentionContext:
-        """Return an empty cache for one run.
+        """Return an empty cache for one run of B sequences; `Denoiser` defines the arguments.
 
-        Args:
-            batch: Number of sequences B.
-            frames: Most frames computed at once.
-            device: Where the keys and values live.
-            timesteps: All timesteps that the run will ask for, rising, shape (K,); their
-                modulations are then computed here, once, unless there are too many to keep.
-            label: Class indices of the run, shape (B,); None or negative for "no class".
-            null: Rows to be evaluated without their class, bool, shape (B,).
-            static: Whether shapes and addresses stay the same in every call, as CUDA graphs need.
-            sink: First frames of a sequence that every frame attends to, among its `window`.
+        Modulations of its timesteps are computed here, once, unless there are too many to keep.
         """
         context = self.storage(batch, frames=frames, device=device, static=static, sink=sink)
         context.blocks = packed(self.blocks)

@@ -16,24 +16,15 @@ from ardiffusion.nn.conditions import ConditionTable, TimestepEmbedding
 from ardiffusion.nn.denoising import DenoisingNetwork
 from ardiffusion.nn.linear import begin_as_dit
 from ardiffusion.nn.packed import packed
-from ardiffusion.nn.published_layers import (
-    ClassContext,
-    PublishedBlock,
-    SharedContext,
-    normalise,
-)
-from ardiffusion.nn.rotary import Phases, float64_device, rotary_phases
+from ardiffusion.nn.published_layers import Context, PublishedBlock, normalise
+from ardiffusion.nn.rotary import Phases, rotary_phases
 from ardiffusion.nn.sizes import LARGEST, check_heads, check_range
 
 
 def sincos_table(positions: int, width: int) -> Tensor:
     """Return [sin(p w_i) | cos(p w_i)], w_i = 10000^(-2 i / D), shape (positions, D)."""
-    device = torch.get_default_device()
-    exact = float64_device(device)
-    exponent = torch.arange(width // 2, dtype=torch.float64, device=exact) / (width / 2)
-    place = torch.arange(positions, dtype=torch.float64, device=exact)
-    angles = place[:, None] * 1e4**-exponent  # (positions, D / 2)
-    return torch.cat([angles.sin(), angles.cos()], dim=1).to(device, torch.float32)
+    cos, sin = rotary_phases(torch.arange(positions), width=width)
+    return torch.cat([sin[:, 1::2], cos[:, ::2]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -100,11 +91,7 @@ class PublishedDiT(DenoisingNetwork):
         self.frames, self.causal, self.open_context = frames, causal, open_context
         self.rotary, self.qk_norm = rotary, qk_norm
         self.context, self.context_width = context, context_width
-        self.condition = (
-            ClassContext(classes=classes, context=context, width=context_width)
-            if classes > 0
-            else SharedContext(context=context, width=context_width)
-        )
+        self.condition = Context(classes=classes, context=context, width=context_width)
         self.embed_context = nn.Linear(context_width, width)
         self.embed = nn.Linear(channels, width)
         self.time = TimestepEmbedding(width)
@@ -135,10 +122,7 @@ class PublishedDiT(DenoisingNetwork):
         null: Tensor | None = None,
         cache: ConditionCache | None = None,
     ) -> Tensor:
-        """Predict the target of at most `frames` frames, shape (B, F, L, C), as `ARDiT` does.
-
-        The cache holds no more than what stays the same during a run.
-        """
+        """Predict the target (B, F, L, C) of at most `frames` frames, as `ARDiT` does."""
         frames = x_t.shape[1]
         assert frames <= self.frames, "more frames than the network has positions for"
         modulations = self.modulations(t) if cache is None else cache.conditions(t)
@@ -175,9 +159,9 @@ class PublishedDiT(DenoisingNetwork):
         """Return cosines and sines of every token's place, (N + F L, d), if places rotate."""
         if not self.rotary:
             return None
-        size, width = self.context + frames * self.tokens, self.width // self.heads
-        dtype = self.out.weight.dtype
-        return rotary_phases(0, frames=size, width=width, device=device, dtype=dtype)
+        place = torch.arange(self.context + frames * self.tokens, device=device)
+        width, dtype = self.width // self.heads, self.out.weight.dtype
+        return rotary_phases(place, width=width, dtype=dtype)
 
     def make_cache(
         self, *, device: torch.device, timesteps: Tensor | None = None, **_: object

@@ -79,34 +79,27 @@ class PublishedBlock(nn.Module):
         return context + c, video + gate_m * v
 
 
-class SharedContext(nn.Module):
-    """One context for all samples; "no condition" is a context of zeros."""
+class Context(nn.Module):
+    """The context of every class, or the one that all samples share where there are no classes.
 
-    def __init__(self, context: int, width: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(context, width))
-        nn.init.normal_(self.table, std=0.1)
-
-    def forward(self, batch: int, label: Tensor | None, null: Tensor | None) -> Tensor:
-        """Return context tokens (B, N, width), given samples without condition, bool (B,)."""
-        table = repeat(self.table, "n c -> b n c", b=batch)
-        return table if null is None else table.masked_fill(null[:, None, None], 0.0)
-
-
-class ClassContext(nn.Module):
-    """One context per class; "no condition" is the context of class 0.
-
-    The published table has a row more than there are classes, and its last row is never used:
-    the row meant for "no condition" is shared with the first class.
+    Without classes, "no condition" is a context of zeros. With classes it is that of class 0: the
+    published table has a row more than there are classes, but its last one is never used.
     """
 
     def __init__(self, classes: int, context: int, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(classes + 1, context, width))
+        rows = (classes + 1,) if classes > 0 else ()
+        self.table = nn.Parameter(torch.empty(*rows, context, width))
         nn.init.normal_(self.table, std=0.1)
 
     def forward(self, batch: int, label: Tensor | None, null: Tensor | None) -> Tensor:
-        """Return context tokens (B, N, width) of labels (B,), negative for "no condition"."""
+        """Return context tokens (B, N, width), given labels and who has no condition, both (B,).
+
+        Labels may be negative for "no condition".
+        """
+        if self.table.ndim == 2:
+            table = repeat(self.table, "n c -> b n c", b=batch)
+            return table if null is None else table.masked_fill(null[:, None, None], 0.0)
         if label is None:
             return repeat(self.table[0], "n c -> b n c", b=batch)
         row = label.clamp(min=0)

@@ -17,26 +17,14 @@ def float64_device(device: torch.device) -> torch.device:
     return device if device.type in FLOAT64 else torch.device("cpu")
 
 
-def rotary_phases(
-    position: int | Tensor,
-    frames: int,
-    width: int,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-) -> Phases:
-    """Return the cosines and sines of consecutive frames from a position on, shape (F, d) each.
+def rotary_phases(index: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Phases:
+    """Return the cosines and sines of frames of these indices (F,), shape (F, d) each.
 
     The angles are computed in float64: in float32, frame 100 000 would be off by a hundredth.
     """
-    index = position + torch.arange(frames, device=device)
-    return phases_of(index, width=width, device=device, dtype=dtype)
-
-
-def phases_of(index: Tensor, width: int, device: torch.device, dtype: torch.dtype) -> Phases:
-    """Do as `rotary_phases` for frames of any indices (F,)."""
-    index = index.to(float64_device(device))
-    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=index.device) / width
-    angles = repeat(index[:, None] * 1e4**-exponent, "f i -> f (i two)", two=2)  # (F, d)
+    device, exact = index.device, index.to(float64_device(index.device))
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact.device) / width
+    angles = repeat(exact[:, None] * 1e4**-exponent, "f i -> f (i two)", two=2)  # (F, d)
     cos, sin = angles.cos(), angles.sin()
     sin[:, ::2].neg_()
     return cos.to(device, dtype), sin.to(device, dtype)
