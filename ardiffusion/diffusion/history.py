@@ -1,7 +1,4 @@
-"""Histories as sampling sees them: frames that the network itself has predicted.
-
-Training shows true frames as the past, sampling shows the network's own, with its errors.
-"""
+"""The past as sampling sees it: frames that the network itself has predicted, with its errors."""
 
 from collections.abc import Callable
 
@@ -50,13 +47,8 @@ class OwnHistory:
     ) -> tuple[Tensor, Tensor]:
         """Return what to show instead of x (B, F, L, C), and which frames count, bool (B, F).
 
-        Args:
-            network: Predicts the target from noisy latents (B, F, L, C) and timesteps (B, F).
-            x: Normalised latents, shape (B, F, L, C).
-            t: Timesteps of the batch, shape (B, F).
-            schedule: The noise schedule.
-            target: What the network predicts.
-            generator: Where random numbers come from, on the device of x.
+        The network predicts the target from noisy latents (B, F, L, C) and timesteps (B, F), of
+        which t are the batch's; the generator is on the device of x.
         """
         replaced = self.draw(len(x), x.shape[1], generator)  # (B, F)
         noise = torch.randn(x.shape, generator=generator, device=x.device)

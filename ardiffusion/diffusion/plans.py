@@ -16,9 +16,8 @@ from ardiffusion.diffusion.ad import Iteration, ad_rows, plan_rows
 class Plan(ABC):
     """Says which frame takes which step in which iteration.
 
-    Attributes:
-        more_than_window: Whether more frames than a network's window may be in flight. Each row
-            then moves frames of one window, and is evaluated on those up to the last that moves.
+    Where `more_than_window` frames may be in flight, each row moves frames of one window, and is
+    evaluated on those up to the last that moves.
     """
 
     more_than_window = False
@@ -27,13 +26,10 @@ class Plan(ABC):
     def rows(
         self, frames: int | None, steps: int, window: int | None = None, given_frames: int = 0
     ) -> Iterator[Iteration]:
-        """Yield the rows.
+        """Yield the rows for F `frames` of S `steps` each; without end if frames are None.
 
-        Args:
-            frames: Number of frames F; without end if None.
-            steps: Number of denoising steps S of each frame.
-            window: Frames that one evaluation of the network takes; None where it takes any.
-            given_frames: Number of leading frames that are clean from the start.
+        One evaluation of the network takes `window` frames, or any number if None. The first
+        `given_frames` are clean from the start.
         """
 
     @abstractmethod

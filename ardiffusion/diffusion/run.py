@@ -24,21 +24,13 @@ from ardiffusion.diffusion.target import Target
 
 @dataclass
 class ActiveFrames:
-    """The frames that a run holds, and what it knows of each.
+    """The frames that a run holds, and what it knows of each."""
 
-    Attributes:
-        x: Latents, shape (B, F, L, C).
-        x0_prev: The x_0 of each frame's previous step, shape of `x`, if the solver asks for it.
-        k_prev: Step index before that step, -1 if there was none.
-        first: Index of the first frame.
-        emitted: Frames before this one have been emitted.
-    """
-
-    x: Tensor
-    x0_prev: Tensor | None
-    k_prev: list[int]
-    first: int
-    emitted: int
+    x: Tensor  # latents (B, F, L, C)
+    x0_prev: Tensor | None  # the x_0 of each frame's previous step, if the solver asks for it
+    k_prev: list[int]  # step index before that step, -1 if there was none
+    first: int  # index of the first frame
+    emitted: int  # frames before this one have been emitted
 
     @property
     def end(self) -> int:
@@ -80,30 +72,22 @@ class Update(NamedTuple):
 
 @dataclass
 class SamplingRun:
-    """What stays the same during a run; iterating over it yields frames as they become final.
-
-    Attributes:
-        freezes: Whether a finished frame stays as it is; else it is final on leaving the window.
-        given: Clean latents of the leading frames, (B, L, C) each.
-        noise: From a frame's index to its noise (B, L, C).
-        max_frames: Frames that one iteration computes at the most.
-        sink: First frames that every later one attends to.
-    """
+    """What stays the same during a run; iterating over it yields frames as they become final."""
 
     denoiser: Denoiser
     solver: Solver
     target: Target
     times: StepTimes
-    freezes: bool
+    freezes: bool  # a finished frame stays as it is; else it is final on leaving the window
     spans: Iterable[Span]
-    given: Sequence[Tensor]
-    noise: Callable[[int], Tensor]
-    max_frames: int
+    given: Sequence[Tensor]  # clean latents of the leading frames, (B, L, C) each
+    noise: Callable[[int], Tensor]  # from a frame's index to its noise (B, L, C)
+    max_frames: int  # that one iteration computes
     label: Tensor | None
     generators: Sequence[torch.Generator] | None
     progress: Callable[[Span], None]
     static: bool | None
-    sink: int
+    sink: int  # first frames that every later one attends to
     cache: Cache = field(init=False)
     evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
     update: Callable[..., Update] = field(init=False)

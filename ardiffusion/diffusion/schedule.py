@@ -52,15 +52,7 @@ class NoiseSchedule:
             )
 
     def alpha_sigma(self, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return alpha_t and sigma_t.
-
-        Args:
-            t: Timesteps, shape (B, F), integers in [0, T).
-            dtype: Type of the result.
-
-        Returns:
-            Two tensors that broadcast against latents, shape (B, F, 1, 1).
-        """
+        """Return alpha_t and sigma_t of timesteps (B, F), for latents: (B, F, 1, 1) each."""
         place = t.device, dtype
         if place not in self._tables:
             abar = self.alphas_cumprod

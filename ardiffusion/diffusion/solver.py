@@ -40,14 +40,12 @@ class Coefficients(NamedTuple):
 class Solver(ABC):
     """Places S steps on the schedule and says how they are taken.
 
-    Attributes:
-        freezes_finished: Whether a finished frame never changes again; else it takes the last step
-            in every iteration, with itself in place of the network's output.
-        multistep: Whether a step uses the x_0 of the frame's previous step.
+    A finished frame that does not freeze takes the last step in every iteration, with itself in
+    place of the network's output.
     """
 
     freezes_finished = True
-    multistep = False
+    multistep = False  # whether a step uses the x_0 of the frame's previous step
 
     def times(self, schedule: NoiseSchedule, steps: int) -> StepTimes:
         """Place exactly S steps, evenly spread from T - 1, the last one to x_0 itself."""

@@ -45,10 +45,8 @@ class Dice(NamedTuple):
 def urn(values: Tensor | int, start: Tensor | int, uniform: Tensor) -> Tensor:
     """Draw uniformly random multisets by Polya's urn: values in [0, m), shape (B, F), unsorted.
 
-    Args:
-        values: Number of values m that a frame chooses from, broadcastable to (B, F).
-        start: First frame of the multiset that a frame belongs to, broadcastable to (B, F).
-        uniform: Numbers in [0, 1), shape (B, F).
+    A frame chooses from m `values`, and belongs to the multiset that begins with frame `start`,
+    both broadcastable to (B, F); `uniform` (B, F) are numbers in [0, 1).
     """
     frames = uniform.shape[1]
     f = torch.arange(frames, device=uniform.device)  # (F,)
