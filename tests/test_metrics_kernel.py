@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ardiffusion.metrics.kernel import ROWS, KernelDistance, kernel, kernel_distance
+from ardiffusion.metrics.kernel import ROWS, kernel, kernel_distance, kernel_distances
 
 
 def draw(count: int, shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -36,7 +36,7 @@ def test_the_distance_is_that_of_a_plain_double_loop(
 def test_counts_of_each_draw_are_repetitions() -> None:
     real, fake, once = draw(4), draw(5, seed=1), torch.ones(5)
     drawn = [torch.tensor(counts) for counts in ([2, 0, 1, 3], [1, 1, 0, 0])]
-    found = KernelDistance(real, fake).of_draws([(counts, once) for counts in drawn])
+    found = kernel_distances(real, fake, [(counts, once) for counts in drawn])
     expected = [naive(real.repeat_interleave(counts, dim=0), fake) for counts in drawn]
     assert found == pytest.approx(expected, rel=1e-9)
 

@@ -18,6 +18,8 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor
 
+# Of draws, each of which says how often every clip of both sides counts.
+Distances = Callable[[Sequence[Sequence[Tensor]]], Sequence[float]]
 CONFIDENCE = 0.95
 ONE_VIDEO = "One side has a single video, which says nothing of how videos scatter: no interval."
 
@@ -36,7 +38,7 @@ class Bootstrap(NamedTuple):
 
 
 def distance_interval(
-    distances: Callable[[Sequence[Sequence[Tensor]]], Sequence[float]],
+    distances: Distances,
     value: float,
     videos: tuple[Sequence[int], Sequence[int]],
     bootstrap: Bootstrap,
@@ -48,8 +50,7 @@ def distance_interval(
     drawn with all their clips, because clips of one video are alike.
 
     Args:
-        distances: Computes the distance of each draw, given how often each clip of both sides
-            counts in it.
+        distances: Computes the distance of each draw.
         value: The distance when each counts once.
         videos: For each clip of both sides, which video it is of.
         bootstrap: How videos are drawn.

@@ -28,23 +28,16 @@ READERS = 8
 class Videos:
     """One side of a comparison.
 
-    Attributes:
-        name: Its folder, or what else to call it.
-        names: What each video is called.
-        lengths: The number of frames of each video.
-        stamp: Says what changes with the content of a video.
-        read: Reads a clip, uint8 (F, 3, H, W).
-        identity: What else the frames depend on, like a folder and a resolution.
-        made: Whether `read` makes the clips, like samples of a network that trains: then it is
-            asked once for each, in order and in the caller's thread, and nothing is kept.
+    Clips may be `made` when they are read, as samples of a network that trains: then each is asked
+    for once, in order and in the caller's thread, and nothing is kept.
     """
 
-    name: str
-    names: Sequence[str]
-    lengths: Sequence[int]
-    stamp: Callable[[int], str]
-    read: Callable[[Clip], Tensor]
-    identity: dict[str, Any]
+    name: str  # its folder, or what else to call it
+    names: Sequence[str]  # of the videos
+    lengths: Sequence[int]  # frames of each video
+    stamp: Callable[[int], str]  # says what changes with the content of a video
+    read: Callable[[Clip], Tensor]  # returns a clip, uint8 (F, 3, H, W)
+    identity: dict[str, Any]  # what else the frames depend on, like a folder and a resolution
     made: bool = False
 
     def clip_keys(self, clips: Sequence[Clip]) -> list[str]:

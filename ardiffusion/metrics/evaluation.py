@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, distance_interval
+from ardiffusion.metrics.bootstrap import ONE_VIDEO, Bootstrap, Distances, distance_interval
 from ardiffusion.metrics.clip_features import Videos, check_size, extract_features, prepare_clip
 from ardiffusion.metrics.frechet import feature_distance
-from ardiffusion.metrics.kernel import KernelDistance
+from ardiffusion.metrics.kernel import kernel_distance, kernel_distances
 from ardiffusion.metrics.parallel import in_threads
 from ardiffusion.metrics.protocol import Clip, Protocol
 from ardiffusion.metrics.score import Score
@@ -79,41 +79,37 @@ def score_features(
     """Return both scores of features, which know nothing of where they come from."""
     (real, fake), described = (chunk.rows for chunk in features), protocol.describe()
     videos = [clip.video for clip in clips[0]], [clip.video for clip in clips[1]]
-    named, scores = f"{protocol.extractor.name}_{protocol.frames}", []
-    frechet = partial(feature_distance, real, fake, protocol.ddof)
-    kernel = KernelDistance(real, fake)
-    for metric, value, distances, lowest, doubts in (
-        (
-            protocol.metric,
-            frechet(),
-            partial(in_threads, frechet),
-            0.0,
-            warnings_about(min(len(real), len(fake)), width=real.shape[1]),
-        ),
-        (f"kernel_{named}", kernel(), kernel.of_draws, -math.inf, []),
-    ):
+
+    def score(
+        metric: str, value: float, draws: Distances, doubts: list[str], lowest: float = -math.inf
+    ) -> Score:
         interval = None
         if bootstrap is not None:
-            interval = distance_interval(distances, value, videos, bootstrap, lowest)
+            interval = distance_interval(draws, value, videos, bootstrap, lowest)
             doubts = doubts + ([ONE_VIDEO] if interval is None else [])
-        scores.append(
-            Score(
-                metric=metric,
-                value=value,
-                interval=interval,
-                protocol=described,
-                real=len(real),
-                fake=len(fake),
-                split=split,
-                stride=protocol.stride,
-                resolution=min(features[0].size),
-                seeds={"protocol": protocol.seed, "bootstrap": bootstrap.seed if bootstrap else 0},
-                network={"name": described["network"], "hash": described["network_hash"]},
-                data={"size": list(features[0].size)},
-                warnings=doubts,
-            )
+        return Score(
+            metric=metric,
+            value=value,
+            interval=interval,
+            protocol=described,
+            real=len(real),
+            fake=len(fake),
+            split=split,
+            stride=protocol.stride,
+            resolution=min(features[0].size),
+            seeds={"protocol": protocol.seed, "bootstrap": bootstrap.seed if bootstrap else 0},
+            network={"name": described["network"], "hash": described["network_hash"]},
+            data={"size": list(features[0].size)},
+            warnings=doubts,
         )
-    return scores
+
+    frechet = partial(feature_distance, real, fake, protocol.ddof)
+    kernels, named = partial(kernel_distances, real, fake), f"kernel_{protocol.extractor.name}"
+    few = warnings_about(min(len(real), len(fake)), width=real.shape[1])
+    return [
+        score(protocol.metric, frechet(), partial(in_threads, frechet), doubts=few, lowest=0.0),
+        score(f"{named}_{protocol.frames}", kernel_distance(real, fake), kernels, doubts=[]),
+    ]
 
 
 def select_clips(protocol: Protocol, real: Videos, fake: Videos) -> tuple[list[Clip], list[Clip]]:

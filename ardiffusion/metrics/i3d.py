@@ -137,7 +137,7 @@ class I3DPretrained400(KineticsI3D):
     def parse_network(self, data: bytes) -> nn.Module:
         network = InflatedInception()
         weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        load_exact(network, weights=weights, url=self.url)
+        network.load_state_dict(dict(weights))  # without its versions, counters may be missing
         return network
 
     def forward(self, video: Tensor) -> Tensor:
@@ -169,12 +169,3 @@ def check_prepared(video: Tensor) -> Tensor:
             f"prepare them accordingly."
         )
     return video.float()
-
-
-def load_exact(network: nn.Module, weights: dict[str, Tensor], url: str) -> None:
-    """Load weights of exactly the network's names, but for counters that nothing reads."""
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
-    if wrong:
-        name = url.rpartition("/")[2]
-        raise ValueError(f"{name} does not fit I3D ({wrong[0]}); download {url} in its place.")

@@ -18,32 +18,24 @@ from ardiffusion.nn.rotary import float64_device
 ROWS = 256  # of a matrix of kernels, which are computed together
 
 
-class KernelDistance:
-    """The distance of features (N, d) and (M, d), however often each counts.
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """Return MMD² of features (N, d) and (M, d)."""
+    (value,) = kernel_distances(real, fake, [[torch.ones(len(x)) for x in (real, fake)]])
+    return value
+
+
+def kernel_distances(
+    real: Tensor, fake: Tensor, counts: Sequence[Sequence[Tensor]]
+) -> list[float]:
+    """Return MMD² for each draw, which says how often features count, (N,) and (M,).
 
     Kernels are computed in float64, in blocks that are not kept: all of 20 000 clips a side would
     take 10 GB.
     """
-
-    def __init__(self, real: Tensor, fake: Tensor) -> None:
-        self.real, self.fake = (x.to(float64_device(x.device)).double() for x in (real, fake))
-
-    def __call__(self) -> float:
-        """Return MMD² of features that count once each."""
-        (value,) = self.of_draws([[x.new_ones(len(x)) for x in (self.real, self.fake)]])
-        return value
-
-    def of_draws(self, counts: Sequence[Sequence[Tensor]]) -> list[float]:
-        """Return MMD² for each draw, which says how often features count, (N,) and (M,)."""
-        x, y = self.real, self.fake
-        a, b = (torch.stack([draw[side] for draw in counts]).to(x) for side in (0, 1))
-        across = sum_of_pairs(x, a, y, b) / (a.sum(dim=1) * b.sum(dim=1))
-        return (mean_within(x, a) + mean_within(y, b) - 2 * across).tolist()
-
-
-def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Return MMD² of features (N, d) and (M, d)."""
-    return KernelDistance(real, fake)()
+    x, y = (side.to(float64_device(side.device)).double() for side in (real, fake))
+    a, b = (torch.stack([draw[side] for draw in counts]).to(x) for side in (0, 1))
+    across = sum_of_pairs(x, a, y, b) / (a.sum(dim=1) * b.sum(dim=1))
+    return (mean_within(x, a) + mean_within(y, b) - 2 * across).tolist()
 
 
 def sum_of_pairs(x: Tensor, a: Tensor, y: Tensor, b: Tensor) -> Tensor:

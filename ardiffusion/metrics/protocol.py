@@ -1,23 +1,131 @@
 """What a Fréchet video distance is measured on: which clips, how prepared, which network.
 
 Numbers are comparable only where all of this agrees, so a protocol can `describe` itself and a
-score carries that description. `StyleGANV` is what most papers since 2022 follow,
-`OfficialARDiffusion` is what the code released with AR-Diffusion does, `EveryClip` is for small
-data sets of one's own.
+score carries that description.
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ardiffusion.metrics.features import VideoFeatures
-from ardiffusion.metrics.i3d import SIDE, I3DPretrained400
-from ardiffusion.metrics.protocol_base import Clip, Protocol
+from ardiffusion.metrics.i3d import SIDE, I3DPretrained400, I3DTorchScript
 from ardiffusion.metrics.reencoding import resize_bicubic, through_mp4v
 from ardiffusion.nn.sizes import LARGEST, check_range
+
+
+class Clip(NamedTuple):
+    """A clip: the number of its video and its first frame."""
+
+    video: int
+    start: int
+
+
+class Protocol(ABC):
+    """How a Fréchet video distance is measured.
+
+    Asked for more videos, a protocol returns the same clips and further ones, so that a run can be
+    extended.
+
+    Args:
+        frames: Frames per clip.
+        videos: Clips of each side at most.
+        stride: Step between two frames of a clip.
+        seed: Seed of what is drawn at random.
+        extractor: Feature network; I3DTorchScript by default.
+    """
+
+    ddof: int = 0  # what the covariance is divided by is the number of clips less this
+    recorded_name: str  # what records call the protocol, if not by its class
+
+    def __init__(
+        self,
+        frames: int = 16,
+        videos: int = 2048,
+        stride: int = 1,
+        seed: int = 0,
+        extractor: VideoFeatures | None = None,
+    ) -> None:
+        check_range("{} of a protocol", 1, LARGEST, frames=frames, videos=videos, stride=stride)
+        self.frames, self.videos, self.stride, self.seed = frames, videos, stride, seed
+        self.extractor = extractor or I3DTorchScript()
+
+    @property
+    def span(self) -> int:
+        """Frames from the first to the last of a clip."""
+        return (self.frames - 1) * self.stride + 1
+
+    @property
+    def min_frames(self) -> int:
+        return self.span
+
+    @property
+    def metric(self) -> str:
+        """What the distance is called: `fvd_16` for I3D, else as `frechet_random3d_16`."""
+        return f"{self.extractor.distance}_{self.frames}"
+
+    def check_frames(self) -> None:
+        self.extractor.check_frames(self.frames, source="the protocol takes")
+
+    def load(self) -> None:
+        """Fetch what the feature network needs; some know only then how many frames that is."""
+        self.extractor.load()
+        self.check_frames()
+
+    @abstractmethod
+    def real(self, lengths: Sequence[int]) -> list[Clip]:
+        """Choose clips of real videos, given their numbers of frames."""
+
+    def fake(self, lengths: Sequence[int]) -> list[Clip]:
+        """Choose clips of generated videos, given their numbers of frames."""
+        return self.first_clips(lengths, min_frames=self.span)
+
+    def first_clips(self, lengths: Sequence[int], min_frames: int) -> list[Clip]:
+        """Choose the first clip of each video of so many frames or more."""
+        long = [Clip(i, 0) for i, length in enumerate(lengths) if length >= min_frames]
+        return long[: self.videos]
+
+    def windows(self, lengths: Sequence[int], step: int) -> list[Clip]:
+        """List all clips of all videos that start at a multiple of `step` frames."""
+        return [
+            Clip(i, start)
+            for i, length in enumerate(lengths)
+            for start in range(0, length - self.span + 1, step)
+        ]
+
+    def choice_warnings(self, real: Sequence[int], fake: Sequence[int]) -> list[str]:
+        """Say what is doubtful about the choice of clips, given the numbers of frames."""
+        return []
+
+    def prepare(self, video: Tensor) -> Tensor:
+        """Turn uint8 videos (B, F, 3, H, W) into what the network takes, floats in [-1, 1] too."""
+        return video
+
+    def preparation(self) -> dict[str, Any]:
+        """Say what the features of a given clip depend on."""
+        return {
+            "frames": self.frames,
+            "stride": self.stride,
+            "resize": "by the network",
+            "reencoded": "no",
+            "network": self.extractor.name,
+            "network_hash": self.extractor.hash,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Say everything that two scores must agree on; the seed is not part of it."""
+        kind = type(self)
+        return {
+            "name": vars(kind).get("recorded_name", kind.__name__),  # not that of a parent
+            **self.preparation(),
+            "videos": self.videos,
+            "covariance": "1/(N-1)" if self.ddof else "1/N",
+            "fake": "first frames of each video, videos in order",
+        }
 
 
 class StyleGANV(Protocol):
@@ -40,7 +148,6 @@ class StyleGANV(Protocol):
 
     @property
     def min_frames(self) -> int:
-        """Frames that a real video needs to have; StyleGAN-V asks for more than a clip spans."""
         return self.frames * self.stride
 
     def describe(self) -> dict[str, Any]:
@@ -80,12 +187,11 @@ class OfficialARDiffusion(Protocol):
         extractor: VideoFeatures | None = None,
     ) -> None:
         check_range("{} of a protocol", 1, LARGEST, clip_stride=clip_stride)
-        network = extractor or I3DPretrained400()
-        super().__init__(frames, videos, seed=seed, extractor=network)
+        super().__init__(frames, videos, seed=seed, extractor=extractor or I3DPretrained400())
         self.clip_stride = clip_stride
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
-        windows = every_clip(lengths, span=self.span, step=self.clip_stride)
+        windows = self.windows(lengths, step=self.clip_stride)
         random.Random(self.seed).shuffle(windows)
         return windows[: self.videos]
 
@@ -125,16 +231,13 @@ class EveryClip(Protocol):
         super().__init__(frames, videos, stride, extractor=extractor)
 
     def real(self, lengths: Sequence[int]) -> list[Clip]:
-        return self.all_clips(lengths)[: self.videos]
+        return self.windows(lengths, step=self.frames * self.stride)[: self.videos]
 
     fake = real
 
-    def all_clips(self, lengths: Sequence[int]) -> list[Clip]:
-        """List all clips, also those beyond the first `videos`."""
-        return every_clip(lengths, span=self.span, step=self.frames * self.stride)
-
     def choice_warnings(self, real: Sequence[int], fake: Sequence[int]) -> list[str]:
-        counts = [len(self.all_clips(lengths)) for lengths in (real, fake)]
+        step = self.frames * self.stride
+        counts = [len(self.windows(lengths, step=step)) for lengths in (real, fake)]
         if max(counts) <= self.videos:
             return []
         return [
@@ -145,12 +248,3 @@ class EveryClip(Protocol):
     def describe(self) -> dict[str, Any]:
         rule = "clips that follow each other, videos in order, the first `videos` at most"
         return super().describe() | {"real": rule, "fake": rule}
-
-
-def every_clip(lengths: Sequence[int], span: int, step: int) -> list[Clip]:
-    """List the clips of so many frames in each video, one every `step` frames."""
-    return [
-        Clip(i, start)
-        for i, length in enumerate(lengths)
-        for start in range(0, length - span + 1, step)
-    ]

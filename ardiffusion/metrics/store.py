@@ -28,10 +28,7 @@ class Chunk(NamedTuple):
 class FeatureStore:
     """Features of the clips of one folder of videos, prepared and described in one way.
 
-    Args:
-        cache: Folder of all stores.
-        name: What to call this one.
-        identity: Everything besides the clips that features depend on.
+    `identity` is everything besides the clips that features depend on.
     """
 
     def __init__(self, cache: str | Path, name: str, identity: dict[str, Any]) -> None:
