@@ -111,12 +111,8 @@ def from_titok(
 ) -> PublishedARVAE:
     """Start stage 1 from TiTok's own tokenizer, as the published models did.
 
-    What it encodes means little before training, since TiTok's latents are discrete.
-
-    Args:
-        state_dict: The tensors of tokenizer_titok_l32.bin or a sibling.
-        tokens: Tokens per frame.
-        channels: Channels per token, at most half of TiTok's.
+    What it encodes means little before training, since TiTok's latents are discrete. Tokens have
+    at most half of its channels.
     """
     state = tokenizer_names.titok_as_published(state_dict, tokens=tokens, channels=channels)
     return convert_arvae(state)
@@ -169,10 +165,7 @@ def new_name(name: str) -> str:
 
 
 def moments(config: dict[str, Any], channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation (C) of each channel, as far as they are known.
-
-    They are those per channel where the configuration lists them, else one number for all.
-    """
+    """Return mean and standard deviation (C): where none are listed, one number for all."""
     shift = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * channels
     factor = config.get("scaling_factor", 0.18215)  # diffusers' default
     try:

@@ -13,18 +13,9 @@ from ardiffusion.nn.published import PublishedDiT
 from ardiffusion.published import presets
 from ardiffusion.sources import KINDS, Parts, load_source
 from ardiffusion.weights.download import HubPath, entry_names, list_files
-from ardiffusion.weights.folders import Card, push_to_hub, save_pretrained
-
-__all__ = [
-    "Card",
-    "load_arvae",
-    "load_dit",
-    "load_parts",
-    "load_published",
-    "published_files",
-    "push_to_hub",
-    "save_pretrained",
-]
+from ardiffusion.weights.folders import Card as Card
+from ardiffusion.weights.folders import push_to_hub as push_to_hub
+from ardiffusion.weights.folders import save_pretrained as save_pretrained
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w-]*/[\w-]+")  # user/repo, which is no path of a file
 # What is taken where a source does not say it itself.
@@ -104,12 +95,7 @@ def complete(
 
 
 def published_files(repo: str, dataset: str, revision: str = "main") -> dict[str, str]:
-    """Find the published weights of a data set.
-
-    Args:
-        repo: The repository, user/repo.
-        dataset: One of sky, taichi, ucf101 and ffs.
-        revision: Branch, tag or commit.
+    """Find the published weights of sky, taichi, ucf101 or ffs in a repository, user/repo.
 
     Returns:
         Sources for `load_arvae` and `load_dit`, under "arvae" and "dit".

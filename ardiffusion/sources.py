@@ -69,10 +69,10 @@ def load_source(source: str | Path) -> Parts:
 def load_hub(source: HubPath) -> Parts:
     """Load from the Hub: a file, or what a folder holds."""
     if source.path.endswith(SUFFIXES):
-        return load_file(fetch(source)[0])
+        return load_file(fetch(source))
     commit, names = list_files(source)
     inside = [name.removeprefix(f"{source.path}/") for name in names]
-    return load_tree(inside, lambda name: fetch((source / name).at(commit))[0], place=source)
+    return load_tree(inside, lambda name: fetch((source / name).at(commit)), place=source)
 
 
 def load_folder(folder: Path) -> Parts:

@@ -96,7 +96,7 @@ def export(
 
 def load_told(source: str, told: dict[str, Any]) -> Parts:
     there = source.startswith("hf://")
-    path = fetch(parse_hub_path(source))[0] if there else Path(source)
+    path = fetch(parse_hub_path(source)) if there else Path(source)
     tensors, _ = read_tensors(path)
     with naming(source):
         return published(tensors, **told)

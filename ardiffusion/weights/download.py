@@ -9,7 +9,7 @@ checked here, once, after the transfer.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -64,19 +64,19 @@ def parse_hub_path(source: str) -> HubPath:
     return HubPath(repo=repo, path=path.strip("/"), revision=revision or "main")
 
 
-def fetch(file: HubPath) -> tuple[Path, str]:
-    """Bring a file into the cache unless it is there; return its path there and its commit."""
+def fetch(file: HubPath) -> Path:
+    """Bring a file into the cache unless it is there; return its path there."""
     with readable_hub_errors(file):
         info = hf_hub_download(file.repo, file.path, revision=file.revision, dry_run=True)
         if os.path.exists(info.local_path):
-            return Path(info.local_path), info.commit_hash
+            return Path(info.local_path)
         size = filesize.decimal(info.file_size or 0)
         said = f"Downloading {file} ({size}) to {constants.HF_HUB_CACHE}"
         Console(stderr=True).print(said, soft_wrap=True)
         path = Path(hf_hub_download(file.repo, file.path, revision=info.commit_hash))
         note_revision(file, commit=info.commit_hash)
     check_content(file, path)
-    return path, info.commit_hash
+    return path
 
 
 def check_content(file: HubPath, path: Path) -> None:
@@ -123,10 +123,9 @@ def list_files(folder: HubPath) -> tuple[str, list[str]]:
 
 def note_revision(folder: HubPath, commit: str) -> None:
     """Note in the cache which commit a revision stands for, as huggingface_hub does."""
-    if folder.revision == commit:
-        return
-    with atomic_write(folder.cache / "refs" / folder.revision) as partial:
-        partial.write_text(commit)
+    if folder.revision != commit:
+        with atomic_write(folder.cache / "refs" / folder.revision) as partial:
+            partial.write_text(commit)
 
 
 def cached_snapshot(folder: HubPath) -> Path | None:
@@ -149,34 +148,6 @@ def entry_names(file: HubPath) -> list[str]:
     return list(header.tensors)
 
 
-@contextmanager
-def readable_hub_errors(wanted: object) -> Iterator[None]:
-    """Turn what huggingface_hub raises while we want something into one sentence."""
-    try:
-        yield
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise out_of_reach(wanted, offline=constants.HF_HUB_OFFLINE) from error
-    except HfHubHTTPError as error:
-        raise refused(wanted, status=error.response.status_code) from error
-    except TRANSPORT_ERRORS as error:
-        raise out_of_reach(wanted, offline=False) from error
-
-
-@contextmanager
-def readable_upload_errors(target: object) -> Iterator[None]:
-    """Turn what huggingface_hub raises while it uploads into one sentence."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        raise refused(target, status=error.response.status_code) from error
-    except (OfflineModeIsEnabled, TRANSPORT_ERRORS) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
-        raise ConnectionError(
-            f"{target} cannot be written ({why}): write to a folder, and upload when the Hub, "
-            f"{constants.ENDPOINT}, can be reached."
-        ) from error
-
-
 def refused(wanted: object, status: int) -> OSError:
     """Say that the Hub did not hand something out; 401 is also its answer to wrong names."""
     login = "log in with `hf auth login` or set HF_TOKEN"
@@ -195,10 +166,10 @@ def refused(wanted: object, status: int) -> OSError:
     )
 
 
-def out_of_reach(wanted: object, offline: bool) -> OSError:
+def out_of_reach(wanted: object) -> OSError:
     """Say that something is neither in the cache nor to be had now."""
     by_hand = "or download it by hand and give its path instead"
-    if offline:
+    if constants.HF_HUB_OFFLINE:
         return FileNotFoundError(
             f"{wanted} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids "
             f"to fetch it from {constants.ENDPOINT}: go online once, {by_hand}."
@@ -207,3 +178,26 @@ def out_of_reach(wanted: object, offline: bool) -> OSError:
         f"{constants.ENDPOINT} cannot be reached, and {wanted} is not in the cache "
         f"{constants.HF_HUB_CACHE}: check the connection, {by_hand}."
     )
+
+
+def unwritable(target: object) -> OSError:
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
+    return ConnectionError(
+        f"{target} cannot be written ({why}): write to a folder, and upload when the Hub, "
+        f"{constants.ENDPOINT}, can be reached."
+    )
+
+
+@contextmanager
+def readable_hub_errors(
+    wanted: object, unreachable: Callable[[object], OSError] = out_of_reach
+) -> Iterator[None]:
+    """Turn what huggingface_hub raises while we want something of it into one sentence."""
+    try:
+        yield
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise unreachable(wanted) from error
+    except HfHubHTTPError as error:
+        raise refused(wanted, status=error.response.status_code) from error
+    except TRANSPORT_ERRORS as error:
+        raise unreachable(wanted) from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ardiffusion.files import atomic_write, naming, write_tensors
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.weights.description import PARTS, describe
-from ardiffusion.weights.download import parse_hub_path, readable_upload_errors
+from ardiffusion.weights.download import parse_hub_path, readable_hub_errors, unwritable
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 METADATA_KEY = "ardiffusion"  # the configuration's name among the notes of a weights file
@@ -85,7 +85,7 @@ def upload(
     write: Callable[[str], None], repository: str, message: str, private: bool = False
 ) -> str:
     target = parse_hub_path(f"hf://{repository.removeprefix('hf://')}")
-    with tempfile.TemporaryDirectory() as folder, readable_upload_errors(target):
+    with tempfile.TemporaryDirectory() as folder, readable_hub_errors(target, unwritable):
         write(folder)
         api = HfApi()
         api.create_repo(target.repo, private=private, exist_ok=True)

@@ -50,11 +50,7 @@ def combine(stored: Sequence[Profile], wanted: Profile) -> list[float]:
 
 
 def average(path: str | Path, length: float) -> dict[str, Tensor]:
-    """Make the average of a length at a checkpoint, of what it and earlier ones beside it hold.
-
-    Raises:
-        ValueError: If it holds no averages of several lengths.
-    """
+    """Make the average of a length at a checkpoint, of what it and earlier ones beside it hold."""
     end = (read_checkpoint(path).get("ema") or {}).get("updates", 0)
     found: dict[Profile, dict[str, Tensor]] = {}
     for file in sorted(Path(path).parent.glob("*.ckpt")):
