@@ -63,12 +63,10 @@ def distance_interval(
     drawn_apart = [[*videos[0], *videos[1]]] if paired else videos
     places = [torch.tensor(side).unique(return_inverse=True)[1] for side in drawn_apart]
     lengths = [len(side) for side in videos]
-
-    def draw_sides() -> list[Tensor]:
-        counts = torch.cat([draw_videos(side, generator) for side in places])
-        return list(counts.split(lengths))
-
-    counts = [draw_sides() for _ in range(bootstrap.draws)]
+    counts = [
+        torch.cat([draw_videos(side, generator) for side in places]).split(lengths)
+        for _ in range(bootstrap.draws)
+    ]
     drawn = torch.tensor(distances(counts), dtype=torch.float64)
     low, high = (percentile_interval(drawn) + value - drawn.mean()).tolist()
     return max(low, lowest), high

@@ -78,9 +78,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, inputs, H, W) to (N, outputs, 2H, 2W), or (N, outputs, H, W)."""
         x = self.blocks(x)
-        if self.upsample is None:
-            return x
-        return doubled(x, self.upsample)
+        return x if self.upsample is None else doubled(x, self.upsample)
 
 
 def doubled(x: Tensor, layer: nn.Conv2d) -> Tensor:
