@@ -11,31 +11,39 @@ from hypothesis import strategies as some
 
 from ardiffusion.data.cache import open_cache
 from ardiffusion.data.cache_index import (
-    GONE,
     INDEX,
     Index,
+    Origin,
     are_inside,
+    describe,
+    keys_of,
     read_index,
-    unpack,
     write_index,
 )
+from ardiffusion.data.catalog import GONE, Catalog
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.samples import is_inside
 
 
-def index(arvae: str = "abc", frames: int = 4) -> Index:
-    return {
-        "origin": {"fingerprint": arvae, "resolution": 16, "frames": frames, "stride": 1},
-        "complete": False,
+def index(arvae: str = "abc", frames: int = 4, **stamps: str) -> Index:
+    """An index of two videos, of which the second is gone."""
+    catalog: Catalog = {
         "classes": ["x"],
-        "labels": {"a.mp4": 0},
-        "lengths": {"a.mp4": 12},
-        "splits": {"train": ["a.mp4"], "val": [], "test": []},
-        "stamps": {"a.mp4": "1:5", "b.mp4": "1:6"},
-        "missing": [],
-        "shards": {},
-        "hashes": {},
+        "paths": ["a.mp4", "b.mp4"],
+        "labels": [0, GONE],
+        "lengths": [12, 0],
+        "splits": {"train": [0], "val": [], "test": []},
     }
+    found = describe(catalog, origin(arvae, frames), stamp=str)
+    return {**found, "stamps": [{"a": "1:5", "b": "1:6", **stamps}[path[0]] for path in "ab"]}
+
+
+def origin(arvae: str = "abc", frames: int = 4) -> Origin:
+    return {"fingerprint": arvae, "resolution": 16, "frames": frames, "stride": 1}
+
+
+def keys_in(index: Index) -> list[list[str]]:
+    return [keys_of(clips, index["paths"]) for clips in index["shards"].values()]
 
 
 def test_killed_run_resumes_after_its_last_shard(tmp_path: Path) -> None:
@@ -53,8 +61,8 @@ def test_killed_run_resumes_after_its_last_shard(tmp_path: Path) -> None:
     keys = ["a.mp4:0", "a.mp4:4", "a.mp4:8", "b.mp4:0"]
     finished = finish_cache(path, index(), expected=keys)
     assert finished == read_index(path)
-    assert finished["complete"] and finished["missing"] == ["b.mp4:0"]
-    assert sum(finished["shards"].values(), []) == keys[:3]  # noqa: RUF017
+    assert finished["complete"] and finished["missing"] == {"videos": [1], "starts": [0]}
+    assert sum(keys_in(finished), []) == keys[:3]  # noqa: RUF017
     assert begin_cache(path, index()) == set(keys)  # what cannot be read is not tried again
 
 
@@ -64,7 +72,7 @@ def test_processes_write_shards_of_their_own(tmp_path: Path) -> None:
         writer.write(torch.rand(1, 4, 3, 2), [f"{'ab'[rank]}.mp4:0"])
         writer.flush()
     finished = finish_cache(tmp_path, index(), expected=[])
-    assert list(finished["shards"].values()) == [["a.mp4:0"], ["b.mp4:0"]]
+    assert keys_in(finished) == [["a.mp4:0"], ["b.mp4:0"]]
     assert not [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
 
 
@@ -91,6 +99,21 @@ def change(name: str, value: object) -> Callable[[dict[str, Any]], dict[str, Any
     return lambda good: {**good, name: value}
 
 
+OLD: dict[str, Any] = {  # what `write_cache` wrote before there were columns, but for the hashes
+    "origin": origin(),
+    "complete": True,
+    "classes": ["x"],
+    "labels": {"a.mp4": 0},
+    "lengths": {"a.mp4": 12},
+    "splits": {"train": ["a.mp4"], "val": [], "test": []},
+    "stamps": {"a.mp4": "1:5", "b.mp4": "1:6"},
+    "missing": [],
+    "shards": {
+        "000-000000.safetensors": ["a.mp4:0", "a.mp4:4"],
+        "000-000001.safetensors": ["b.mp4:0"],
+    },
+    "hashes": {"000-000000.safetensors": "", "000-000001.safetensors": ""},
+}
 OLD_FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
     "empty": lambda good: {},
     "list": lambda good: [],
@@ -181,8 +204,7 @@ def with_shard(good: dict[str, Any], name: str) -> dict[str, Any]:
 def test_false_index_is_refused_with_one_sentence(name: str, tmp_path: Path) -> None:
     path = write_cache(tmp_path / "cache", index())
     good = json.loads((path / INDEX).read_text())
-    old: Any = unpack(good)
-    false = OLD_FALSE[name[4:]](old) if name.startswith("old ") else COLUMNS[name](good)
+    false = OLD_FALSE[name[4:]](OLD) if name.startswith("old ") else COLUMNS[name](good)
     (path / INDEX).write_text(json.dumps(false))
     for act in (open_cache, lambda path: begin_cache(path, index())):
         with pytest.raises(ValueError, match=r"index\.json is broken: delete it and resume"):
@@ -194,11 +216,8 @@ def test_index_of_an_older_version_is_read_and_columns_say_the_same(tmp_path: Pa
     new = open_cache(path)
     assert new["paths"] == ["a.mp4", "b.mp4"] and new["labels"] == [0, GONE]
     assert new["shards"]["000-000000.safetensors"] == {"videos": [0, 0], "starts": [0, 4]}
-    old = read_index(path)
-    assert old["labels"] == {"a.mp4": 0} and old["stamps"] == index()["stamps"]
-    assert old["shards"]["000-000001.safetensors"] == ["b.mp4:0"]
-    (path / INDEX).write_text(json.dumps(old))  # as it was before there were columns
-    assert open_cache(path) == new and read_index(path) == old
+    (path / INDEX).write_text(json.dumps({**OLD, "hashes": new["hashes"]}))
+    assert open_cache(path) == new
     assert begin_cache(path, index()) == {"a.mp4:0", "a.mp4:4", "b.mp4:0"}
 
 
@@ -244,7 +263,7 @@ def test_clips_that_are_there_twice_are_healed(tmp_path: Path) -> None:
     keys = {"a.mp4:0", "a.mp4:4", "b.mp4:0", "b.mp4:4"}
     assert begin_cache(path, index()) == keys
     finished = finish_cache(path, index(), expected=keys)
-    assert sorted(key for shard in finished["shards"].values() for key in shard) == sorted(keys)
+    assert sorted(sum(keys_in(finished), [])) == sorted(keys)  # noqa: RUF017
     assert read_index(path) == finished
 
 
@@ -258,10 +277,9 @@ def test_shards_of_another_origin_are_not_resumed_without_an_index(tmp_path: Pat
 
 def test_clips_of_changed_videos_are_dropped_and_others_kept_as_they_are(tmp_path: Path) -> None:
     path = write_cache(tmp_path / "cache", index())
-    changed: Index = {**index(), "stamps": {"a.mp4": "1:5", "b.mp4": "1:7"}}
     before = (path / "000-000000.safetensors").stat()
-    assert begin_cache(path, changed) == {"a.mp4:0", "a.mp4:4"}
+    assert begin_cache(path, index(b="1:7")) == {"a.mp4:0", "a.mp4:4"}
     assert not (path / "000-000001.safetensors").exists()
     assert (path / "000-000000.safetensors").stat() == before
-    elsewhere: Index = {**index(), "stamps": {"c.mp4": "1:1"}}  # of others nothing is known
+    elsewhere: Index = {**index(), "paths": ["c.mp4", "d.mp4"]}  # of others nothing is known
     assert begin_cache(path, elsewhere) == {"a.mp4:0", "a.mp4:4"}

@@ -9,7 +9,8 @@ from killed import kill_a_worker
 from torch.utils.data import DataLoader
 
 from ardiffusion.data import chunks, publishing, storage
-from ardiffusion.data.cache_index import INDEX, Index, write_index
+from ardiffusion.data.cache_index import INDEX, Origin, describe, write_index
+from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import LATENTS, LISTING, ChunkFolder
 from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache
@@ -25,18 +26,15 @@ SIZE = 600  # bytes of a chunk, which then holds some five clips
 
 def write_cache(folder: Path, scale: float = 1.0) -> Path:
     """Twelve videos of 20 frames, in shards that hold clips of many videos."""
-    index: Index = {
-        "origin": {"fingerprint": "abc", "resolution": 16, "frames": 4, "stride": 1},
-        "complete": False,
+    catalog: Catalog = {
         "classes": ["a", "b"],
-        "labels": {path: "ab".index(path[0]) for path in VIDEOS},
-        "lengths": dict.fromkeys(VIDEOS, 20),
-        "splits": {"train": VIDEOS[2:], "val": VIDEOS[:2], "test": []},
-        "stamps": dict.fromkeys(VIDEOS, "1:5"),
-        "missing": [],
-        "shards": {},
-        "hashes": {},
+        "paths": VIDEOS,
+        "labels": ["ab".index(path[0]) for path in VIDEOS],
+        "lengths": [20] * len(VIDEOS),
+        "splits": {"train": [*range(2, len(VIDEOS))], "val": [0, 1], "test": []},
     }
+    origin: Origin = {"fingerprint": "abc", "resolution": 16, "frames": 4, "stride": 1}
+    index = describe(catalog, origin, stamp=str)
     write_index(folder / INDEX, index)
     writer, keys = ShardWriter(folder, index, clips=7), []
     for start in range(0, 20, 4):

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ardiffusion.data.cache_index import INDEX, Index, read_index, write_index
+from ardiffusion.data.cache_index import INDEX, Origin, describe, read_index, write_index
+from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import PLACE
 from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache, find_rows, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
 
 VIDEOS = {"a.mp4": 10, "dir/b.mp4": 13, "c.mp4": 4}
-LABELS = {"a.mp4": 0, "dir/b.mp4": 1, "c.mp4": 1}
+CATALOG: Catalog = {
+    "classes": ["x", "y"],
+    "paths": [*VIDEOS],
+    "labels": [0, 1, 1],
+    "lengths": [*VIDEOS.values()],
+    "splits": {"train": [0, 1], "val": [2], "test": []},
+}
 
 
 def latents(path: str, frames: int) -> Tensor:
@@ -26,18 +33,8 @@ def latents(path: str, frames: int) -> Tensor:
 
 
 def write_cache(folder: Path, stride: int = 1, frames: int = 4) -> Path:
-    index: Index = {
-        "origin": {"fingerprint": "abc", "resolution": 16, "frames": frames, "stride": stride},
-        "complete": False,
-        "classes": ["x", "y"],
-        "labels": LABELS,
-        "lengths": VIDEOS,
-        "splits": {"train": ["a.mp4", "dir/b.mp4"], "val": ["c.mp4"], "test": []},
-        "stamps": dict.fromkeys(VIDEOS, "1:5"),
-        "missing": [],
-        "shards": {},
-        "hashes": {},
-    }
+    origin: Origin = {"fingerprint": "abc", "resolution": 16, "frames": frames, "stride": stride}
+    index = describe(CATALOG, origin, stamp=str)
     write_index(folder / INDEX, index)
     writer, keys = ShardWriter(folder, index, clips=3), []
     for path, length in VIDEOS.items():
@@ -63,7 +60,7 @@ def check(sample: dict, stride: int) -> int:
     whole = latents(path, VIDEOS[path])
     expected = whole[int(start) : int(start) + count * stride : stride]
     assert torch.equal(sample["latents"], expected)
-    assert int(sample["label"]) == LABELS[path]
+    assert int(sample["label"]) == CATALOG["labels"][CATALOG["paths"].index(path)]
     return int(start)
 
 

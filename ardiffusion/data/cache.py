@@ -14,7 +14,7 @@ from typing import NamedTuple, TypedDict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ardiffusion.data.cache_index import Columns, Origin, are_clips, keys_of, read_columns
+from ardiffusion.data.cache_index import Index, Origin, are_clips, keys_of, read_index
 from ardiffusion.files import has_type, write_tensors
 
 
@@ -73,9 +73,9 @@ def read_shards(path: str | Path, names: Iterable[str] | None = None) -> list[Sh
         return list(pool.map(read_shard, [Path(path) / name for name in sorted(found)]))
 
 
-def read_finished(path: str | Path) -> Columns:
+def read_finished(path: str | Path) -> Index:
     """Read the index of a finished cache and refuse any other."""
-    index = read_columns(path)
+    index = read_index(path)
     if not index["complete"]:
         clips = sum(len(shard.header["keys"]) for shard in read_shards(path))
         raise ValueError(
@@ -85,7 +85,7 @@ def read_finished(path: str | Path) -> Columns:
     return index
 
 
-def open_cache(path: str | Path) -> Columns:
+def open_cache(path: str | Path) -> Index:
     """Read the index of a finished cache, and compare all shards with it."""
     index = read_finished(path)
     for shard in read_shards(path, index["shards"]):

@@ -7,7 +7,7 @@ them wherever something is said of one; they are read too.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -15,14 +15,13 @@ from typing import Any, TypedDict, TypeGuard, cast
 
 import numpy as np
 
-from ardiffusion.data.catalog import Catalog
+from ardiffusion.data.catalog import GONE, Catalog
 from ardiffusion.data.samples import is_inside
 from ardiffusion.data.splits import NAMES
 from ardiffusion.files import atomic_write, has_type, read_text
 
 INDEX = "index.json"
 KEY = re.compile(r".+:[0-9]{1,18}", flags=re.DOTALL)
-GONE = -2  # the label of videos that are not in the data set any more
 
 
 class Origin(TypedDict):
@@ -34,17 +33,6 @@ class Origin(TypedDict):
     stride: int
 
 
-class Index(Catalog):
-    """What is known of a cache, by name."""
-
-    origin: Origin
-    complete: bool
-    stamps: dict[str, str]  # of the videos when they were encoded, by path
-    missing: list[str]  # keys of clips that could not be read
-    shards: dict[str, list[str]]  # keys by name of the shard, once complete
-    hashes: dict[str, str]  # by name of the shard, once complete
-
-
 class Clips(TypedDict):
     """Numbers of the videos of clips, and where the clips start."""
 
@@ -52,31 +40,35 @@ class Clips(TypedDict):
     starts: list[int]
 
 
-class Columns(TypedDict):
-    """The same as the file holds it; a video is known by its place in the list of paths."""
+class Index(Catalog):
+    """What is known of a cache."""
+
+    origin: Origin
+    complete: bool
+    stamps: list[str]  # of the videos when they were encoded, empty where they were not
+    missing: Clips  # that could not be read
+    shards: dict[str, Clips]  # by name of the shard, once complete
+    hashes: dict[str, str]
+
+
+class NamedIndex(TypedDict):
+    """The same as older caches hold it, by the names of the videos."""
 
     origin: Origin
     complete: bool
     classes: list[str]
-    paths: list[str]
-    labels: list[int]
-    lengths: list[int]  # 0 where a video cannot be used
-    stamps: list[str]
-    splits: dict[str, list[int]]
-    missing: Clips
-    shards: dict[str, Clips]
+    labels: dict[str, int]
+    lengths: dict[str, int]
+    splits: dict[str, list[str]]
+    stamps: dict[str, str]
+    missing: list[str]  # keys of clips
+    shards: dict[str, list[str]]
     hashes: dict[str, str]
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return the video of a clip and where it starts there, nowhere if the key names no clip."""
-    path, *start = key.rsplit(":", maxsplit=1)
-    return path, "".join(start)
 
 
 def path_of(key: str) -> str:
     """Return the video of a clip."""
-    return split_key(key)[0]
+    return key.rpartition(":")[0]
 
 
 def keys_of(clips: Clips, paths: Sequence[str]) -> list[str]:
@@ -99,25 +91,10 @@ def are_clips(keys: Sequence[str]) -> bool:
 
 
 def is_index(found: object) -> TypeGuard[Index]:
-    """Say whether parsed JSON is an index of an older version, and one that can be true."""
+    """Say whether parsed JSON is an index, and one that can be true."""
     if not has_type(found, Index):
         return False
     index = cast(Index, found)
-    splits, shards = index["splits"], index["shards"]
-    return (
-        index["labels"].keys() >= {*index["lengths"], *chain(*splits.values())}
-        and all(length > 0 for length in index["lengths"].values())
-        and all(label >= -1 for label in index["labels"].values())
-        and are_clips([*chain(*shards.values())])
-        and are_clips(index["missing"])
-    )
-
-
-def are_columns(found: object) -> TypeGuard[Columns]:
-    """Say whether parsed JSON is an index, and one that can be true."""
-    if not has_type(found, Columns):
-        return False
-    index = cast(Columns, found)
     paths, splits, shards = index["paths"], index["splits"], index["shards"]
     count, clips = len(paths), [index["missing"], *shards.values()]
     with suppress(OverflowError):
@@ -155,66 +132,76 @@ def _differ(video: np.ndarray, start: np.ndarray) -> bool:
     return not np.any((np.diff(video[order]) == 0) & (np.diff(start[order]) == 0))
 
 
-def pack(index: Index) -> Columns:
-    """Put what is known by name into columns."""
-    labels, shards = index["labels"], {"": index["missing"], **index["shards"]}
-    pairs = {name: [split_key(key) for key in keys] for name, keys in shards.items()}
-    named = (path for each in pairs.values() for path, _ in each)
-    paths = list(dict.fromkeys([*labels, *index["stamps"], *named]))
+def describe(
+    catalog: Catalog, origin: Origin, stamp: Callable[[str], str], complete: bool = False
+) -> Index:
+    """Say of a cache what is known before it holds anything."""
+    usable = zip(catalog["paths"], catalog["lengths"], strict=True)
+    return {
+        **catalog,
+        "origin": origin,
+        "complete": complete,
+        "stamps": [stamp(path) if length else "" for path, length in usable],
+        "missing": {"videos": [], "starts": []},
+        "shards": {},
+        "hashes": {},
+    }
+
+
+def stamps_of(index: Index) -> dict[str, str]:
+    """Return the stamps of the videos that have one, by path."""
+    stamps = zip(index["paths"], index["stamps"], strict=True)
+    return {path: stamp for path, stamp in stamps if stamp}
+
+
+def place_clips(
+    index: Index, missing: Sequence[str], shards: Mapping[str, Sequence[str]]
+) -> Index:
+    """Note keys of clips; videos that the index does not name are gone by now."""
+    listed = {"": missing, **shards}
+    paths = list(dict.fromkeys([*index["paths"], *map(path_of, chain(*listed.values()))]))
     numbers = {path: number for number, path in enumerate(paths)}
     clips: dict[str, Clips] = {
         name: {
-            "videos": [numbers[path] for path, _ in each],
-            "starts": [int(start) for _, start in each],
+            "videos": [numbers[path_of(key)] for key in keys],
+            "starts": [int(key.rpartition(":")[2]) for key in keys],
         }
-        for name, each in pairs.items()
+        for name, keys in listed.items()
     }
+    more = len(paths) - len(index["paths"])
     return {
-        "origin": index["origin"],
-        "complete": index["complete"],
-        "classes": index["classes"],
+        **index,
         "paths": paths,
-        "labels": [labels.get(path, GONE) for path in paths],
-        "lengths": [index["lengths"].get(path, 0) for path in paths],
-        "stamps": [index["stamps"].get(path, "") for path in paths],
-        "splits": {n: [numbers[path] for path in ps] for n, ps in index["splits"].items()},
+        "labels": index["labels"] + [GONE] * more,
+        "lengths": index["lengths"] + [0] * more,
+        "stamps": index["stamps"] + [""] * more,
         "missing": clips.pop(""),
         "shards": clips,
-        "hashes": index["hashes"],
     }
 
 
-def unpack(columns: Columns) -> Index:
-    """Return what columns say by name."""
-    paths = columns["paths"]
-    return {
-        **catalog_of(columns),
-        "origin": columns["origin"],
-        "complete": columns["complete"],
-        "stamps": {p: stamp for p, stamp in zip(paths, columns["stamps"], strict=True) if stamp},
-        "missing": keys_of(columns["missing"], paths),
-        "shards": {name: keys_of(clips, paths) for name, clips in columns["shards"].items()},
-        "hashes": columns["hashes"],
+def _without_names(named: NamedIndex) -> Index:
+    """Put what is known by name into columns; what cannot be true is an error, or no index."""
+    labels, lengths = named["labels"], named["lengths"]
+    if not labels.keys() >= lengths.keys() or 0 in lengths.values():
+        raise ValueError("the lengths are not those of the videos")
+    paths = list(dict.fromkeys([*labels, *named["stamps"]]))
+    numbers = {path: number for number, path in enumerate(paths)}
+    columns: Any = {
+        **named,
+        "paths": paths,
+        "labels": [labels.get(path, GONE) for path in paths],
+        "lengths": [lengths.get(path, 0) for path in paths],
+        "stamps": [named["stamps"].get(path, "") for path in paths],
+        "splits": {name: [numbers[p] for p in own] for name, own in named["splits"].items()},
     }
+    return place_clips(columns, named["missing"], named["shards"])
 
 
-def catalog_of(columns: Columns) -> Catalog:
-    """Return what columns say of the videos, by name."""
-    paths, splits = columns["paths"], columns["splits"]
-    labels = zip(paths, columns["labels"], strict=True)
-    lengths = zip(paths, columns["lengths"], strict=True)
-    return {
-        "classes": columns["classes"],
-        "labels": {path: label for path, label in labels if label != GONE},
-        "lengths": {path: length for path, length in lengths if length},
-        "splits": {name: [paths[n] for n in numbers] for name, numbers in splits.items()},
-    }
-
-
-def read_columns(path: str | Path, name: str = INDEX) -> Columns:
+def read_index(path: str | Path, name: str = INDEX) -> Index:
     """Read what a cache says of itself, which is checked before anything trusts it."""
     file, found = Path(path) / name, cast(Any, None)
-    with suppress(ValueError, RecursionError):
+    with suppress(ValueError, LookupError, RecursionError):
         try:
             found = json.loads(read_text(file))
         except FileNotFoundError:
@@ -222,9 +209,9 @@ def read_columns(path: str | Path, name: str = INDEX) -> Columns:
                 f"{path} holds no latent cache ({name} is missing): write one with "
                 "`ardiff-vae predict`."
             ) from None
-    if is_index(found):
-        found = pack(found)
-    if not are_columns(found):
+        if has_type(found, NamedIndex):
+            found = _without_names(found)
+    if not is_index(found):
         raise ValueError(
             f"{file} is broken: delete it and resume `ardiff-vae predict`; a cache of an older "
             "version is to be written anew."
@@ -232,14 +219,6 @@ def read_columns(path: str | Path, name: str = INDEX) -> Columns:
     return found
 
 
-def read_index(path: str | Path) -> Index:
-    return unpack(read_columns(path))
-
-
 def write_index(path: Path, index: Index) -> None:
-    write_columns(path, pack(index))
-
-
-def write_columns(path: Path, columns: Columns) -> None:
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(columns), encoding="utf-8")
+        partial.write_text(json.dumps(index), encoding="utf-8")

@@ -14,17 +14,19 @@ from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import read_list, split_clips
 
 FRACTIONS = {"val": 0.05, "test": 0.0}
+GONE = -2  # the label of videos that are not in the data set any more
 _LISTED = 10  # skipped clips that the warning names
 logger = logging.getLogger(__name__)
 
 
 class Catalog(TypedDict):
-    """The videos of a data set, by their paths."""
+    """The videos of a data set, each known by its place in the list of paths."""
 
     classes: list[str]
-    labels: dict[str, int]
-    lengths: dict[str, int]  # in frames, of the videos that can be used
-    splits: dict[str, list[str]]  # by name of the split
+    paths: list[str]
+    labels: list[int]  # -1 without a class
+    lengths: list[int]  # in frames, 0 where a video cannot be used
+    splits: dict[str, list[int]]  # by name of the split
 
 
 class SplitRule(NamedTuple):
@@ -42,14 +44,18 @@ class SplitRule(NamedTuple):
         }
         return split_clips(paths, listed=listed, fractions=self.fractions, seed=self.seed)
 
-    def check(self, splits: dict[str, list[str]], source: str) -> None:
+    def check(self, catalog: Catalog, source: str) -> None:
         """Raise if the rule contradicts a split that was made already."""
+        splits = {
+            name: {catalog["paths"][number] for number in numbers}
+            for name, numbers in catalog["splits"].items()
+        }
         if self in (SplitRule(self.root, {}), SplitRule(self.root, {}, {})) or (
             self.lists and not Path(self.root).is_dir()
         ):
             return  # nothing was asked for, or lists cannot be read where there are no videos
         for name, ours in self.split(sorted({*chain(*splits.values())})).items():
-            if set(ours) != set(splits[name]):
+            if set(ours) != splits[name]:
                 raise ValueError(
                     f"The lists, fractions and seed of --data give another {name} split than that "
                     f"of {source}, which is what counts: leave them out, give those it was "
@@ -103,11 +109,13 @@ def read_catalog(
     names, paths = class_names(entries), [entry.path for entry in entries]
     numbers = {None: -1} | {name: number for number, name in enumerate(names)}
     usable = usable_clips(rule.root, paths, counts, frames, max_broken, option=option)
+    places = {path: place for place, path in enumerate(paths)}
     return {
         "classes": names,
-        "labels": {entry.path: numbers[entry.label] for entry in entries},
-        "lengths": {p: int(n) for p, n, u in zip(paths, counts.frames, usable, strict=True) if u},
-        "splits": rule.split(paths),
+        "paths": paths,
+        "labels": [numbers[entry.label] for entry in entries],
+        "lengths": np.where(usable, counts.frames, 0).tolist(),
+        "splits": {name: [places[p] for p in own] for name, own in rule.split(paths).items()},
     }
 
 
@@ -120,19 +128,18 @@ def rename_classes(catalog: Catalog, names: list[str], place: str | Path) -> Cat
             f"Pictures under {place} have class {unknown[0]}, which no video has: name the folder "
             f"like a class of the videos, {', '.join(names)}, or move it away."
         )
-    numbers = [names.index(name) if names else -1 for name in own] + [-1]  # the last for none
-    labels = {path: numbers[label] for path, label in catalog["labels"].items()}
+    numbers = {label: names.index(name) if names else -1 for label, name in enumerate(own)}
+    labels = [numbers.get(label, label) for label in catalog["labels"]]
     return {**catalog, "classes": names, "labels": labels}
 
 
 def usable_videos(catalog: Catalog) -> dict[str, Spans]:
     """List the usable videos of each split, from their first frame to their last."""
-    found, numbers = dict[str, Spans](), {p: n for n, p in enumerate(catalog["labels"])}
-    for name, paths in catalog["splits"].items():
-        used = [path for path in paths if path in catalog["lengths"]]
-        columns = np.zeros((len(used), 5), np.int64)
-        for place, column in {0: catalog["lengths"], 1: catalog["labels"], 4: numbers}.items():
-            columns[:, place] = np.fromiter(map(column.__getitem__, used), np.int64, len(used))
-        columns[:, 3] = 1
-        found[name] = Spans(used, columns)
+    found, paths = dict[str, Spans](), catalog["paths"]
+    lengths, labels = np.array(catalog["lengths"], np.int64), np.array(catalog["labels"], np.int64)
+    for name, numbers in catalog["splits"].items():
+        used = np.array(numbers, np.int64)
+        used = used[lengths[used] > 0]
+        columns = [lengths[used], labels[used], 0 * used, 0 * used + 1, used]
+        found[name] = Spans([paths[n] for n in used.tolist()], np.stack(columns, axis=1))
     return found

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ardiffusion.data.cache_index import Clips, read_columns
+from ardiffusion.data.cache_index import Clips, read_index
 from ardiffusion.data.storage import fetch, is_remote, streams_folder
 from ardiffusion.data.windows import BrokenData
 from ardiffusion.files import has_type
@@ -171,7 +171,7 @@ class ChunkFolder:
     ) -> None:
         self.place, self.kind, self.room = place, kind, room
         self.folder, listing = open_folder(place, kind, cache)
-        self.index = read_columns(self.folder, kind.catalog)
+        self.index = read_index(self.folder, kind.catalog)
         self._sizes = {chunk["filename"]: chunk["chunk_bytes"] for chunk in listing["chunks"]}
         self._names = list(self._sizes)
         if self._names != list(self.index["shards"]) or not self.index["complete"]:

@@ -10,7 +10,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ardiffusion.data.cache import Header, Shard, read_shards, write_shard
-from ardiffusion.data.cache_index import INDEX, Index, Origin, path_of, read_index, write_index
+from ardiffusion.data.cache_index import (
+    INDEX,
+    Index,
+    Origin,
+    keys_of,
+    path_of,
+    place_clips,
+    read_index,
+    stamps_of,
+    write_index,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +37,7 @@ def check_origin(path: str | Path, theirs: Origin, ours: Origin) -> None:
 
 def keep_current(path: str | Path, index: Index) -> list[Shard]:
     """Read all shards, and drop clips of videos that changed and clips that are there twice."""
-    shards, now = read_shards(path), index["stamps"]
+    shards, now = read_shards(path), stamps_of(index)
     for shard in shards:
         check_origin(path, shard.header["origin"], ours=index["origin"])
     kept, known, stale = list[Shard](), set[str](), 0
@@ -64,10 +74,9 @@ def begin_cache(path: str | Path, index: Index) -> set[str]:
     if (Path(path) / INDEX).exists():
         there = read_index(path)
         check_origin(path, there["origin"], ours=index["origin"])
-        now, then = index["stamps"], there["stamps"]
-        missing = [
-            key for key in there["missing"] if now.get(path_of(key)) == then.get(path_of(key))
-        ]
+        now, then = stamps_of(index), stamps_of(there)
+        keys = keys_of(there["missing"], there["paths"])
+        missing = [key for key in keys if now.get(path_of(key)) == then.get(path_of(key))]
     done = (shard.header["keys"] for shard in keep_current(path, index))
     return {*missing, *chain.from_iterable(done)}
 
@@ -77,13 +86,8 @@ def finish_cache(path: str | Path, index: Index, expected: Iterable[str]) -> Ind
     shards = keep_current(path, index)
     keys = {shard.file.name: shard.header["keys"] for shard in shards}
     missing = sorted(set(expected).difference(*keys.values()))
-    finished: Index = {
-        **index,
-        "complete": True,
-        "missing": missing,
-        "shards": keys,
-        "hashes": {shard.file.name: shard.hash for shard in shards},
-    }
+    hashes = {shard.file.name: shard.hash for shard in shards}
+    finished = place_clips({**index, "complete": True, "hashes": hashes}, missing, keys)
     write_index(Path(path) / INDEX, finished)
     return finished
 
@@ -93,6 +97,7 @@ class ShardWriter:
 
     def __init__(self, path: str | Path, index: Index, rank: int = 0, clips: int = 1024) -> None:
         self.path, self.index, self.rank, self.clips = Path(path), index, rank, clips
+        self.stamps = stamps_of(index)
         self.number = 0
         self._latents: list[Tensor] = []
         self._keys: list[str] = []
@@ -117,7 +122,7 @@ class ShardWriter:
             return
         while (file := self.path / f"{self.rank:03d}-{self.number:06d}.safetensors").exists():
             self.number += 1
-        stamps = {path: self.index["stamps"][path] for path in map(path_of, self._keys)}
+        stamps = {path: self.stamps[path] for path in map(path_of, self._keys)}
         header: Header = {"origin": self.index["origin"], "keys": self._keys, "stamps": stamps}
         write_shard(file, header, torch.cat(self._latents))
         self._latents, self._keys = [], []

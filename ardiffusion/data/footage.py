@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ardiffusion.data.cache_index import INDEX
 from ardiffusion.data.catalog import (
+    GONE,
     Catalog,
     SplitRule,
     read_catalog,
@@ -68,27 +69,27 @@ class Footage:
             return None
         place = below(self.latents, self.part)
         found = LatentCache(place, self.cache, self.room, checked=self.checked)
-        theirs = found.index["origin"]["resolution"]
+        theirs = found.origin["resolution"]
         if self.resolution not in (None, theirs):
             raise ValueError(
                 f"--data.resolution is {self.resolution}, but latent cache {found.place} holds "
                 f"videos of {theirs} x {theirs}: leave it out or encode again."
             )
-        self.rule.check(found.catalog["splits"], source=f"latent cache {found.place}")
+        self.rule.check(found.index, source=f"latent cache {found.place}")
         return found
 
     @property
     def side(self) -> int:
         """Height and width of the clips."""
         cached = self.latent_cache
-        return cached.index["origin"]["resolution"] if cached else self.resolution or 256
+        return cached.origin["resolution"] if cached else self.resolution or 256
 
     @cached_property
     def catalog(self) -> Catalog:
         """What is known of the videos: from the latent cache, or by looking at them."""
         cached, need = self.latent_cache, extent(self.frames, self.stride)
         if cached:
-            found = cached.catalog
+            found = cached.index
         else:
             entries, counts = self.chunks.survey() if self.chunks else self._survey()
             found = read_catalog(self.rule, entries, counts, need, self.max_broken)
@@ -139,8 +140,9 @@ class Footage:
 
     def cut(self, reader: Reader, spans: Spans) -> EveryWindow:
         """Make a data set of every clip."""
-        total = len(self.catalog["labels"])
-        may_break = int(self.max_broken * total) - (total - len(self.catalog["lengths"]))
+        labels, lengths = self.catalog["labels"], self.catalog["lengths"]
+        total, usable = len(labels) - labels.count(GONE), len(lengths) - lengths.count(0)
+        may_break = int(self.max_broken * total) - (total - usable)
         clips = EveryWindow(reader, spans, self.frames, self.stride, may_break=may_break)
         if spans and not clips.videos:
             raise ValueError(

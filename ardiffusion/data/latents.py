@@ -5,7 +5,6 @@ one span of frames, and a clip may start at any frame of it, whatever the clips 
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ardiffusion.data.cache import open_cache, read_finished
-from ardiffusion.data.cache_index import catalog_of
-from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import LATENTS, ChunkFolder, in_chunks, list_places, nearness
 from ardiffusion.data.spans import FrameSpan, Spans
 from ardiffusion.data.storage import litdata, locate
@@ -121,11 +118,6 @@ class LatentCache:
         sizes = (self.origin["frames"], self.origin["stride"])
         self.clips, self._firsts = join_clips(list_places(self.index["shards"]), *sizes)
         self.spans = self._list_spans()
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """What the cache says of the videos."""
-        return catalog_of(self.index)
 
     def _list_spans(self) -> dict[str, Spans]:
         """List the frames of each split that follow each other."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from ardiffusion.data.cache_index import INDEX, Clips, Columns, write_columns
+from ardiffusion.data.cache_index import INDEX, Clips, Index, write_index
 from ardiffusion.data.chunks import LATENTS, LISTING, VIDEOS, Kind, file_hash
 from ardiffusion.data.index import index_clips
 from ardiffusion.data.latents import LatentCache
@@ -39,7 +39,7 @@ class Content(NamedTuple):
     kind: Kind
     items: Iterable[dict[str, Any]]
     clips: Clips
-    known: Columns
+    known: Index
 
 
 def staging_folder(url: str) -> Path:
@@ -69,7 +69,7 @@ def publish(folder: Path, url: str) -> None:
 
 def publish_videos(
     root: Path, url: str, max_broken: float = 0.05, cache: str | None = None
-) -> Columns:
+) -> Index:
     """Write the videos of a folder to an address as they are, and return what is known of them.
 
     Their order is drawn, so that a chunk holds videos of all classes; the first ones are those
@@ -153,6 +153,6 @@ def write_chunks(content: Content, folder: Path, ship: Callable[[Path], str], ti
         shards[chunk["filename"]] = {"videos": videos[:count], "starts": starts[:count]}
         videos, starts = videos[count:], starts[count:]
     catalog = folder / content.kind.catalog
-    write_columns(catalog, {**content.known, "shards": shards, "hashes": hashes})
+    write_index(catalog, {**content.known, "shards": shards, "hashes": hashes})
     own_part = {"ardiffusion": file_hash(catalog), "holds": content.kind.name}
     write_json(folder / LISTING, {**listing, **own_part})

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ardiffusion.data.cache_index import Columns, Index, pack
+from ardiffusion.data.cache_index import Index, Origin, describe
 from ardiffusion.data.catalog import SplitRule, read_catalog
 from ardiffusion.data.chunks import VIDEOS, ChunkFolder, list_places, nearness
 from ardiffusion.data.clips import VideoFiles
@@ -36,20 +36,12 @@ from ardiffusion.files import has_type, partial_path, shown
 LARGEST = 2**32 - 2**24  # bytes of a video; places in a chunk have 32 bits
 
 
-def describe_videos(root: Path, entries: list[Entry], counts: Counts, broken: float) -> Columns:
+def describe_videos(root: Path, entries: list[Entry], counts: Counts, broken: float) -> Index:
     """Say of videos what a latent cache says, as far as it holds for them."""
     rule = SplitRule(root, {}, {})
     found = read_catalog(rule, entries, counts, 1, broken, option="--max_broken")
-    index: Index = {
-        **found,
-        "origin": {"fingerprint": "", "resolution": 1, "frames": 1, "stride": 1},  # no latents
-        "complete": True,
-        "stamps": {path: stamp(root / path) for path in found["lengths"]},
-        "missing": [],
-        "shards": {},
-        "hashes": {},
-    }
-    return pack(index)
+    origin: Origin = {"fingerprint": "", "resolution": 1, "frames": 1, "stride": 1}  # no latents
+    return describe(found, origin, lambda path: stamp(root / path), complete=True)
 
 
 def video_item(root: Path, entry: Entry, cache: str | None) -> dict[str, bytes]:

@@ -14,8 +14,15 @@ import torch
 from torch import Tensor
 
 from ardiffusion.data.cache import Header, write_shard
-from ardiffusion.data.cache_index import INDEX, Index, Origin, read_columns, write_index
-from ardiffusion.data.catalog import SplitRule
+from ardiffusion.data.cache_index import (
+    INDEX,
+    Origin,
+    describe,
+    place_clips,
+    read_index,
+    write_index,
+)
+from ardiffusion.data.catalog import Catalog, SplitRule
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.index import Found, VideoIndex, identity, index_file
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
@@ -120,7 +127,7 @@ def begin_and_go_on(every: EveryWindow, results: list[Result], what: str) -> Non
 def write_latents(folder: Path, paths: list[str]) -> None:
     """Write a finished latent cache."""
     origin: Origin = {"fingerprint": "", "resolution": 64, "frames": 16, "stride": 1}
-    splits = SplitRule(folder, {}).split(paths)
+    splits, numbers = SplitRule(folder, {}).split(paths), {p: n for n, p in enumerate(paths)}
     hashes, shards = dict[str, str](), dict[str, list[str]]()
     for number, start in enumerate(range(0, len(paths), PER_SHARD)):
         own = paths[start : start + PER_SHARD]
@@ -128,18 +135,15 @@ def write_latents(folder: Path, paths: list[str]) -> None:
         header: Header = {"origin": origin, "keys": keys, "stamps": dict.fromkeys(own, STAMP)}
         shard = write_shard(folder / name, header, torch.zeros(len(own), 16, 1, 1))
         hashes[name], shards[name] = shard.hash, keys
-    index: Index = {
-        "origin": origin,
-        "complete": True,
+    catalog: Catalog = {
         "classes": [],
-        "labels": dict.fromkeys(paths, -1),
-        "lengths": dict.fromkeys(paths, FRAMES),
-        "splits": splits,
-        "stamps": dict.fromkeys(paths, STAMP),
-        "missing": [],
-        "shards": shards,
-        "hashes": hashes,
+        "paths": paths,
+        "labels": [-1] * len(paths),
+        "lengths": [FRAMES] * len(paths),
+        "splits": {name: [numbers[path] for path in own] for name, own in splits.items()},
     }
+    index = describe(catalog, origin, lambda _: STAMP, complete=True)
+    index = place_clips({**index, "hashes": hashes}, missing=[], shards=shards)
     write_index(folder / INDEX, index)
 
 
@@ -148,7 +152,7 @@ def open_latents(folder: Path) -> list[Result]:
     results: list[Result] = []
     before = peak_memory(torch.device("cpu"))
     with timed(results, "reading the index of the latents"):
-        read_columns(folder)
+        read_index(folder)
     footage = Footage(SplitRule(folder, {}), frames=16, latents=folder)
     with timed(results, "opening the latents, with all of their shards"):
         reader, spans = footage.source("train")

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from ardiffusion.data.cache_index import INDEX, Index, write_index
+from ardiffusion.data.cache_index import INDEX, Index, Origin, describe, write_index
 from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.publishing import publish, staging_folder
@@ -102,7 +102,7 @@ class LatentWriter(Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero and trainer.limit_predict_batches == 1.0:
             index = finish_cache(shards.path, shards.index, footage.every().keys())
-            clips = sum(map(len, index["shards"].values()))
+            clips = sum(len(shard["starts"]) for shard in index["shards"].values())
             rank_zero_info(f"{shards.path / INDEX} lists {clips} clips.")
             if self.address is not None:
                 publish(shards.path, str(below(self.address, footage.part)))
@@ -113,18 +113,10 @@ def data_of(trainer: Trainer) -> VideoDataModule:
 
 
 def _describe(footage: Footage, arvae: str) -> Index:
-    found, files = footage.catalog, footage.files
-    return {
-        **found,
-        "origin": {
-            "fingerprint": arvae,
-            "resolution": footage.side,
-            "frames": footage.frames,
-            "stride": footage.stride,
-        },
-        "complete": False,
-        "stamps": {path: files.stamp(path) for path in found["lengths"]},
-        "missing": [],
-        "shards": {},
-        "hashes": {},
+    origin: Origin = {
+        "fingerprint": arvae,
+        "resolution": footage.side,
+        "frames": footage.frames,
+        "stride": footage.stride,
     }
+    return describe(footage.catalog, origin, footage.files.stamp)
