@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ardiffusion.data.cache import open_cache
+from ardiffusion.data.cache import ShardWriter, begin_cache, finish_cache, open_cache
 from ardiffusion.data.cache_index import (
     INDEX,
     Index,
@@ -21,7 +21,6 @@ from ardiffusion.data.cache_index import (
     write_index,
 )
 from ardiffusion.data.catalog import GONE, Catalog
-from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.samples import is_inside
 
 

@@ -9,10 +9,10 @@ from killed import kill_a_worker
 from torch.utils.data import DataLoader
 
 from ardiffusion.data import chunks, publishing, storage
+from ardiffusion.data.cache import ShardWriter, finish_cache
 from ardiffusion.data.cache_index import INDEX, Origin, describe, write_index
 from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import LATENTS, LISTING, ChunkFolder
-from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.publishing import publish, staging_folder

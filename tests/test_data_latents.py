@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ardiffusion.data.cache import ShardWriter, finish_cache
 from ardiffusion.data.cache_index import INDEX, Origin, describe, read_index, write_index
 from ardiffusion.data.catalog import Catalog
 from ardiffusion.data.chunks import PLACE
-from ardiffusion.data.encoding import ShardWriter, finish_cache
 from ardiffusion.data.latents import LatentCache, find_rows, join_clips
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows, every_start
 

@@ -1,4 +1,4 @@
-"""The shards of a latent cache, safetensors files beside its index.
+"""A latent cache: shards, safetensors files beside its index, as they are written and read.
 
 A shard holds `latents` (N, F, L, C) and says in its header whose they are, with a hash over all of
 it. A shard that is there is whole, so that a killed run resumes after its last one.
@@ -6,16 +6,33 @@ it. A shard that is there is whole, so that a killed run resumes after its last 
 
 import hashlib
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ardiffusion.data.cache_index import Index, Origin, are_clips, keys_of, read_index
+from ardiffusion.data.cache_index import (
+    INDEX,
+    Index,
+    Origin,
+    are_clips,
+    keys_of,
+    path_of,
+    place_clips,
+    read_index,
+    stamps_of,
+    write_index,
+)
 from ardiffusion.files import has_type, write_tensors
+
+logger = logging.getLogger(__name__)
 
 
 class Header(TypedDict):
@@ -97,3 +114,106 @@ def open_cache(path: str | Path) -> Index:
                 "the same `ardiff-vae predict` again."
             )
     return index
+
+
+def check_origin(path: str | Path, theirs: Origin, ours: Origin) -> None:
+    """Refuse to add to latents of another origin."""
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise ValueError(
+                f"Latent cache {path} was written with {name} {theirs[name]} and not {value}: "
+                "choose another output folder or delete this one."
+            )
+
+
+def keep_current(path: str | Path, index: Index) -> list[Shard]:
+    """Read all shards, and drop clips of videos that changed and clips that are there twice."""
+    shards, now = read_shards(path), stamps_of(index)
+    for shard in shards:
+        check_origin(path, shard.header["origin"], ours=index["origin"])
+    kept, known, stale = list[Shard](), set[str](), 0
+    for shard in shards:
+        keys, then = shard.header["keys"], shard.header["stamps"]
+        current = [key for key in keys if now.get(path_of(key)) in (None, then.get(path_of(key)))]
+        stale += len(keys) - len(current)
+        wanted = set(current) - known
+        known |= wanted
+        if wanted:
+            kept.append(shard if len(wanted) == len(keys) else shrink(shard, wanted))
+        else:
+            shard.file.unlink()
+    if stale:
+        logger.warning("Dropped %d clips of %s, whose videos changed since.", stale, path)
+    return kept
+
+
+def shrink(shard: Shard, wanted: set[str]) -> Shard:
+    """Write a shard anew with some of its clips alone."""
+    keys = shard.header["keys"]
+    places = [i for i, key in enumerate(keys) if key in wanted]
+    header: Header = {**shard.header, "keys": [keys[i] for i in places]}
+    return write_shard(shard.file, header, load_file(shard.file)["latents"][places])
+
+
+def begin_cache(path: str | Path, index: Index) -> set[str]:
+    """Start a cache, or resume one of the same origin; latents of changed videos are dropped.
+
+    Returns:
+        Keys of the clips that need no encoding any more.
+    """
+    missing: list[str] = []
+    if (Path(path) / INDEX).exists():
+        there = read_index(path)
+        check_origin(path, there["origin"], ours=index["origin"])
+        now, then = stamps_of(index), stamps_of(there)
+        keys = keys_of(there["missing"], there["paths"])
+        missing = [key for key in keys if now.get(path_of(key)) == then.get(path_of(key))]
+    done = (shard.header["keys"] for shard in keep_current(path, index))
+    return {*missing, *chain.from_iterable(done)}
+
+
+def finish_cache(path: str | Path, index: Index, expected: Iterable[str]) -> Index:
+    """Note all shards and what is missing in the index, and mark it complete."""
+    shards = keep_current(path, index)
+    keys = {shard.file.name: shard.header["keys"] for shard in shards}
+    missing = sorted(set(expected).difference(*keys.values()))
+    hashes = {shard.file.name: shard.hash for shard in shards}
+    finished = place_clips({**index, "complete": True, "hashes": hashes}, missing, keys)
+    write_index(Path(path) / INDEX, finished)
+    return finished
+
+
+class ShardWriter:
+    """Collect the clips of one process and write them in shards of so many."""
+
+    def __init__(self, path: str | Path, index: Index, rank: int = 0, clips: int = 1024) -> None:
+        self.path, self.index, self.rank, self.clips = Path(path), index, rank, clips
+        self.stamps = stamps_of(index)
+        self.number = 0
+        self._latents: list[Tensor] = []
+        self._keys: list[str] = []
+
+    def write(self, latents: Tensor, keys: Sequence[str]) -> None:
+        """Add clips, latents (B, F, L, C) with one key each."""
+        latents = latents.detach().float().cpu()
+        for key, clip in zip(keys, latents, strict=True):
+            if not clip.isfinite().all():
+                raise ValueError(
+                    f"The latents of {key} are not finite: the weights of the AR-VAE are broken, "
+                    "or --trainer.precision is too low for them."
+                )
+        self._latents.append(latents)
+        self._keys += keys
+        if len(self._keys) >= self.clips:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was collected as one shard."""
+        if not self._keys:
+            return
+        while (file := self.path / f"{self.rank:03d}-{self.number:06d}.safetensors").exists():
+            self.number += 1
+        stamps = {path: self.stamps[path] for path in map(path_of, self._keys)}
+        header: Header = {"origin": self.index["origin"], "keys": self._keys, "stamps": stamps}
+        write_shard(file, header, torch.cat(self._latents))
+        self._latents, self._keys = [], []

@@ -9,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from ardiffusion.data.cache import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.cache_index import INDEX, Index, Origin, describe, write_index
-from ardiffusion.data.encoding import ShardWriter, begin_cache, finish_cache
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.publishing import publish, staging_folder
 from ardiffusion.data.storage import below, locate
