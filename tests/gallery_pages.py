@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.metrics.score import Score
 
 

@@ -7,7 +7,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 
 STEP, DARKEST, SIDE = 6, 24, 32
 

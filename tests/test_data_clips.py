@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.clips import VideoFiles, resize_crop
-from ardiffusion.data.video import write_video
 from ardiffusion.data.windows import BrokenData, EveryWindow, FrameSpan, RandomWindows
+from ardiffusion.data.writer import write_video
 
 VIDEOS = [FrameSpan("a.mp4", 10, 0), FrameSpan("b.mp4", 8, 1), FrameSpan("c.mp4", 3, 2)]
 

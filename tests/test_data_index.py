@@ -13,7 +13,8 @@ from ardiffusion.data.catalog import usable_clips
 from ardiffusion.data.index import Counts, VideoIndex, index_clips, index_file, known_table
 from ardiffusion.data.notices import warn_once
 from ardiffusion.data.streams import find_table
-from ardiffusion.data.video import Contents, examine, write_video
+from ardiffusion.data.video import Contents, examine
+from ardiffusion.data.writer import write_video
 from tests.test_data_streams import damaged
 from tests.test_data_video import encode
 

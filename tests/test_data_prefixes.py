@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ardiffusion.data.prefixes import read_prefixes
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 
 
 @pytest.fixture

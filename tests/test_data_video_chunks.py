@@ -19,9 +19,10 @@ from ardiffusion.data.chunks import LISTING, VIDEOS, read_item
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import ResumableLoader
 from ardiffusion.data.publishing import publish_videos
-from ardiffusion.data.video import FAR, write_video
+from ardiffusion.data.video import FAR
 from ardiffusion.data.video_chunks import StreamedVideos, VideoChunks, write_files
 from ardiffusion.data.windows import BrokenData
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import host_name, partial_path
 from ardiffusion.metrics.features import Random3D
 from ardiffusion.metrics.protocol import Clip, EveryClip

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ardiffusion.data.video import VideoWriter, read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import VideoWriter, write_video
 
 
 def grey(frames: int, height: int, width: int) -> Tensor:

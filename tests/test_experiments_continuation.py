@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ardiffusion.data.synthetic import SKIES, skies
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import append_json_lines
 from experiments.continuation import flow, main
 

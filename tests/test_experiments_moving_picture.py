@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from experiments.moving_picture import moving_picture
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ardiffusion.data.samples import SampleFolder
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.noise import latent_noise, sample_seed, sample_seeds
 from ardiffusion.generator import Generator
 from ardiffusion.nn.autoencoder import to_bytes, to_unit

@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from published_models import TOKENIZER, TRANSFORMER, publish_here, published_repository
 
 from ardiffusion import cli
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.generator import Generator
 from ardiffusion.nn.fingerprint import fingerprint
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ardiffusion.data.samples import SampleLog, read_sample_log, read_samples
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import only_writer
 from ardiffusion.metrics.evaluation import evaluate
 from ardiffusion.metrics.features import Random3D

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.tools.galleries import media
 from ardiffusion.tools.gallery import Section, write_gallery
 

@@ -10,7 +10,7 @@ import torch
 from gallery_pages import Page, folder, score
 from PIL import Image
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.tools.galleries import page as page_module
 from ardiffusion.tools.gallery import Figure, Section, Table, write_gallery
 

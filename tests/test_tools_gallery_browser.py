@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pytest
 import torch
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import append_json_lines
 from ardiffusion.tools.gallery import Section, write_gallery
 

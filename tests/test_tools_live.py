@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.noise import LAST_SEED
 from ardiffusion.generator import Generator
 from ardiffusion.tools.command import main

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.noise import sample_seed
 from ardiffusion.generator import Generator
 from ardiffusion.tools.live import RECENT, Studio

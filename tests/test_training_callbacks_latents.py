@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ardiffusion.data.cache_index import keys_of, read_index
 from ardiffusion.data.latents import LatentCache
-from ardiffusion.data.video import write_video
 from ardiffusion.data.windows import EveryWindow
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import only_writer
 from ardiffusion.training.callbacks.latents import LatentWriter
 from ardiffusion.training.data import VideoDataModule

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ardiffusion.data.synthetic import shapes
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.training.data import VideoDataModule
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "data"

@@ -15,7 +15,7 @@ from stages import make_data, make_dit, make_first_stage, make_trainer
 from torch import Tensor
 from torch.testing import assert_close
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.timesteps import FoPP, Mixture, PlanRows
 from ardiffusion.nn.autoencoder import to_unit
 from ardiffusion.nn.fingerprint import fingerprint

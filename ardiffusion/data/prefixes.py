@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS
-from ardiffusion.data.video import PICTURES, count_frames, read_frames
+from ardiffusion.data.pictures import PICTURES
+from ardiffusion.data.video import count_frames, read_frames
 
 
 class Prefix(NamedTuple):

@@ -6,7 +6,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from ardiffusion.data.video import picture_files
+from ardiffusion.data.pictures import picture_files
 
 PART = 4096  # bytes that are looked at where a file begins, in its middle and where it ends
 

@@ -16,20 +16,7 @@ from ardiffusion.data.packets import PacketTable
 from ardiffusion.data.pictures import PICTURES, picture_files, read_animation, read_picture
 from ardiffusion.data.streams import find_table, read_video
 from ardiffusion.data.windows import extent
-from ardiffusion.data.writer import VideoWriter, write_video
 from ardiffusion.files import shown
-
-__all__ = [
-    "PICTURES",
-    "Contents",
-    "VideoReader",
-    "VideoWriter",
-    "count_frames",
-    "examine",
-    "picture_files",
-    "read_frames",
-    "write_video",
-]
 
 MAX_BYTES = 2**32  # of the frames of one clip, which would fill the memory of many machines
 FAR = 250  # frames to decode that a table is worth, which takes the time of 4 % of all of them

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ardiffusion.data.prefixes import read_prefixes
-from ardiffusion.data.video import VideoWriter
-from ardiffusion.data.writer import FPS
+from ardiffusion.data.writer import FPS, VideoWriter
 from ardiffusion.diffusion.noise import LAST_SEED, sample_seed
 from ardiffusion.diffusion.plans import Plan
 from ardiffusion.diffusion.spans import Span

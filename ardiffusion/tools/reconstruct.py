@@ -14,7 +14,8 @@ from torch import Tensor
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import by_stem, find_clips
 from ardiffusion.data.stamp import stamp
-from ardiffusion.data.video import read_frames, write_video
+from ardiffusion.data.video import read_frames
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import append_json_lines, only_writer, read_json_lines
 from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder, to_bytes, to_unit, together

@@ -9,9 +9,10 @@ from torch import Tensor
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.index import index_clips, known_table
 from ardiffusion.data.layouts import by_stem, find_clips
+from ardiffusion.data.pictures import PICTURES, picture_files
 from ardiffusion.data.stamp import stamp
 from ardiffusion.data.streams import open_video
-from ardiffusion.data.video import PICTURES, VideoReader, picture_files
+from ardiffusion.data.video import VideoReader
 from ardiffusion.metrics.clip_features import Videos
 from ardiffusion.metrics.protocol import Protocol
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ardiffusion.data.synthetic import SHAPES, SKIES, shapes, skies
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.files import atomic_write
 from ardiffusion.nn.sizes import check_range
 from ardiffusion.tools.options import check_named

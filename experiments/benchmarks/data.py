@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ardiffusion.data.synthetic import skies
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.timesteps import FoPP
 from ardiffusion.tools.options import device_of
 from ardiffusion.training.data import VideoDataModule

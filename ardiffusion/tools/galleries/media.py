@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ardiffusion.data.streams import open_video
-from ardiffusion.data.video import VideoReader, VideoWriter, count_frames
+from ardiffusion.data.video import VideoReader, count_frames
+from ardiffusion.data.writer import VideoWriter
 
 SIDE = 256  # pixels of the longer side of what is encoded anew
 THUMB = 96  # and of a frame in a strip

@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from ardiffusion.data.video import write_video
+from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.generator import Generator
 from ardiffusion.nn.sizes import LARGEST, check_range
