@@ -12,8 +12,9 @@ from ardiffusion.data import chunks, publishing, storage
 from ardiffusion.data.cache import ShardWriter, finish_cache
 from ardiffusion.data.cache_index import INDEX, Origin, describe, write_index
 from ardiffusion.data.catalog import Catalog
-from ardiffusion.data.chunks import LATENTS, LISTING, ChunkFolder
-from ardiffusion.data.latents import LatentCache
+from ardiffusion.data.chunks import LATENTS, LISTING
+from ardiffusion.data.footage import Footage
+from ardiffusion.data.latents import LatentCache, LatentChunks
 from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
 from ardiffusion.data.publishing import publish, staging_folder
 from ardiffusion.data.windows import BrokenData, EveryWindow, RandomWindows
@@ -129,7 +130,7 @@ def test_chunks_of_a_machine_fit_in_their_room_and_are_visited_together(
     keys = [[key for batch in kind for key in batch["key"]] for kind in (found, plain)]
     assert keys[0] != keys[1] and sorted(keys[0]) == sorted(keys[1])
     fetched.clear()
-    monkeypatch.setattr(LatentCache, "nearness", lambda *_: None)
+    monkeypatch.setattr(Footage, "nearness", lambda *_: None)
     batches(url, tmp_path, latents_room=4.5 * SIZE / 1e9, **options)
     assert len(fetched) > 4 * 60
 
@@ -258,7 +259,7 @@ def test_place_without_latents_and_index_of_other_chunks_are_refused(
     (folder / LISTING).write_text(listing.replace("chunk-0-1.bin", "../chunk-0-1.bin"))
     shutil.copy(tmp_path / "cache" / INDEX, folder / LATENTS.catalog)
     with pytest.raises(ValueError, match=rf"lists other chunks than {LATENTS.catalog} describes"):
-        ChunkFolder(folder, LATENTS)
+        LatentChunks(folder)
 
 
 def test_repository_of_data_sets_on_the_hub_is_written_in_one_go(

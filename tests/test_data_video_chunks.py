@@ -16,6 +16,7 @@ from PIL import Image
 from ardiffusion.data import chunks, publishing, storage, video, video_chunks
 from ardiffusion.data.cache_index import path_of
 from ardiffusion.data.chunks import LISTING, VIDEOS, read_item
+from ardiffusion.data.footage import Footage
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.loader import ResumableLoader
 from ardiffusion.data.publishing import publish_videos
@@ -150,7 +151,7 @@ def test_chunks_of_a_machine_fit_in_their_room_and_are_visited_together(
     encoded = module(url, tmp_path, latents_room=3 * SIZE / 1e9).predict_dataloader()[0]
     assert len({key for batch in encoded for key in batch["key"]}) > 30 and len(fetched) <= count
     fetched.clear()
-    monkeypatch.setattr(VideoChunks, "nearness", lambda *_: None)
+    monkeypatch.setattr(Footage, "nearness", lambda *_: None)
     batches(url, tmp_path, latents_room=3 * SIZE / 1e9, **options)
     assert count < few < len(fetched) / 4
 

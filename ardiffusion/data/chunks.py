@@ -20,9 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
-import torch
 from filelock import FileLock
-from torch import Tensor
 
 from ardiffusion.data.cache_index import Clips, read_index
 from ardiffusion.data.storage import fetch, is_remote, streams_folder
@@ -84,11 +82,6 @@ def list_places(shards: Mapping[str, Clips]) -> np.ndarray:
     clips["shard"] = np.repeat(np.arange(len(sizes)), sizes)
     clips["number"] = np.arange(len(clips)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return clips
-
-
-def nearness(chunks: np.ndarray, kept: int | None) -> tuple[Tensor, int] | None:
-    """Say in which chunks samples are, and how many of them are kept, unless all have room."""
-    return None if kept is None else (torch.from_numpy(chunks.astype(np.int64)), kept)
 
 
 def make_room(folder: Path, room: float) -> None:
@@ -157,27 +150,24 @@ class ChunkFolder:
     Args:
         place: Address of the data set, s3://bucket/folder, hf://datasets/user/repo/folder or
             another one that LitData knows, or a folder that holds all of it.
-        kind: What it holds.
         cache: Folder in which a folder for the chunks is made.
         room: Bytes of chunks that may lie there.
     """
 
+    kind: Kind  # what it holds
+
     def __init__(
-        self,
-        place: str | Path,
-        kind: Kind,
-        cache: str | Path | None = None,
-        room: float = 50e9,
+        self, place: str | Path, cache: str | Path | None = None, room: float = 50e9
     ) -> None:
-        self.place, self.kind, self.room = place, kind, room
-        self.folder, listing = open_folder(place, kind, cache)
-        self.index = read_index(self.folder, kind.catalog)
+        self.place, self.room = place, room
+        self.folder, listing = open_folder(place, self.kind, cache)
+        self.index = read_index(self.folder, self.kind.catalog)
         self._sizes = {chunk["filename"]: chunk["chunk_bytes"] for chunk in listing["chunks"]}
         self._names = list(self._sizes)
         if self._names != list(self.index["shards"]) or not self.index["complete"]:
             raise ValueError(
-                f"{place} lists other chunks than {kind.catalog} describes: run the same "
-                f"`{kind.command}` again."
+                f"{place} lists other chunks than {self.kind.catalog} describes: run the "
+                f"same `{self.kind.command}` again."
             )
         self._checked: set[str] = set()  # chunks of which this process saw that they are whole
 

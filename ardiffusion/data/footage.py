@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ardiffusion.data.cache_index import INDEX
@@ -155,7 +157,9 @@ class Footage:
     def nearness(self, every: EveryWindow) -> tuple[Tensor, int] | None:
         """Say in which chunks videos are, and how many are kept, unless all of them are."""
         store = self.latent_cache or self.chunks
-        return store.nearness(every.places()) if store else None
+        if store is None or store.kept is None:
+            return None
+        return torch.from_numpy(store.chunk_of(every.places()).astype(np.int64)), store.kept
 
     def every(self) -> EveryWindow:
         """Make a data set of every clip of every video, be it in one split or in two."""

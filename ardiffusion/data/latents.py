@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ardiffusion.data.cache import open_cache, read_finished
-from ardiffusion.data.chunks import LATENTS, ChunkFolder, in_chunks, list_places, nearness
+from ardiffusion.data.chunks import LATENTS, ChunkFolder, in_chunks, list_places
 from ardiffusion.data.spans import FrameSpan, Spans
 from ardiffusion.data.storage import litdata, locate
 from ardiffusion.data.windows import BrokenData, extent
@@ -78,6 +78,8 @@ class ShardFolder:
 class LatentChunks(ChunkFolder):
     """Reads latents from chunks."""
 
+    kind = LATENTS
+
     def read(self, shard: int, number: int, first: int, rows: int) -> Tensor:
         """Read rows of the latents of a clip, by the number of its chunk and its own in that."""
         stored = bytearray(self.item(shard, number)["latents"])
@@ -110,10 +112,10 @@ class LatentCache:
     ) -> None:
         place = locate(str(path))
         if in_chunks(place, LATENTS):
-            self.store = LatentChunks(place, LATENTS, cache, room)
+            self.store = LatentChunks(place, cache, room)
         else:
             self.store = ShardFolder(place, checked)
-        self.place, self.index = self.store.place, self.store.index
+        self.place, self.index, self.kept = self.store.place, self.store.index, self.store.kept
         self.origin = self.index["origin"]
         sizes = (self.origin["frames"], self.origin["stride"])
         self.clips, self._firsts = join_clips(list_places(self.index["shards"]), *sizes)
@@ -153,9 +155,9 @@ class LatentCache:
         for video, start, shard, number in self.clips.tolist():
             yield video, start, self.store.read(shard, number, 0, self.origin["frames"])
 
-    def nearness(self, places: np.ndarray) -> tuple[Tensor, int] | None:
-        """Say in which chunks places are, and how many are kept here, unless all of them are."""
-        return nearness(self.clips["shard"][places], self.store.kept)
+    def chunk_of(self, places: np.ndarray) -> np.ndarray:
+        """Say in which shards or chunks places are."""
+        return self.clips["shard"][places]
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse to be decoded by another AR-VAE than the one that encoded."""

@@ -9,6 +9,7 @@ import shutil
 import zlib
 from bisect import bisect_left
 from contextlib import suppress
+from functools import cached_property
 from io import BytesIO
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ardiffusion.data.cache_index import Index, Origin, describe
 from ardiffusion.data.catalog import SplitRule, read_catalog
-from ardiffusion.data.chunks import VIDEOS, ChunkFolder, list_places, nearness
+from ardiffusion.data.chunks import VIDEOS, ChunkFolder, list_places
 from ardiffusion.data.clips import VideoFiles
 from ardiffusion.data.index import Counts, known_table
 from ardiffusion.data.layouts import Entry
@@ -63,20 +64,14 @@ def video_item(root: Path, entry: Entry, cache: str | None) -> dict[str, bytes]:
 
 
 class VideoChunks(ChunkFolder):
-    """Finds videos in chunks.
+    """Finds videos in chunks."""
 
-    Args:
-        place: Address of the data set, or a folder that holds all of it.
-        cache: Folder in which a folder for the chunks is made.
-        room: Bytes of chunks that may lie there.
-    """
+    kind = VIDEOS
 
-    def __init__(
-        self, place: str | Path, cache: str | Path | None = None, room: float = 50e9
-    ) -> None:
-        super().__init__(place, VIDEOS, cache, room)
+    @cached_property
+    def _places(self) -> np.ndarray:
         places = list_places(self.index["shards"])
-        self._places = places[np.argsort(places["video"])]
+        return places[np.argsort(places["video"])]
 
     def survey(self) -> tuple[list[Entry], Counts]:
         """Say which videos there are, and how many frames they have."""
@@ -94,14 +89,11 @@ class VideoChunks(ChunkFolder):
         """Sort videos by their chunks, unless all of these are kept."""
         if self.kept is None:
             return videos
-        order = np.argsort(self._chunk_of(videos.columns[:, 4]), kind="stable")
+        order = np.argsort(self.chunk_of(videos.columns[:, 4]), kind="stable")
         return Spans.of(videos[number] for number in order.tolist())
 
-    def nearness(self, videos: np.ndarray) -> tuple[Tensor, int] | None:
-        """Say in which chunks videos are, and how many are kept, unless all of them are."""
-        return nearness(self._chunk_of(videos), self.kept)
-
-    def _chunk_of(self, videos: np.ndarray) -> np.ndarray:
+    def chunk_of(self, videos: np.ndarray) -> np.ndarray:
+        """Say in which chunks videos are."""
         return self._places["shard"][np.searchsorted(self._places["video"], videos)]
 
     def stamp(self, path: str) -> str:
