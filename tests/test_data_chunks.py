@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed import kill_a_worker
+from loaders import assert_same, kill_a_worker, read_epochs
 from torch.utils.data import DataLoader
 
 from ardiffusion.data import chunks, publishing, storage
@@ -71,18 +71,7 @@ def batches(latents: object, tmp_path: Path, epochs: int = 2, **options: Any) ->
         cache=str(tmp_path / "streams"),
         **{"workers": 0, **options},
     )
-    found, loader = [*data.val_dataloader()], data.train_dataloader()
-    assert isinstance(loader, ResumableLoader)
-    for epoch in range(epochs):
-        loader.batches.set_epoch(epoch)
-        found += loader
-    return found
-
-
-def assert_same(one: list[Any], two: list[Any]) -> None:
-    assert [batch["key"] for batch in one] == [batch["key"] for batch in two]
-    for a, b in zip(one, two, strict=True):
-        assert torch.equal(a["latents"], b["latents"]) and torch.equal(a["label"], b["label"])
+    return [*data.val_dataloader(), *read_epochs(data, epochs)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -91,10 +80,10 @@ def test_stream_gives_the_batches_of_the_cache_that_it_was_written_from(
 ) -> None:
     expected = batches(local, tmp_path)
     assert len({key for batch in expected for key in batch["key"]}) > 20
-    assert_same(batches(url, tmp_path, workers=workers), expected)
+    assert_same(batches(url, tmp_path, workers=workers), expected, "latents")
     copy = tmp_path / "copy"  # as whoever fetches all of it has it
     shutil.copytree(url.removeprefix("local:"), copy)
-    assert_same(batches(copy, tmp_path), expected)
+    assert_same(batches(copy, tmp_path), expected, "latents")
     next(copy.glob("chunk-0-1*")).unlink()
     with pytest.raises(BrokenData, match=r"Chunk chunk-0-1\.bin of .*copy is missing: copy it"):
         batches(copy, tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from einops import repeat
-from killed import kill_a_worker
+from loaders import assert_same, kill_a_worker, read_epochs, shuffled
 from numbered import numbered, write_numbered
 from PIL import Image
 
@@ -18,7 +18,6 @@ from ardiffusion.data.cache_index import path_of
 from ardiffusion.data.chunks import LISTING, VIDEOS, read_item
 from ardiffusion.data.footage import Footage
 from ardiffusion.data.latents import LatentCache
-from ardiffusion.data.loader import ResumableLoader
 from ardiffusion.data.publishing import publish_videos
 from ardiffusion.data.video import FAR
 from ardiffusion.data.video_chunks import StreamedVideos, VideoChunks, write_files
@@ -62,27 +61,10 @@ def module(place: object, tmp_path: Path, **options: Any) -> VideoDataModule:  #
     return VideoDataModule(root=str(place), cache=cache, **{**settings, **options})
 
 
-def shuffled(data: VideoDataModule) -> ResumableLoader[Any]:
-    loader = data.train_dataloader()
-    assert isinstance(loader, ResumableLoader)
-    return loader
-
-
 def batches(place: object, tmp_path: Path, epochs: int = 2, **options: Any) -> list[Any]:  # noqa: ANN401
     data = module(place, tmp_path, **options)
     data.prepare_data()
-    found = [*data.val_dataloader(), *data.predict_dataloader()[0]]
-    loader = shuffled(data)
-    for epoch in range(epochs):
-        loader.batches.set_epoch(epoch)
-        found += loader
-    return found
-
-
-def assert_same(one: list[Any], two: list[Any]) -> None:
-    assert [batch["key"] for batch in one] == [batch["key"] for batch in two]
-    for a, b in zip(one, two, strict=True):
-        assert torch.equal(a["video"], b["video"]) and torch.equal(a["label"], b["label"])
+    return [*data.val_dataloader(), *data.predict_dataloader()[0], *read_epochs(data, epochs)]
 
 
 def copies(tmp_path: Path) -> list[Path]:
@@ -98,10 +80,10 @@ def test_stream_gives_the_batches_of_the_folder_that_it_was_written_from(
 ) -> None:
     expected = batches(root, tmp_path, **options)
     assert len({key for batch in expected for key in batch["key"]}) > 10
-    assert_same(batches(url, tmp_path, **options), expected)
+    assert_same(batches(url, tmp_path, **options), expected, "video")
     copy = tmp_path / "copy"  # as whoever fetches all of it has it
     shutil.copytree(url.removeprefix("local:"), copy)
-    assert_same(batches(copy, tmp_path, **options), expected)
+    assert_same(batches(copy, tmp_path, **options), expected, "video")
     assert copies(tmp_path) == []
 
 
@@ -123,7 +105,7 @@ def test_folders_of_frames_and_far_frames_are_read_as_from_files(
         raise AssertionError(f"{path} was looked at although its table is known")
 
     monkeypatch.setattr(video, "find_table", search)
-    assert_same(batches(url, tmp_path, **options), expected)
+    assert_same(batches(url, tmp_path, **options), expected, "video")
     assert any(FAR < int(b["key"][0].rsplit(":")[-1]) for b in expected)
 
 
@@ -239,7 +221,7 @@ def test_command_writes_what_changed_and_nothing_else(
     shutil.copy(root / "b" / "000.mp4", root / "b" / "003.mp4")
     main(["publish", str(root), url])
     assert len(batches(url, tmp_path, max_broken=0)) > len(before)
-    assert_same(batches(url, tmp_path), batches(root, tmp_path))
+    assert_same(batches(url, tmp_path), batches(root, tmp_path), "video")
 
 
 @pytest.mark.parametrize(
