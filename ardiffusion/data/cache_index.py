@@ -51,21 +51,6 @@ class Index(Catalog):
     hashes: dict[str, str]
 
 
-class NamedIndex(TypedDict):
-    """The same as older caches hold it, by the names of the videos."""
-
-    origin: Origin
-    complete: bool
-    classes: list[str]
-    labels: dict[str, int]
-    lengths: dict[str, int]
-    splits: dict[str, list[str]]
-    stamps: dict[str, str]
-    missing: list[str]  # keys of clips
-    shards: dict[str, list[str]]
-    hashes: dict[str, str]
-
-
 def path_of(key: str) -> str:
     """Return the video of a clip."""
     return key.rpartition(":")[0]
@@ -95,36 +80,32 @@ def is_index(found: object) -> TypeGuard[Index]:
     if not has_type(found, Index):
         return False
     index = cast(Index, found)
-    paths, splits, shards = index["paths"], index["splits"], index["shards"]
-    count, clips = len(paths), [index["missing"], *shards.values()]
-    with suppress(OverflowError):
-        label = np.array(index["labels"], np.int64)
-        length = np.array(index["lengths"], np.int64)
-        split = np.array([*chain(*splits.values())], np.int64)
-        video = np.array([*chain(*(each["videos"] for each in clips))], np.int64)
-        start = np.array([*chain(*(each["starts"] for each in clips))], np.int64)
-        return (
-            all(index["origin"][size] > 0 for size in ("resolution", "frames", "stride"))
-            and are_inside(paths)
-            and len(set(paths)) == len(label) == len(length) == len(index["stamps"]) == count
-            and bool(np.all((label >= GONE) & (label < len(index["classes"]))))
-            and bool(np.all(length >= 0))
-            and splits.keys() == set(NAMES)
-            and all(len(set(numbers)) == len(numbers) for numbers in splits.values())
-            and _are_numbers(split, count)
-            and bool(np.all(label[split] != GONE))
-            and all(is_inside(shard) and "/" not in shard for shard in shards)
-            and shards.keys() == index["hashes"].keys()
-            and all(len(c["videos"]) == len(c["starts"]) for c in clips)
-            and _are_numbers(video, count)
-            and _are_numbers(start, 10**18)
-            and _differ(video, start)
-        )
-    return False
+    paths, labels, lengths = index["paths"], index["labels"], index["lengths"]
+    splits, shards = index["splits"], index["shards"]
+    clips = [index["missing"], *shards.values()]
+    videos = [*chain(*(each["videos"] for each in clips))]
+    starts = [*chain(*(each["starts"] for each in clips))]
+    return (
+        all(index["origin"][size] > 0 for size in ("resolution", "frames", "stride"))
+        and are_inside(paths)
+        and len({*paths}) == len(labels) == len(lengths) == len(index["stamps"]) == len(paths)
+        and _lie_within(labels, GONE, len(index["classes"]))
+        and _lie_within(lengths, 0, 2**63)
+        and splits.keys() == set(NAMES)
+        and all(len(set(numbers)) == len(numbers) for numbers in splits.values())
+        and _lie_within([*chain(*splits.values())], 0, len(paths))
+        and all(labels[number] != GONE for number in chain(*splits.values()))
+        and all(is_inside(shard) and "/" not in shard for shard in shards)
+        and shards.keys() == index["hashes"].keys()
+        and all(len(c["videos"]) == len(c["starts"]) for c in clips)
+        and _lie_within(videos, 0, len(paths))
+        and _lie_within(starts, 0, 10**18)
+        and _differ(np.array(videos, np.int64), np.array(starts, np.int64))
+    )
 
 
-def _are_numbers(values: np.ndarray, end: int) -> bool:
-    return bool(np.all((values >= 0) & (values < end)))
+def _lie_within(values: Sequence[int], low: int, end: int) -> bool:
+    return not values or (low <= min(values) and max(values) < end)
 
 
 def _differ(video: np.ndarray, start: np.ndarray) -> bool:
@@ -180,8 +161,8 @@ def place_clips(
     }
 
 
-def _without_names(named: NamedIndex) -> Index:
-    """Put what is known by name into columns; what cannot be true is an error, or no index."""
+def _without_names(named: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Put what an older cache says by name into columns, which may not be those of an index."""
     labels, lengths = named["labels"], named["lengths"]
     if not labels.keys() >= lengths.keys() or 0 in lengths.values():
         raise ValueError("the lengths are not those of the videos")
@@ -201,7 +182,7 @@ def _without_names(named: NamedIndex) -> Index:
 def read_index(path: str | Path, name: str = INDEX) -> Index:
     """Read what a cache says of itself, which is checked before anything trusts it."""
     file, found = Path(path) / name, cast(Any, None)
-    with suppress(ValueError, LookupError, RecursionError):
+    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         try:
             found = json.loads(read_text(file))
         except FileNotFoundError:
@@ -209,8 +190,7 @@ def read_index(path: str | Path, name: str = INDEX) -> Index:
                 f"{path} holds no latent cache ({name} is missing): write one with "
                 "`ardiff-vae predict`."
             ) from None
-        if has_type(found, NamedIndex):
-            found = _without_names(found)
+        found = found if "paths" in found else _without_names(found)
     if not is_index(found):
         raise ValueError(
             f"{file} is broken: delete it and resume `ardiff-vae predict`; a cache of an older "
