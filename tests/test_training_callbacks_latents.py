@@ -139,7 +139,10 @@ def test_the_split_of_the_cache_is_the_only_one(root: Path) -> None:
     data = served(root)
     data.setup()
     assert data.resolution == 16
-    assert data.videos == encoded.videos and data.catalog["splits"] == encoded.catalog["splits"]
+    assert (
+        data.videos == encoded.videos
+        and data.main.catalog["splits"] == encoded.main.catalog["splits"]
+    )
     (val,) = {*keys(data.val_dataloader())}
     assert "video" in data.main.cut(data.main.files, data.videos["val"])[0]
     train = {*keys(data.train_dataloader())}
@@ -186,11 +189,14 @@ def test_options_are_held_against_the_names_in_the_cache_where_the_videos_are_go
 def test_broken_videos_do_not_move_the_split_that_options_are_held_against(root: Path) -> None:
     (root / "a" / "1.mp4").write_text("broken")
     encoded = predict(root, Encoder())
-    broken = encoded.catalog["paths"].index("a/1.mp4")
+    broken = encoded.main.catalog["paths"].index("a/1.mp4")
     assert broken in sum(read_index(root / "latents")["splits"].values(), [])  # noqa: RUF017
     data = served(root, val_fraction=0.25, max_broken=0.5)
-    assert data.videos == encoded.videos and data.catalog["lengths"] == encoded.catalog["lengths"]
-    assert data.catalog["lengths"][broken] == 0
+    assert (
+        data.videos == encoded.videos
+        and data.main.catalog["lengths"] == encoded.main.catalog["lengths"]
+    )
+    assert data.main.catalog["lengths"][broken] == 0
 
 
 def test_interrupted_run_resumes_and_a_finished_one_does_nothing(

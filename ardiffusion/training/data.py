@@ -9,10 +9,16 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ardiffusion.data.catalog import FRACTIONS, Catalog, SplitRule
+from ardiffusion.data.catalog import FRACTIONS, SplitRule
 from ardiffusion.data.footage import Footage, with_pictures
-from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
-from ardiffusion.data.mixing import MixedLoader, Rounds, share_of_pictures
+from ardiffusion.data.loader import (
+    Batched,
+    EpochBatches,
+    MixedLoader,
+    ResumableLoader,
+    Rounds,
+    share_of_pictures,
+)
 from ardiffusion.data.spans import Spans
 from ardiffusion.data.splits import check_fractions
 from ardiffusion.data.storage import locate
@@ -122,14 +128,9 @@ class VideoDataModule(LightningDataModule):
         return self.main.side
 
     @property
-    def catalog(self) -> Catalog:
-        """What is known of the videos."""
-        return self.main.catalog
-
-    @property
     def classes(self) -> list[str]:
         """Names of the classes in the order of their labels; empty where there are none."""
-        return self.catalog["classes"]
+        return self.main.catalog["classes"]
 
     @property
     def videos(self) -> dict[str, Spans]:
@@ -165,8 +166,8 @@ class VideoDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
 
-    def _load(self, clips: Dataset[Any], **options: Any) -> DataLoader[Any]:  # noqa: ANN401
-        return DataLoader(clips, batch_size=self.batch_size, **{**self._loading, **options})
+    def _load(self, clips: Dataset[Any]) -> DataLoader[Any]:
+        return DataLoader(clips, batch_size=self.batch_size, **self._loading)
 
     def _shuffled(
         self, clips: RandomWindows | Rounds, near: tuple[Tensor, int] | None = None

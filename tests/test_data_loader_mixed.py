@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch.utils.data import Dataset
 
-from ardiffusion.data.loader import Batched, EpochBatches, ResumableLoader
-from ardiffusion.data.mixing import MixedLoader
+from ardiffusion.data.loader import Batched, EpochBatches, MixedLoader, ResumableLoader
 
 
 class Echo(Dataset[Any]):
