@@ -76,7 +76,6 @@ def load_hub(source: HubPath) -> Parts:
 
 
 def load_folder(folder: Path) -> Parts:
-    """Load from a folder on disk."""
     files = [file for kind in ("", *KINDS) for file in sorted((folder / kind).glob("*"))]
     names = [file.relative_to(folder).as_posix() for file in files if file.is_file()]
     return load_tree(names, folder.joinpath, place=folder)

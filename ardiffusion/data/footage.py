@@ -34,35 +34,20 @@ IMAGES = "images"
 
 @dataclass
 class Footage:
-    """The videos of a folder; its pictures, if these are what is found, are videos of one frame.
+    """The videos of a folder; its pictures, if these are found, are videos of one frame."""
 
-    Args:
-        rule: The folder, and how its videos are split.
-        frames: Frames per clip.
-        stride: Step between two frames of a clip.
-        resolution: Height and width of the clips; that of the latents, or 256, by default.
-        max_broken: Largest fraction of broken, empty or too short videos that is skipped.
-        cache: Folder for the index of videos, and for what comes from object storage.
-        latents: Folder or address of a latent cache; what is read then comes from there.
-        part: Where the latents are in that folder.
-        find: What lists the videos.
-        room: Bytes of videos, and of latents, from object storage that may lie in `cache`.
-        beside: The videos that go with pictures; theirs are the classes then.
-        checked: Whether another process has compared the latents with their hashes just now.
-    """
-
-    rule: SplitRule
-    frames: int = 16
-    stride: int = 1
-    resolution: int | None = None
-    max_broken: float = 0.05
-    cache: str | None = None
-    latents: str | Path | None = None
-    part: str = ""
-    find: Callable[[Path], list[Entry]] = find_clips
-    room: float = 50e9
-    beside: "Footage | None" = None
-    checked: bool = False
+    rule: SplitRule  # the folder, and how its videos are split
+    frames: int = 16  # per clip
+    stride: int = 1  # between two frames of a clip
+    resolution: int | None = None  # of the clips; that of the latents, or 256, by default
+    max_broken: float = 0.05  # fraction of broken, empty or too short videos that is skipped
+    cache: str | None = None  # folder for the index and for what comes from object storage
+    latents: str | Path | None = None  # folder or address of a latent cache to read from
+    part: str = ""  # where the latents are in that folder
+    find: Callable[[Path], list[Entry]] = find_clips  # lists the videos
+    room: float = 50e9  # bytes of videos, and of latents, from object storage to keep in `cache`
+    beside: "Footage | None" = None  # the videos that go with pictures and have their classes
+    checked: bool = False  # whether another process has just compared latents with their hashes
 
     @cached_property
     def latent_cache(self) -> LatentCache | None:
@@ -113,9 +98,8 @@ class Footage:
         return {name: self._in_turn(videos) for name, videos in found.items()}
 
     def _in_turn(self, videos: Spans) -> Spans:
-        if self.latents is not None or self.chunks is None:
-            return videos
-        return self.chunks.in_turn(videos)
+        chunks = self.chunks if self.latents is None else None
+        return chunks.in_turn(videos) if chunks else videos
 
     def _survey(self) -> tuple[list[Entry], Counts]:
         """Look at every video that is found."""

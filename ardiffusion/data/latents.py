@@ -42,12 +42,7 @@ def find_rows(
 
 
 class ShardFolder:
-    """Reads latents from the shards of a finished cache.
-
-    Args:
-        place: Folder of the cache.
-        checked: Whether somebody else has compared the shards with the index just now.
-    """
+    """Reads latents from the shards of a finished cache."""
 
     kept = None  # all shards are there
 
@@ -131,13 +126,11 @@ class LatentCache:
         columns = np.stack([rows, label, start, steps, self._firsts], axis=1)
         spans, paths = dict[str, Spans](), np.array(self.index["paths"], object)
         for name, numbers in self.index["splits"].items():
-            wanted = np.array(numbers, np.int64)
-            low, high = (np.searchsorted(videos, wanted, side=side) for side in ("left", "right"))
-            counts = high - low
-            chosen = np.arange(counts.sum()) + np.repeat(
-                low - (np.cumsum(counts) - counts), counts
-            )
-            spans[name] = Spans(np.repeat(paths[wanted], counts), columns[chosen])
+            turns = np.full(len(paths), -1)
+            turns[np.array(numbers, np.int64)] = np.arange(len(numbers))
+            chosen = np.flatnonzero(turns[videos] >= 0)
+            chosen = chosen[np.argsort(turns[videos[chosen]], kind="stable")]
+            spans[name] = Spans(paths[videos[chosen]], columns[chosen])
         return spans
 
     def read(self, span: FrameSpan, first: int, frames: int, step: int) -> Tensor:

@@ -74,13 +74,15 @@ def _suffix(name: str) -> str:
 class _Tree:
     """What one walk over the root finds."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
         self.videos: list[str] = []  # and animations
         self.folders: list[str] = []  # of frames
         self.pictures: list[str] = []
         self.empty: list[str] = []
         self.others: Counter[str] = Counter()  # suffixes and kinds of what is passed over
         self.example = ""
+        if root.is_dir():
+            self.walk(root, below="", seen=frozenset())
 
     def walk(self, folder: Path, below: str, seen: frozenset[str]) -> bool:
         """Note the clips under a folder; say whether there are any or it is a clip itself."""
@@ -170,8 +172,7 @@ def find_clips(root: str | Path, option: str = "--data.root") -> list[Entry]:
         raise FileNotFoundError(
             f"Data folder {shown(root)} does not exist: set {option} to yours."
         )
-    tree = _Tree()
-    tree.walk(root, below="", seen=frozenset())
+    tree = _Tree(root)
     paths = tree.videos + tree.folders
     if not paths:
         raise ValueError(
@@ -192,9 +193,8 @@ def find_clips(root: str | Path, option: str = "--data.root") -> list[Entry]:
 
 def find_pictures(root: str | Path) -> list[Entry]:
     """List the pictures below a folder, sorted by path; those of `<class>/<picture>` have one."""
-    root, tree = Path(root), _Tree()
-    if root.is_dir():
-        tree.walk(root, below="", seen=frozenset())
+    root = Path(root)
+    tree = _Tree(root)
     if not tree.pictures:
         problem = "holds no pictures" if root.is_dir() else "does not exist"
         raise FileNotFoundError(f"Folder {shown(root)} {problem}: set --data.images to yours.")

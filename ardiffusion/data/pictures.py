@@ -43,7 +43,8 @@ Size = tuple[int, int]  # width and height
 def picture_files(folder: Path) -> list[Path]:
     """List the pictures of a folder in the order of time that the numbers in their names tell."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if is_picture(entry.name) and is_file(entry)]
+        names = [entry.name for entry in entries if entry.name[0] != "." and is_file(entry)]
+    names = [name for name in names if os.path.splitext(name)[1].lower() in PICTURES]
     order, told = time_order([os.path.splitext(name)[0] for name in names])
     files = [folder / names[index] for index in order]
     if not told:
@@ -53,10 +54,6 @@ def picture_files(folder: Path) -> list[Path]:
             "...: number them from the first frame to the last."
         )
     return files
-
-
-def is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURES and name[0] != "."
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:

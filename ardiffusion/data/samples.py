@@ -51,7 +51,6 @@ class SampleFolder:
         return missing
 
     def add(self, request: dict[str, Any], file: str) -> None:
-        """Append a finished sample."""
         append_json_lines(self.log, [{"file": file} | request | self.settings])
 
 

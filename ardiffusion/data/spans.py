@@ -48,7 +48,6 @@ class Spans:
 
     @classmethod
     def of(cls, spans: Iterable[FrameSpan]) -> "Spans":
-        """Make arrays of spans."""
         listed = list(spans)
         columns = np.array([span[1:] for span in listed], np.int64).reshape(-1, 5)
         return cls([span.path for span in listed], columns)

@@ -44,15 +44,6 @@ def _is_folder(path: Path) -> bool:
     return False
 
 
-def _frames(
-    path: Path, threads: bool, table: PacketTable | None, start: int
-) -> Iterator[tuple[int, Callable[[], Tensor]]]:
-    """Yield functions that give the frames of a file, uint8 (3, H, W), with their numbers."""
-    if path.suffix.lower() in PICTURES:
-        return enumerate(read_animation(path))
-    return read_video(path, threads=threads, report=warn_once, table=table, start=start)
-
-
 class Contents(NamedTuple):
     """What a video holds: its frames, the damage that FFmpeg conceals, and its packet table."""
 
@@ -76,15 +67,16 @@ class VideoReader:
         self._next: int | None = None  # index of the frame that comes next, None at the end
 
     def _decode(self, wanted: slice) -> Iterator[Tensor]:
+        path, picture = self.path, self.path.suffix.lower() in PICTURES
         here = self._next if self._next is not None and self._next <= wanted.start else 0
         if self.table is None and wanted.start - here >= FAR:
-            picture = self.path.suffix.lower() in PICTURES
-            self.table = PacketTable() if picture else find_table(self.path)
+            self.table = PacketTable() if picture else find_table(path)
         entry = self.table.entry(wanted.start) if self.table else 0
         if self._next is None or not entry <= self._next <= wanted.start:
             # for a clip the start of FFmpeg's threads costs more than they save
             threads = wanted.stop is None
-            self._frames = _frames(self.path, threads, self.table, wanted.start)
+            video = read_video(path, threads, warn_once, table=self.table, start=wanted.start)
+            self._frames = enumerate(read_animation(path)) if picture else video
         self._next = None  # an error or the end leaves nothing to go on with
         for index, frame in self._frames:
             if index >= wanted.start and (index - wanted.start) % wanted.step == 0:

@@ -101,9 +101,7 @@ class VideoChunks(ChunkFolder):
         return self.index["stamps"][self._place(path)[0]]
 
     def video(self, path: str) -> dict[str, bytes]:
-        """Read the item of a video."""
-        _, _, shard, number = self._place(path)
-        return self.item(shard, number)
+        return self.item(*self._place(path)[2:])
 
     def _place(self, path: str) -> tuple[int, int, int, int]:
         """Find a video by its path; paths are sorted."""
@@ -116,13 +114,7 @@ class VideoChunks(ChunkFolder):
 
 
 class StreamedVideos(VideoFiles):
-    """Reads clips of videos in chunks.
-
-    Args:
-        chunks: The videos.
-        resolution: Height and width of the clips in pixels.
-        cache: Folder in which a folder for the video that is read is made.
-    """
+    """Reads clips of videos in chunks; the video that is read has a folder in the cache."""
 
     def __init__(
         self, chunks: VideoChunks, resolution: int = 256, cache: str | Path | None = None

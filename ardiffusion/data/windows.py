@@ -98,7 +98,11 @@ class EveryWindow(Dataset[dict[str, Any]]):
         self.reader, self.frames, self.stride, self.may_break = reader, frames, stride, may_break
         self.spans = spans if isinstance(spans, Spans) else Spans.of(spans)
         lengths, strides = self.spans.columns[:, 0], self.spans.columns[:, 3]
-        self._check(strides)
+        if len(odd := strides[stride % strides != 0]):
+            raise ValueError(
+                f"{reader.place} holds every {odd[0]}th frame, which stride {stride} is no "
+                "multiple of: change --data.stride or encode again."
+            )
         # of each span: at how many frames a clip may start, and how many clips there are
         self._room = np.maximum(lengths - extent(frames, stride // strides) + 1, 0)
         self._windows = np.cumsum(count_starts(self._room, frames, stride // strides))
@@ -108,13 +112,6 @@ class EveryWindow(Dataset[dict[str, Any]]):
         self.videos = len(firsts)
         # one flag per video, shared by all workers
         self.broken = torch.zeros(self.videos, dtype=torch.bool).share_memory_()
-
-    def _check(self, strides: np.ndarray) -> None:
-        if len(odd := strides[self.stride % strides != 0]):
-            raise ValueError(
-                f"{self.reader.place} holds every {odd[0]}th frame, which stride "
-                f"{self.stride} is no multiple of: change --data.stride or encode again."
-            )
 
     def __len__(self) -> int:
         return int(self._windows[-1]) if len(self._windows) else 0
@@ -182,11 +179,6 @@ class RandomWindows(Dataset[dict[str, Any]]):
 
     An index `(epoch, i)`, as `EpochBatches` gives it, always names the same clip; with a plain
     index `i` torch's default generator draws one.
-
-    Args:
-        every: The videos, and how long a clip is.
-        clips_per_video: Clips of each video in one epoch.
-        seed: Seed of the draws.
     """
 
     def __init__(self, every: EveryWindow, clips_per_video: int = 1, seed: int = 0) -> None:
