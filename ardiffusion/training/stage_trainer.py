@@ -1,7 +1,8 @@
 """What the trainers of both stages share: verbs that say in --help what they do here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
 
@@ -28,17 +29,27 @@ class StageTrainer(Trainer):
         """
         super().fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 
-    def validate(  # pyright: ignore[reportIncompatibleMethodOverride] no loaders
+    def validate(self, *given: Any, **options: Any) -> list[Mapping[str, float]]:  # noqa: ANN401
+        """Measure a checkpoint on the videos held out for validation."""
+        return self.measure(super().validate, *given, **options)
+
+    def test(self, *given: Any, **options: Any) -> list[Mapping[str, float]]:  # noqa: ANN401
+        """Measure a checkpoint on the videos held out for the test."""
+        return self.measure(super().test, *given, **options)
+
+    def measure(
         self,
+        verb: Callable[..., list[Mapping[str, float]]],
         model: LightningModule | None = None,
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = True,
         weights_only: bool | None = None,
     ) -> list[Mapping[str, float]]:
-        """Measure a checkpoint on the videos held out for validation.
+        """Run a verb that trains nothing.
 
         Args:
+            verb: The method of Lightning's trainer.
             model: What is measured.
             datamodule: The videos.
             ckpt_path: The checkpoint; `last` is the newest last.ckpt in the folder of the run.
@@ -46,36 +57,5 @@ class StageTrainer(Trainer):
             weights_only: Whether to load nothing but tensors and plain data, which is what `fit`
                 writes; PyTorch's default if not given.
         """
-        return super().validate(
-            model,
-            ckpt_path=ckpt_path,
-            verbose=verbose,
-            datamodule=datamodule,
-            weights_only=weights_only,
-        )
-
-    def test(  # pyright: ignore[reportIncompatibleMethodOverride] no loaders
-        self,
-        model: LightningModule | None = None,
-        datamodule: LightningDataModule | None = None,
-        ckpt_path: str | Path | None = None,
-        verbose: bool = True,
-        weights_only: bool | None = None,
-    ) -> list[Mapping[str, float]]:
-        """Measure a checkpoint on the videos held out for the test.
-
-        Args:
-            model: What is measured.
-            datamodule: The videos.
-            ckpt_path: The checkpoint; `last` is the newest last.ckpt in the folder of the run.
-            verbose: Whether to print what was measured.
-            weights_only: Whether to load nothing but tensors and plain data, which is what `fit`
-                writes; PyTorch's default if not given.
-        """
-        return super().test(
-            model,
-            ckpt_path=ckpt_path,
-            verbose=verbose,
-            datamodule=datamodule,
-            weights_only=weights_only,
-        )
+        told = {"verbose": verbose, "weights_only": weights_only}
+        return verb(model, datamodule=datamodule, ckpt_path=ckpt_path, **told)
