@@ -10,7 +10,7 @@ from cli_runs import NOISE, Runs
 from safetensors import SafetensorError
 from stages import save_tokenizer
 
-from ardiffusion import files
+from ardiffusion import cli, files
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
@@ -198,6 +198,30 @@ def test_bad_input_ends_with_one_sentence(
     assert re.search(sentence.replace("BAD", str(bad)), error), error
     assert shown.err.rstrip().endswith(error)
     assert not re.search(NOISE, shown.out + shown.err)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            [],
+            "required: fit.model.arvae; begin with a configuration, as --config vae.yaml (--help",
+        ),
+        (
+            [
+                "--config=vae.yaml",
+                "--trainer.callbacks=[{class_path: VideoLogger, init_args: OLD}]",
+            ],
+            "--trainer.callbacks: Option 'steps' is not accepted by VideoLogger, leave it out (",
+        ),
+    ],
+)
+def test_configurations_that_lack_or_outlive_an_option_are_told_what_to_do(
+    given: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.vae(["fit", *(arg.replace("OLD", "{clips: 2, steps: 50}") for arg in given)])
+    assert sentence in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(skies: Path, tmp_path: Path) -> None:

@@ -410,7 +410,7 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "no option": (
         lambda p: [p / "a", p / "b", "--protocol.nothing", "x"],
-        "error: --protocol: Option 'nothing' is not accepted (--help lists all options).",
+        "error: --protocol: Option 'nothing' is not accepted by StyleGANV, leave it out (--help",
     ),
     "output in no folder": (
         lambda p: [write(p / "a"), write(p / "b"), "--output", "/proc/score.json"],

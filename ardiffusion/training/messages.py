@@ -16,16 +16,9 @@ from inspect import isabstract
 
 UNION = "Does not validate against any of the Union subtypes"
 # What stands around the reasons of a refusal.
-BETWEEN = (
-    UNION,
-    "Parser key",
-    "Problem with",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Subclass types",
-)
-BETWEEN += ("Expected a <class 'NoneType'>", "Expected a path but", "a class path", "a dict with")
+BETWEEN = (UNION, "Parser key", "Problem with", "Subtypes:", "Errors:", "Given value")
+BETWEEN += ("Subclass types", "Expected a <class 'NoneType'>", "Expected a path but")
+BETWEEN += ("a class path", "a dict with")
 # What is said of the name of a class that is none.
 NO_CLASS = (
     "dot import path|does not correspond to a sub|No module named|Not a valid sub|instantiatable"
@@ -34,6 +27,9 @@ NO_CLASS = (
 NOT_A_NUMBER = r"Not of type .*(float|int)(?:\(\) with base 10)?: '(.*)'"
 OUT_OF_BOUNDS = r"Not of type \w+: (.+) does not conform to restriction (.*)"
 VALUE = r"(?:Given value|Got value|import path string): (?!Namespace|NestedArg)(.{,200})"
+# What is said of an option that a class does not have, and of a run without any configuration.
+NO_OPTION = r"given class_path '(?:\w+\.)*(\w+)':\s*(Option '\w+' is not accepted)"
+NO_CONFIG = r"arguments are required: .*\bmodel\."
 MEMORY = "can't allocate memory|out of memory"
 INFOS = ("💡 Tip", "TPU available: False")
 WARNINGS = (
@@ -73,7 +69,10 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
 def user_message(error: Exception) -> str:
     """Say what went wrong; the parser's and the system's errors do not say what to do."""
     if isinstance(error, ArgumentError):
-        return f"{parser_message(str(error)).rstrip('.')} (--help lists all options)."
+        text = parser_message(str(error)).rstrip(".")
+        advice = "; begin with a configuration, as --config vae.yaml"
+        text += advice if re.search(NO_CONFIG, text) else ""
+        return f"{text} (--help lists all options)."
     if isinstance(error, MemoryError | RuntimeError):
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else "none is left"
         return f"There is not enough memory ({reason}): ask for smaller batches or sizes."
@@ -93,6 +92,8 @@ def parser_message(text: str) -> str:
     option = ".".join(dict.fromkeys(re.findall(r'key "([^"]+)"', text)))
     if not (reasons and (option or UNION in text)):
         return " ".join(text.split())
+    if option and (unknown := re.search(NO_OPTION, text)):
+        return f"--{option}: {unknown[2]} by {unknown[1]}, leave it out"
     value = re.search(VALUE, text)
     if not (option and value):
         return f"--{option}: {reasons[0]}" if option else reasons[0]
