@@ -30,7 +30,7 @@ from ardiffusion.nn.autoencoder import Autoencoder, Posterior, to_bytes, to_unit
 from ardiffusion.nn.perceptual import LPIPS
 from ardiffusion.nn.sizes import check_range
 from ardiffusion.training.checkpoint import check_fits, describe_into, init_from
-from ardiffusion.training.compatibility import check_videos
+from ardiffusion.training.checks import check_videos
 from ardiffusion.training.randomness import graded_noise, step_generator
 from ardiffusion.training.step_guard import inspect_step, step_skipped
 from ardiffusion.weights.description import describe

@@ -26,8 +26,8 @@ from ardiffusion.hub import load_arvae
 from ardiffusion.nn.autoencoder import Autoencoder
 from ardiffusion.nn.denoising import DenoisingNetwork
 from ardiffusion.training.checkpoint import check_fits, check_given, describe_into, start_from
+from ardiffusion.training.checks import check_clips, check_generator
 from ardiffusion.training.clipping import FusedClipping
-from ardiffusion.training.compatibility import check_clips, check_generator
 from ardiffusion.training.distillation import Distillation
 from ardiffusion.training.randomness import step_generator
 from ardiffusion.weights.description import build, describe
