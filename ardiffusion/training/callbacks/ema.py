@@ -102,7 +102,9 @@ class EMA(Callback):
             self.raw = {name: parameters[name].detach().clone() for name in self.shadow}
             self.put(self.shadow, pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
+    ) -> None:
         self.put(self.raw, pl_module)
         self.raw = {}
 
@@ -112,13 +114,7 @@ class EMA(Callback):
             parameters[name].data.copy_(weight)
 
     on_test_start = on_validation_start
-    on_test_end = on_validation_end
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Leave the raw weights behind when validation breaks off."""
-        self.on_validation_end(trainer, pl_module)
+    on_test_end = on_exception = on_validation_end  # raw weights stay where validation breaks off
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -86,11 +86,9 @@ class SaveLast(Callback):
     ) -> None:
         """Save if this was the last batch; averages are moved by then."""
         epochs = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-        self.defer_stop(trainer, pl_module)
+        self.on_train_epoch_end(trainer, pl_module)
         if trainer.global_step == trainer.max_steps or epochs:
             self.save(trainer)
-        else:
-            self.save_if_stopping(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a signal break off validation, unless gradients or other processes wait."""
@@ -106,9 +104,10 @@ class SaveLast(Callback):
             self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if the epoch's numbers end the run."""
+        """Save if the run stops here, which `min_steps` and `min_epochs` may put off."""
         self.defer_stop(trainer, pl_module)
-        self.save_if_stopping(trainer)
+        if trainer.should_stop and trainer.fit_loop._can_stop_early:
+            self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Say how to go on; from here on a signal ends the run at once."""
@@ -170,11 +169,6 @@ class SaveLast(Callback):
             trainer.fit_loop.epoch_loop._skip_next_val = wanted = True
         self.deferred = wanted and gathers
         trainer.should_stop = wanted and not self.deferred
-
-    def save_if_stopping(self, trainer: Trainer) -> None:
-        """Save if the run stops here, which `min_steps` and `min_epochs` may put off."""
-        if trainer.should_stop and trainer.fit_loop._can_stop_early:
-            self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Save once for each callback that keeps a last checkpoint."""
