@@ -1,15 +1,16 @@
 """Writing generated videos: what `ardiff-dit predict` runs, one MP4 and one JSON line a sample."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import cycle, groupby
 from typing import Any
 
 import torch
 import yaml
 from lightning import LightningModule
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
+from ardiffusion.data.prefixes import Prefix
 from ardiffusion.data.samples import SampleFolder
 from ardiffusion.data.writer import VideoWriter
 from ardiffusion.diffusion.noise import sample_seed
@@ -24,7 +25,7 @@ from ardiffusion.weights.description import describe
 class PredictModule(LightningModule):
     """Writes videos that a generator makes; its batches are lists of requests.
 
-    Videos begin with the prefixes, uint8 (P, 3, H, W), in turn; with none where there are none.
+    Videos begin with the prefixes in turn; with none where there are none.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class PredictModule(LightningModule):
         frames: int,
         folder: SampleFolder,
         fps: float = 25,
-        prefixes: Sequence[Tensor] = (),
+        prefixes: Sequence[Prefix] = (),
     ) -> None:
         super().__init__()
         self.generator, self.sampler, self.frames = generator, sampler, frames
@@ -42,14 +43,13 @@ class PredictModule(LightningModule):
 
     def predict_step(self, batch: list[dict[str, Any]], batch_idx: int) -> None:
         """Write the requested videos, those that begin with equally many frames together."""
-        lengths = [len(self.prefix_of(request)) for request in batch]
-        for length in sorted(set(lengths)):
-            chosen = [r for r, own in zip(batch, lengths, strict=True) if own == length]
-            self.write_videos(chosen, given=length)
+        for given, alike in groupby(sorted(batch, key=given_frames), key=given_frames):
+            self.write_videos([*alike], given=given)
 
     def write_videos(self, batch: list[dict[str, Any]], given: int) -> None:
         files = [f"{request['index']:06d}.mp4" for request in batch]
-        prefix = torch.stack([self.prefix_of(request) for request in batch]) if given else None
+        turns, count = self.prefixes, len(self.prefixes)
+        prefix = torch.stack([turns[r["index"] % count].video for r in batch]) if given else None
         steps = self.sampler.iterations(self.generator.dit, frames=self.frames, given_frames=given)
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -73,11 +73,9 @@ class PredictModule(LightningModule):
         for request, file in zip(batch, files, strict=True):
             self.folder.add(request, file=file)
 
-    def prefix_of(self, request: dict[str, Any]) -> Tensor:
-        """Return the frames that a video begins with, (P, 3, H, W); none where none is given."""
-        if not self.prefixes:
-            return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-        return self.prefixes[request["index"] % len(self.prefixes)]
+
+def given_frames(request: Mapping[str, Any]) -> int:
+    return request["prefix"]["frames"] if request["prefix"] else 0
 
 
 def progress_bar(enabled: bool) -> Progress:
@@ -141,7 +139,12 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def make_requests(samples: int, seed: int, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """List what to generate: index, seed and class of each sample, labels in turn."""
-    turns = list(labels) or [None]
-    return [{"index": i, "seed": seed, "label": turns[i % len(turns)]} for i in range(samples)]
+def make_requests(
+    samples: int, seed: int, labels: Sequence[str], prefixes: Sequence[Prefix] = ()
+) -> list[dict[str, Any]]:
+    """List what to generate: index, seed, class and prefix of each sample, either in turn."""
+    turns = zip(range(samples), cycle(labels or [None]), cycle(prefixes or [None]))
+    return [
+        {"index": i, "seed": seed, "label": label, "prefix": prefix and prefix.description}
+        for i, label, prefix in turns
+    ]

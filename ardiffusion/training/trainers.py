@@ -153,10 +153,7 @@ class SamplingTrainer(StageTrainer):
             sampler.static = True  # one or two shapes per batch size
         settings = sampling_settings(model, sampler, frames=frames)
         settings |= {"fps": fps, "precision": self.precision}
-        requests = make_requests(samples, seed=seed, labels=names)
-        for request in requests:
-            chosen = given[request["index"] % len(given)].description if given else None
-            request["prefix"] = chosen
+        requests = make_requests(samples, seed=seed, labels=names, prefixes=given)
         folder = SampleFolder(output, settings=settings)
         with only_writer(output) if self.is_global_zero else nullcontext():
             module = PredictModule(
@@ -165,7 +162,7 @@ class SamplingTrainer(StageTrainer):
                 frames=frames,
                 folder=folder,
                 fps=fps,
-                prefixes=[one.video for one in given],
+                prefixes=given,
             )
             self.write(module, requests, batch_size=batch_size)
 
