@@ -13,7 +13,7 @@ With 16-mixed precision nothing is done: gradients are scaled, some of them over
 scale is found, and the scaler itself skips these steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ BATCHES = "nonfinite"
 
 
 class StepGuard(Callback):
-    """Inspects each optimiser step before it is taken.
+    """Inspects each optimiser step before it is taken; `Stability` ends its batches.
 
     Args:
         keep: Batches that are kept at most of skipped steps in a row.
@@ -101,17 +101,9 @@ class StepGuard(Callback):
             for parameter in (p for ps in trained for p in ps):
                 parameter.grad = None
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        *_: object,
-        **__: object,
-    ) -> None:
+    def end_batch(self, trainer: Trainer, values: dict[str, Any]) -> None:
         """Count a skipped step, put buffers back and keep the batch to blame."""
-        self.batches.append({**batch, **outputs})
+        self.batches.append(values)
         if self.norm is None:
             return
         self.in_a_row = self.in_a_row + 1 if self.skipped else 0
@@ -123,7 +115,10 @@ class StepGuard(Callback):
         self.batches = []
 
     def keep_batch(self, trainer: Trainer) -> None:
-        """Write the batch to blame: the first whose loss is not finite, else the last one."""
+        """Write the batch to blame: the first whose loss is not finite, else the last one.
+
+        NAME.safetensors has its tensors with losses and t, NAME.json says which clips it holds.
+        """
         good = [all(bool(loss.isfinite()) for loss in losses) for losses in self.losses]
         guilty = [i for i, is_good in enumerate(good) if not is_good]
         if self.blown_up and trainer.is_global_zero:
@@ -133,18 +128,13 @@ class StepGuard(Callback):
         name = f"step_{trainer.global_step:06d}"
         if not trainer.is_global_zero:
             name = f"{name}_rank_{trainer.global_rank}"
-        values = self.batches[guilty[0]]
-        save_batch(self.folder / BATCHES, name, values, step=trainer.global_step)
-
-
-def save_batch(folder: Path, name: str, values: Mapping[str, Any], step: int) -> None:
-    """Write NAME.safetensors, a batch's tensors with losses and t, and NAME.json about them."""
-    tensors = {k: v.detach().cpu() for k, v in values.items() if isinstance(v, Tensor)}
-    note: dict[str, Any] = {"step": step, "key": list(values.get("key", []))}
-    if "t" in tensors:
-        note["t"] = tensors["t"].tolist()
-    write_tensors(folder / f"{name}.safetensors", tensors)
-    write_json(folder / f"{name}.json", note)
+        values, file = self.batches[guilty[0]], self.folder / BATCHES / name
+        tensors = {k: v.detach().cpu() for k, v in values.items() if isinstance(v, Tensor)}
+        note = {"step": trainer.global_step, "key": list(values.get("key", []))}
+        if "t" in tensors:
+            note["t"] = tensors["t"].tolist()
+        write_tensors(file.with_suffix(".safetensors"), tensors)
+        write_json(file.with_suffix(".json"), note)
 
 
 def guards_of(trainer: Trainer) -> list[StepGuard]:

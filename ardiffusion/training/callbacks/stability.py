@@ -92,7 +92,7 @@ class Stability(StepGuard):
         **__: object,
     ) -> None:
         """Add a batch; finish the step if the optimiser had its turn, log if the trainer does."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch)
+        self.end_batch(trainer, {**batch, **outputs})
         gathered = trainer.accumulate_grad_batches
         sums = batch_sums(outputs, self.bins, timesteps=self.timesteps, gathered=gathered)
         self.sums = sums if self.sums is None else pad_sequence([self.sums, sums]).sum(dim=1)
