@@ -54,7 +54,9 @@ def reconstruct(
     check_range("--{}", 1, frames=frames, limit=limit)
     network = load_arvae(arvae).to(device_of(device)).eval()
     made_by = {"arvae": fingerprint(network), "frames": frames}
-    folder, sources = Path(out).expanduser(), sources_of(Path(videos).expanduser())
+    folder, place = Path(out).expanduser(), Path(videos).expanduser()
+    paths = by_stem(place, [entry.path for entry in find_clips(place, option="VIDEOS")])
+    sources = {f"{stem}.mp4": place / path for stem, path in paths.items()}
     todo, broken, written = dict(islice(sources.items(), limit)), [], 0
     with only_writer(folder):
         stamps = read_stamps(folder, made_by)
@@ -98,11 +100,6 @@ def read_stamps(folder: Path, made_by: dict[str, Any]) -> dict[str, Any]:
                 )
         stamps[str(line.get("file"))] = line.get("stamps")
     return stamps
-
-
-def sources_of(videos: Path) -> dict[str, Path]:
-    paths = [entry.path for entry in find_clips(videos, option="VIDEOS")]
-    return {f"{stem}.mp4": videos / path for stem, path in by_stem(videos, paths).items()}
 
 
 @torch.no_grad()

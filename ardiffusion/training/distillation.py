@@ -100,17 +100,10 @@ def ode_end(
     target: Target,
     steps: int,
 ) -> Tensor:
-    """Take frames from their timesteps to clean by DDIM; return latents, shape (B, F, L, C).
+    """Take noisy latents x (B, F, L, C) from their timesteps t (B, F) to clean by DDIM.
 
-    All frames take steps of one length, so that those with less noise are clean before others.
-
-    Args:
-        network: Predicts the target from noisy latents (B, F, L, C) and timesteps (B, F).
-        x: Noisy latents, shape (B, F, L, C).
-        t: Their timesteps, shape (B, F).
-        schedule: The noise schedule.
-        target: What the network predicts.
-        steps: Steps from pure noise to clean.
+    All frames take steps of one length, so many from pure noise to clean, so that those with less
+    noise are clean before others.
     """
     length = -(-schedule.timesteps // steps)
     for _ in range(steps):

@@ -123,17 +123,14 @@ def clear_messages() -> Iterator[None]:
     """Show what concerns our users, each warning as one line, while the context lasts."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(wanted)
+    before, warnings.formatwarning = warnings.formatwarning, one_line
     try:
         with warnings.catch_warnings():
             for message in WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
-            before = warnings.formatwarning
-            warnings.formatwarning = one_line
-            try:
-                yield
-            finally:
-                warnings.formatwarning = before
+            yield
     finally:
+        warnings.formatwarning = before
         logger.removeFilter(wanted)
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from ardiffusion.data.index import index_file
 from ardiffusion.generator import Generator
 from ardiffusion.metrics.evaluation import evaluate, warnings_about
 from ardiffusion.metrics.features import VideoFeatures
@@ -195,7 +196,7 @@ class FVDGen(Callback):
             real=real,
             fake=samples,
             split="+".join(self.splits),
-            cache=sides.feature_cache(data),
+            cache=index_file(data.cache).parent / "features",
             device=module.device,
         )
         settings = sampling_settings(generator, sampler, frames=self.protocol.span)

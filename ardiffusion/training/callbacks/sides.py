@@ -8,7 +8,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ardiffusion.data.index import index_file
 from ardiffusion.data.storage import below
 from ardiffusion.diffusion.noise import sample_seeds
 from ardiffusion.diffusion.sampler import Sampler
@@ -53,10 +52,6 @@ def check_there(data: VideoDataModule, splits: Sequence[str], protocol: Protocol
                 f"Generated videos are to be compared with {path}, which is not there: set "
                 "--data.root to the videos that the latents are of."
             ) from error
-
-
-def feature_cache(data: VideoDataModule) -> Path:
-    return index_file(data.cache).parent / "features"
 
 
 def sampled_videos(

@@ -107,7 +107,10 @@ class VideoLogger(Callback):
         others = [x for x in trainer.loggers if not isinstance(x, TensorBoardLogger)]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                summary = summarise(tag, column, fps=self.fps)
+                size = dict(zip(("height", "width"), column.shape[-2:], strict=True))
+                gif = encode_gif(column, fps=self.fps)
+                image = Summary.Image(**size, colorspace=3, encoded_image_string=gif)
+                summary = Summary(value=[Summary.Value(tag=tag, image=image)])
                 logger.experiment.file_writer.add_summary(summary, step)
         if others or not trainer.loggers:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,14 +119,6 @@ class VideoLogger(Callback):
             for logger in others:
                 if isinstance(logger, WandbLogger):
                     logger.log_video(tag, [str(file)], step=step, format=["mp4"])
-
-
-def summarise(tag: str, video: Tensor, fps: int) -> Summary:
-    """Make of a uint8 video (F, 3, H, W) what TensorBoard shows."""
-    height, width = video.shape[-2:]
-    gif = encode_gif(video, fps=fps)
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def encode_gif(video: Tensor, fps: int) -> bytes:
