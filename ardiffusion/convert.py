@@ -111,8 +111,12 @@ def from_titok(
 ) -> PublishedARVAE:
     """Start stage 1 from TiTok's own tokenizer, as the published models did.
 
-    What it encodes means little before training, since TiTok's latents are discrete. Tokens have
-    at most half of its channels.
+    What it encodes means little before training, since TiTok's latents are discrete.
+
+    Args:
+        state_dict: The tensors of tokenizer_titok_l32.bin or a sibling.
+        tokens: Tokens per frame.
+        channels: Channels per token, at most half of TiTok's.
     """
     state = tokenizer_names.titok_as_published(state_dict, tokens=tokens, channels=channels)
     return convert_arvae(state)

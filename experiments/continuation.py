@@ -88,11 +88,15 @@ def compare(video: Tensor, source: Tensor, free: Tensor) -> dict[str, Any]:
         after = video[count - 1 + STEP].float() - video[count - 1].float()
         chance = free[STEP].float() - free[0].float()
         for name, moved in {"seam": after, "seam_free": chance}.items():
-            found[name] = float(cosine_similarity(before.flatten(), moved.flatten(), dim=0))
+            found[name] = cosine(before, moved)
         flows = [flow(x[:FLOWING]) for x in (source[-FLOWING:], video[count:], free)]
         for name, moved in zip(("flow", "flow_free"), flows[1:], strict=True):
-            found[name] = float(cosine_similarity(flows[0].flatten(), moved.flatten(), dim=0))
+            found[name] = cosine(flows[0], moved)
     return found
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
 def flow(video: Tensor) -> Tensor:

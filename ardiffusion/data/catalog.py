@@ -140,6 +140,7 @@ def usable_videos(catalog: Catalog) -> dict[str, Spans]:
     for name, numbers in catalog["splits"].items():
         used = np.array(numbers, np.int64)
         used = used[lengths[used] > 0]
-        columns = [lengths[used], labels[used], 0 * used, 0 * used + 1, used]
+        firsts, steps = np.zeros_like(used), np.ones_like(used)
+        columns = [lengths[used], labels[used], firsts, steps, used]
         found[name] = Spans([paths[n] for n in used.tolist()], np.stack(columns, axis=1))
     return found

@@ -127,8 +127,8 @@ class Footage:
     def cut(self, reader: Reader, spans: Spans) -> EveryWindow:
         """Make a data set of every clip."""
         labels, lengths = self.catalog["labels"], self.catalog["lengths"]
-        total, usable = len(labels) - labels.count(GONE), len(lengths) - lengths.count(0)
-        may_break = int(self.max_broken * total) - (total - usable)
+        gone = labels.count(GONE)
+        may_break = int(self.max_broken * (len(labels) - gone)) - (lengths.count(0) - gone)
         clips = EveryWindow(reader, spans, self.frames, self.stride, may_break=may_break)
         if spans and not clips.videos:
             raise ValueError(

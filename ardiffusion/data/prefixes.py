@@ -28,6 +28,10 @@ def read_prefixes(source: str, resolution: int, frames: int) -> list[Prefix]:
             names, without hidden ones.
         resolution: Height and width of the frames.
         frames: Frames of each video at most, its last ones.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If it holds neither pictures nor videos, or a broken one.
     """
     path = Path(source).expanduser()
     if not path.exists():

@@ -136,7 +136,11 @@ class OwnFeatures(VideoFeatures):
 
 
 def weights_hash(network: nn.Module) -> str:
-    """SHA-256 of a network's class and module, its layers, and the fingerprint of its weights."""
+    """SHA-256 of a network's class and module, its layers, and the fingerprint of its weights.
+
+    What `forward` does with them is not part of it: a network whose `forward` changes alone needs
+    a `hash` of its own.
+    """
     kind = type(network)
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # addresses differ from run to run
     text = f"{kind.__module__}.{kind.__qualname__}\n{layers}\n{fingerprint(network)}"
