@@ -49,11 +49,8 @@ class Hub:
         return [path for method, path, _ in self.requests if method == "GET" and "resolve" in path]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers what huggingface_hub asks when it lists, downloads and uploads."""
-
-    hub: Hub
-    protocol_version = "HTTP/1.1"
+class QuietHandler(BaseHTTPRequestHandler):
+    """Answers with whole bodies, and prints nothing."""
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -65,6 +62,27 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+@contextmanager
+def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server until the block ends; yield its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Handler(QuietHandler):
+    """Answers what huggingface_hub asks when it lists, downloads and uploads."""
+
+    hub: Hub
+    protocol_version = "HTTP/1.1"
 
     def refuse(self, status: int, code: str) -> None:
         self.answer(status, X_Error_Code=code, X_Error_Message=code)
@@ -131,13 +149,5 @@ def serve_hub() -> Iterator[Hub]:
     """Run a Hub until the block ends."""
     hub = Hub()
     handler = type("OurHandler", (Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serve(handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

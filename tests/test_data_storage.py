@@ -1,17 +1,16 @@
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_server import QuietHandler, serve
 
 from ardiffusion.data.storage import fetch, send
 
 pytest.importorskip("litdata", reason="litdata is not installed: the extra `stream` brings it")
 
 
-class S3(BaseHTTPRequestHandler):
+class S3(QuietHandler):
     """Writes an object in parts and reads it, as S3 does."""
 
     objects: dict[str, bytes]
@@ -22,7 +21,7 @@ class S3(BaseHTTPRequestHandler):
         begins = "<UploadId>one</UploadId>" if self.path.endswith("uploads=") else ""
         name = "InitiateMultipartUploadResult" if begins else "CompleteMultipartUploadResult"
         end = "<Bucket>bucket</Bucket><ETag>e</ETag>"
-        self.answer(f"<{name}><Key>{key}</Key>{end}{begins}</{name}>".encode())
+        self.answer(200, f"<{name}><Key>{key}</Key>{end}{begins}</{name}>".encode())
 
     def do_PUT(self) -> None:
         number = int(re.findall(r"partNumber=(\d+)", self.path)[0])
@@ -30,21 +29,11 @@ class S3(BaseHTTPRequestHandler):
         assert number == 1 or key in self.objects
         part = self.rfile.read(int(self.headers["Content-Length"]))
         self.objects[key] = self.objects.get(key, b"") + part
-        self.answer(b"")
+        self.answer(200, ETag='"e"')
 
     def do_GET(self) -> None:
-        self.answer(self.objects[self.path])
-
-    def answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("ETag", '"e"')
-        self.send_header("Last-Modified", "Thu, 26 Nov 2026 12:00:00 GMT")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        written = "Thu, 26 Nov 2026 12:00:00 GMT"
+        self.answer(200, self.objects[self.path], ETag='"e"', Last_Modified=written)
 
 
 @pytest.fixture
@@ -52,14 +41,11 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     """What a server that speaks S3's protocol without TLS holds, as MinIO does by default."""
     objects: dict[str, bytes] = {}
     handler = type("Handler", (S3,), {"objects": objects})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")
-    yield objects
-    server.shutdown()
-    server.server_close()
+    with serve(handler) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        yield objects
 
 
 def test_a_server_without_tls_is_written_and_read(
