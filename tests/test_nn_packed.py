@@ -74,6 +74,18 @@ def test_samples_and_videos_are_those_of_plain_layers(monkeypatch: pytest.Monkey
 
 
 @needs_onednn
+@pytest.mark.parametrize("frames", [1, 7, 8])
+@torch.no_grad()
+def test_few_frames_do_not_wait_for_packing(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
+    arvae = ARVAE(resolution=16, patch=8, width=32, depth=2, heads=2, tokens=4, channels=2)
+    calls, op = [], PackedLinear.forward
+    monkeypatch.setattr(PackedLinear, "forward", lambda *a: calls.append(1) or op(*a))
+    for video in (torch.rand(1, frames, 3, 16, 16), torch.rand(frames, 1, 3, 16, 16)):
+        arvae.decode(arvae.encode(video))
+    assert bool(calls) == (frames >= 8)
+
+
+@needs_onednn
 def test_network_is_as_it_was() -> None:
     network, x = mlp(), torch.randn(5, 96)
     assert packed(network) is network  # there are gradients

@@ -83,7 +83,8 @@ class ARVAE(Autoencoder):
         )
 
     def posterior(self, video: Tensor) -> Posterior:
-        moments = packed(self.encoder)(rearrange(video, "b f c h w -> (b f) c h w"))
+        frames = rearrange(video, "b f c h w -> (b f) c h w")
+        moments = packed(self.encoder, frames=len(frames))(frames)
         moments = rearrange(moments, "(b f) l c -> b f l c", f=video.shape[1])
         mean, logvar = moments.chunk(2, dim=-1)
         return Posterior(mean=mean, logvar=logvar.clamp(-30, 20))
@@ -96,8 +97,8 @@ class ARVAE(Autoencoder):
 
         Frames are decoded `window` at a time, so memory for a long video is that of its pixels.
         """
-        network, parts = packed(self), latents.split(self.window, dim=1)
-        cache = self.decoder.make_cache()
+        network = packed(self, frames=latents.shape[:2].numel())
+        parts, cache = latents.split(self.window, dim=1), self.decoder.make_cache()
         return torch.cat([network.decode_next(part, cache) for part in parts], dim=1)
 
     @torch.no_grad()

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 ROWS = 32  # of the input, that the layout is best for; it serves any number
+FEW = 8  # frames that do not win back the time of packing
 
 
-def packed(network: Network) -> Network:
+def packed(network: Network, frames: int = FEW) -> Network:
     """Return a twin of a network for inference, good as long as its weights stay as they are.
 
-    It shares all tensors, and packs a weight when first asked for it. Where nothing is gained it
-    is the network itself.
+    It shares all tensors, and packs a weight when first asked for it. Where nothing is gained, as
+    for few `frames`, it is the network itself.
     """
-    compiled = network._compiled_call_impl is not None
-    twin: Any = network if compiled or asks_for_plain() else pack(network)
+    plain = network._compiled_call_impl is not None or asks_for_plain() or frames < FEW
+    twin: Any = network if plain else pack(network)
     return twin
 
 

@@ -29,6 +29,11 @@ def conv(
     return layer
 
 
+def activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Normalise and take the SiLU, in place where no gradient asks for what was there."""
+    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """Two normalised convolutions beside an identity, or a 1x1 one where channels change."""
 
@@ -42,8 +47,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, inputs, H, W) to (N, outputs, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(activated(self.norm1, x))
+        h = self.conv2(activated(self.norm2, h))
         return h + self.residual(x, h)
 
     def make_shortcut(self, inputs: int, outputs: int) -> nn.Conv2d:
@@ -121,4 +126,4 @@ class PixelDecoder(nn.Module):
         x = self.middle(self.conv_in(x))
         for level in reversed(self.levels):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))  # (N, 3, H, W)
+        return self.conv_out(activated(self.norm_out, x))  # (N, 3, H, W)
