@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,11 +32,16 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     url: str = ""
 
-    def add(self, files: dict[str, bytes]) -> str:
-        """Commit files beside those that are there."""
-        old = list(self.commits.values())[-1] if self.commits else {}
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What the last commit holds."""
+        return list(self.commits.values())[-1] if self.commits else {}
+
+    def add(self, files: dict[str, bytes], without: Sequence[str] = ()) -> str:
+        """Commit files beside those that are there, and without some of those."""
+        old = self.files
         commit = hashlib.sha1(b"%d" % len(self.commits)).hexdigest()
-        self.commits[commit] = old | files
+        self.commits[commit] = {n: old[n] for n in old if n not in without} | files
         return commit
 
     def find(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
@@ -104,10 +109,12 @@ class Handler(QuietHandler):
         if found is None:
             return self.refuse(404, "RevisionNotFound")
         commit, files = found
-        if kind == "/api/models" and verb == "revision":
+        if kind.startswith("/api/"):
             siblings = [{"rfilename": name} for name in files]
-            listing = {"id": REPO, "sha": commit, "siblings": siblings}
-            return self.answer(200, json.dumps(listing).encode(), Content_Type="application/json")
+            tree = [{"type": "file", "path": n, "size": len(files[n]), "oid": ""} for n in files]
+            about = {"id": REPO, "sha": commit, "siblings": siblings}
+            listing = json.dumps(tree if verb == "tree" else about).encode()
+            return self.answer(200, listing, Content_Type="application/json")
         if inside[0] not in files:
             return self.refuse(404, "EntryNotFound")
         return self.send_file(files[inside[0]], commit=commit)
@@ -136,10 +143,16 @@ class Handler(QuietHandler):
             reply = {"files": [{**f, "shouldIgnore": False} for f in files]}
         elif "/commit/" in path:
             lines = [json.loads(line) for line in body.splitlines()]
-            values = [line["value"] for line in lines if line["key"] == "file"]
-            commit = self.hub.add({v["path"]: base64.b64decode(v["content"]) for v in values})
+            new, gone = (
+                {line["value"]["path"]: line["value"] for line in lines if line["key"] == key}
+                for key in ("file", "deletedFile")
+            )
+            files = {path: base64.b64decode(value["content"]) for path, value in new.items()}
+            commit = self.hub.add(files, without=[*gone])
             reply = {"commitUrl": f"{self.hub.url}/{REPO}/commit/{commit}", "commitOid": commit}
         else:
+            if not self.hub.commits:
+                self.hub.add({})  # as new repositories have one
             reply = {"url": f"{self.hub.url}/{REPO}", "id": REPO}
         self.answer(200, json.dumps(reply).encode(), Content_Type="application/json")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from einops import repeat
+from hub_server import REPO, Hub
 from loaders import assert_same, kill_a_worker, read_epochs, shuffled
 from numbered import numbered, write_numbered
 from PIL import Image
@@ -85,6 +86,24 @@ def test_stream_gives_the_batches_of_the_folder_that_it_was_written_from(
     shutil.copytree(url.removeprefix("local:"), copy)
     assert_same(batches(copy, tmp_path, **options), expected, "video")
     assert copies(tmp_path) == []
+
+
+def test_the_hub_is_written_and_streamed(hub: Hub, root: Path, tmp_path: Path) -> None:
+    place = f"hf://datasets/{REPO}/of/skies"
+    hub.add({"of/README.md": b"mine"})
+    publish_videos(root, place, max_broken=0.1)
+    assert_same(batches(place, tmp_path), batches(root, tmp_path), "video")
+    first = {*hub.files}
+    shutil.rmtree(root / "b")
+    publish_videos(root, place)  # of which fewer chunks are needed
+    assert_same(batches(place, tmp_path), batches(root, tmp_path), "video")
+    listing = json.loads(hub.files[f"of/skies/{LISTING}"])
+    chunks = {f"of/skies/{chunk['filename']}" for chunk in listing["chunks"]}
+    assert {*hub.files} < first
+    assert {*hub.files} - chunks == {
+        "of/README.md",
+        *(f"of/skies/{n}" for n in (LISTING, VIDEOS.catalog)),
+    }
 
 
 def test_folders_of_frames_and_far_frames_are_read_as_from_files(
