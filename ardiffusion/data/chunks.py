@@ -196,6 +196,7 @@ class ChunkFolder:
             fetch(self.place, name, self.folder)
         except OSError as error:
             raise BrokenData(str(error)) from error
+        make_room(self.folder, self.room)  # as others may have fetched into the same room
         if not (self.folder / name).exists():
             time.sleep(_WAIT)
 
