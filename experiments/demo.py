@@ -69,14 +69,12 @@ class Demo(NamedTuple):
         return [Stage(name, command_line(*parts)) for name, parts in commands.items()]
 
     def fit(self, stage: str, steps: int) -> list[str | Path]:
-        """Spell the options of a training, which goes on from its last checkpoint if any."""
+        """Spell the options of a training, which goes on where it was cut short."""
         schedule = {"steps": steps, "warm_up": min(100, steps // 10)}
         options = [f"--model.lr_scheduler.init_args.{name} {n}" for name, n in schedule.items()]
         given = f"fit --config {stage}_tiny.yaml --seed_everything {self.seed}"
-        given += f" --trainer.max_steps {steps} {' '.join(options)}"
-        last = self.last(stage)
-        going_on = ["--ckpt_path", last] if last.exists() else []
-        return [given, "--trainer.logger.init_args.save_dir", self.folder / stage, *going_on]
+        given += f" --trainer.max_steps {steps} {' '.join(options)} --ckpt_path last"
+        return [given, "--trainer.logger.init_args.save_dir", self.folder / stage]
 
 
 def demo(

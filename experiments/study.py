@@ -182,7 +182,7 @@ def stage_1(
     data = *data, f"--data.val_fraction 0 --data.workers {readers}"
     fit = f"--trainer.max_steps {steps} --model.lr_scheduler.init_args.steps {steps}"
     fit += f" --model.lr_scheduler.init_args.warm_up {min(100, steps // 10)}"
-    fit += " --trainer.limit_val_batches 0 --trainer.logger.init_args.save_dir"
+    fit += " --trainer.limit_val_batches 0 --ckpt_path last --trainer.logger.init_args.save_dir"
     encode = "--data.frames 16 --data.batch_size 4 --ckpt_path"
     encode = encode, place / "checkpoints" / "last.ckpt", "--output", place / "latents"
     predict = command_line(VAE, "predict", *config, *data, *encode)

@@ -178,12 +178,11 @@ def training(
     if settings.get("root"):
         classes = len(VideoDataModule(root=str(data)).classes)
         base["model"]["dit"] = {"init_args": {"classes": classes}}
-    command = ["fit", "--config", "dit_tiny.yaml"]
+    command = ["fit", "--ckpt_path", "last", "--config", "dit_tiny.yaml"]
     for name, part in {"base": base, "changes": changes}.items():
         (place / f"{name}.yaml").write_text(yaml.safe_dump(dict(part)))
         command += ["--config", str(place / f"{name}.yaml")]
-    last = place / "checkpoints" / "last.ckpt"
-    return [*command, "--ckpt_path", str(last)] if last.exists() else command
+    return command
 
 
 def sample(

@@ -69,18 +69,10 @@ def test_commands_of_training_are_understood(
             with pytest.raises(SystemExit) as exit_:
                 COMMANDS[command]([verb, "--print_config", *options])
             assert exit_.value.code == 0, stage.name
-            assert "max_time: 00:00:01:" in capsys.readouterr().out
+            printed = capsys.readouterr().out
+            assert "max_time: 00:00:01:" in printed and "ckpt_path: last\n" in printed
             seen += 1
     assert seen == 9
-
-
-def test_a_training_that_was_cut_short_goes_on(tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
-    assert "--ckpt_path" not in recipe.model("synchronous").command
-    last = recipe.last("synchronous")
-    last.parent.mkdir(parents=True)
-    last.touch()
-    assert recipe.model("synchronous").command[-2:] == ["--ckpt_path", str(last)]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,13 +112,11 @@ class Recipe:
 
     def fit(self, program: Path, name: str, seconds: int, *options: str | Path) -> Stage:
         """Train for so long; a run that was cut short goes on from its last checkpoint."""
-        last = self.last(name)
         command = command_line(
             *(program, "fit", *options, *self.data),
             f"--trainer.max_time {clock(seconds)} --trainer.max_steps -1",
             f"--trainer.limit_val_batches 0 --model.lr_scheduler.init_args.steps {FOREVER}",
-            *("--trainer.logger.init_args.save_dir", self.run(name)),
-            *(("--ckpt_path", last) if last.exists() else ()),
+            *("--ckpt_path last --trainer.logger.init_args.save_dir", self.run(name)),
         )
         return Stage(f"training of {name}", command, readers=1)
 
