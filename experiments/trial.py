@@ -23,7 +23,7 @@ from ardiffusion import cli
 from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS
 from ardiffusion.data.video import read_frames
-from ardiffusion.diffusion import plans
+from ardiffusion.diffusion import plans, solver
 from ardiffusion.diffusion.noise import latent_noise, sample_seeds
 from ardiffusion.files import write_json, write_tensors
 from ardiffusion.generator import Generator
@@ -202,11 +202,9 @@ def sample(
 
 
 def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the name of a plan into the plan."""
-    found = dict(options)
-    if "plan" in found:
-        found["plan"] = getattr(plans, found["plan"])()
-    return found
+    """Turn the names of a plan and of a solver into what they name."""
+    named = {"plan": plans, "solver": solver}
+    return {k: getattr(named[k], v)() if k in named else v for k, v in options.items()}
 
 
 def compare(
