@@ -8,27 +8,38 @@ import yaml
 from einops import rearrange, repeat
 
 from ardiffusion import cli
+from ardiffusion.diffusion.sampler import Sampler
+from ardiffusion.diffusion.schedule import NoiseSchedule
 from experiments.demo_report import motion
 from experiments.study import STUDIES, Arm, main, note_arm, read_arms
 from experiments.study_table import MEASURES, compared, paired, table, write_results
-from experiments.trial import clips_of, describe, measure, training
+from experiments.trial import clips_of, describe, measure, sampling, training
 
 ARMS = read_arms("skies.yaml")
+EVERY = [("skies.yaml", *arm) for arm in ARMS.items()]
+EVERY += [("baselines.yaml", *arm) for arm in read_arms("baselines.yaml").items()]
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize(("study", "name", "arm"), EVERY)
 def test_every_arm_is_a_configuration_whose_changes_win(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: str, name: str, arm: Arm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {"dit_steps": 7}
-    command = training(tmp_path, tmp_path, sizes, ARMS[name].dit, data=tmp_path, seed=3)
+    command = training(tmp_path, tmp_path, sizes, arm.dit, data=tmp_path, seed=3)
     with pytest.raises(SystemExit):
         cli.dit([*command, "--print_config"])
     found = yaml.safe_load(capsys.readouterr().out)
     assert found["trainer"]["max_steps"] == 7 and found["seed_everything"] == 3
-    for part, change in ARMS[name].dit.get("model", {}).items():
+    for part, change in arm.dit.get("model", {}).items():
         if "class_path" in change:
             assert found["model"][part]["class_path"] == change["class_path"]
+
+
+@pytest.mark.parametrize(("study", "name", "arm"), EVERY)
+def test_every_arm_can_be_sampled(study: str, name: str, arm: Arm) -> None:
+    for frames, options in ((16, arm.short), (64, arm.long)):
+        sampler = Sampler(NoiseSchedule(), **sampling(options))
+        assert next(sampler.plan.rows(frames, sampler.steps, window=16))
 
 
 def test_the_paper_s_method_is_what_others_are_compared_with() -> None:
