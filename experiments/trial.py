@@ -204,7 +204,7 @@ def sample(
 def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the names of a plan and of a solver into what they name."""
     named = {"plan": plans, "solver": solver}
-    return {k: getattr(named[k], v)() if k in named else v for k, v in options.items()}
+    return {k: getattr(named[k], v)() if isinstance(v, str) else v for k, v in options.items()}
 
 
 def compare(
