@@ -157,6 +157,14 @@ def test_chunks_of_a_machine_fit_in_their_room_and_are_visited_together(
     assert count < few < len(fetched) / 4
 
 
+def test_a_chunk_that_has_no_room_is_read_all_the_same(url: str, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"epochs": 1, "latents_room": 100 / 1e9}
+    keys = [
+        [k for b in batches(url, tmp_path, **o) for k in b["key"]] for o in (few, {"epochs": 1})
+    ]
+    assert sorted(map(path_of, keys[0])) == sorted(map(path_of, keys[1]))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

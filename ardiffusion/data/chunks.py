@@ -84,8 +84,8 @@ def list_places(shards: Mapping[str, Clips]) -> np.ndarray:
     return clips
 
 
-def make_room(folder: Path, room: float) -> None:
-    """Remove chunks, first those that were used longest ago, until the others fit."""
+def make_room(folder: Path, room: float, keep: str = "") -> None:
+    """Remove chunks, first those that were used longest ago, until the others fit; `keep` one."""
     with FileLock(folder / ".room.lock"):
         found: list[tuple[int, int, str]] = []
         for entry in os.scandir(folder):
@@ -95,7 +95,7 @@ def make_room(folder: Path, room: float) -> None:
                     found.append((status.st_mtime_ns, status.st_size, entry.path))
         over = sum(size for _, size, _ in found) - room
         for _, size, path in sorted(found):
-            if over > 0:
+            if over > 0 and Path(path).name != keep:
                 Path(path).unlink(missing_ok=True)
                 over -= size
 
@@ -196,7 +196,7 @@ class ChunkFolder:
             fetch(self.place, name, self.folder)
         except OSError as error:
             raise BrokenData(str(error)) from error
-        make_room(self.folder, self.room)  # as others may have fetched into the same room
+        make_room(self.folder, self.room, keep=name)  # others may have fetched into it, too
         if not (self.folder / name).exists():
             time.sleep(_WAIT)
 
