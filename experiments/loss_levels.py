@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from einops import rearrange
 from rich.progress import track
 from torch import Tensor
 
 from ardiffusion.data.latents import LatentCache
 from ardiffusion.data.storage import locate
 from ardiffusion.diffusion.timesteps import FoPP, Independent
-from ardiffusion.generator import Generator
 from ardiffusion.nn.sizes import check_range
-from ardiffusion.tools.loss_curve import NORMAL
+from ardiffusion.tools.loss_curve import fluctuation
+from ardiffusion.training.diffusion import DiffusionModule
 from experiments.command import run_script
 
 
@@ -38,28 +37,29 @@ def loss_levels(
     """
     check_range("--{}", 2, batches=batches)
     check_range("--{}", 1, batch_size=batch_size)
-    made, generator = Generator.from_pretrained(ckpt_path), torch.Generator().manual_seed(seed)
-    clips, labels = read_clips(made, latents)
+    module = DiffusionModule.load_from_checkpoint(ckpt_path).eval()
+    generator, schedule = torch.Generator().manual_seed(seed), module.schedule
+    clips, labels = read_clips(module, latents)
     count, frames = batches * batch_size, clips.shape[1]
-    fopp = FoPP(made.schedule.timesteps)(count, frames, generator=generator)
+    fopp = FoPP(schedule.timesteps)(count, frames, generator=generator)
     kinds = {
         "fopp": fopp,
         "exchanged": exchanged(fopp, generator),
-        "independent": Independent(made.schedule.timesteps)(count, frames, generator=generator),
+        "independent": Independent(schedule.timesteps)(count, frames, generator=generator),
     }
     found = {}
     for name, t in kinds.items():
         parts = track(t.split(batch_size), name, total=batches)
-        losses = [*batch_losses(made, clips, labels, parts, generator)]
+        losses = [*batch_losses(module, clips, labels, parts, generator)]
         found[name] = fluctuation(np.array(losses))
     return found
 
 
-def read_clips(made: Generator, latents: str) -> tuple[Tensor, Tensor]:
+def read_clips(module: DiffusionModule, latents: str) -> tuple[Tensor, Tensor]:
     """Read normalised latents (N, F, L, C) and their classes (N,)."""
     cache = LatentCache(locate(latents))
     rows = [(cache.index["labels"][video], found) for video, _, found in cache.every_clip()]
-    clips = made.arvae.normalise(torch.stack([found for _, found in rows]).float())
+    clips = module.latents({"latents": torch.stack([found for _, found in rows]).float()})
     return clips, torch.tensor([label for label, _ in rows])
 
 
@@ -71,27 +71,18 @@ def exchanged(t: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def batch_losses(
-    made: Generator,
+    module: DiffusionModule,
     clips: Tensor,
     labels: Tensor,
     timesteps: Iterable[Tensor],
     generator: torch.Generator,
 ) -> Iterator[float]:
     """Yield the loss of a batch of drawn clips for each batch of timesteps (B, F)."""
-    network = made.dit.eval()
     for t in timesteps:
         chosen = torch.randint(len(clips), (len(t),), generator=generator)
-        x, noise = clips[chosen], torch.randn(clips[chosen].shape, generator=generator)
-        alpha, sigma = made.schedule.alpha_sigma(t, dtype=x.dtype)
-        target = made.target.from_clean(x, noise=noise, alpha=alpha, sigma=sigma)
-        output = network(alpha * x + sigma * noise, t, label=labels[chosen])
-        yield float(rearrange(output - target, "b f l c -> (b f l c)").square().mean())
-
-
-def fluctuation(losses: np.ndarray) -> float:
-    """Return the robust deviation of losses from their median, relative to it."""
-    median = np.median(losses)
-    return float(NORMAL * np.median(np.abs(losses - median)) / median)
+        x, label = clips[chosen], labels[chosen]
+        noise = torch.randn(x.shape, generator=generator)
+        yield float(module.loss(x, label=label, t=t, noise=noise, null=None, seen=x).mean())
 
 
 def main(args: list[str] | None = None) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ardiffusion.diffusion.target import X0
 from ardiffusion.diffusion.timesteps import FoPP
-from ardiffusion.generator import Generator
+from ardiffusion.tools.loss_curve import fluctuation
+from ardiffusion.training.diffusion import DiffusionModule
 from experiments import loss_levels
-from experiments.loss_levels import exchanged, fluctuation, main, read_clips
+from experiments.loss_levels import exchanged, main, read_clips
 
 
 def test_exchanged_timesteps_are_those_of_their_frame() -> None:
@@ -32,7 +33,7 @@ def test_fluctuation_is_a_relative_deviation_that_single_spikes_do_not_move() ->
 class Noisy(torch.nn.Module):
     """A network whose loss is the share of frames in the noisy half."""
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, null: None) -> Tensor:
         return x + rearrange(t > 499, "b f -> b f 1 1")
 
 
@@ -46,9 +47,9 @@ class Shown(X0):
 def test_what_frames_of_a_clip_share_makes_a_loss_fluctuate(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = Generator.from_pretrained(runs.dit)
+    made = DiffusionModule.load_from_checkpoint(runs.dit)
     made.dit, made.target = Noisy(), Shown()
-    monkeypatch.setattr(loss_levels.Generator, "from_pretrained", lambda _: made)
+    monkeypatch.setattr(loss_levels.DiffusionModule, "load_from_checkpoint", lambda _: made)
     main([str(runs.dit), str(runs.latents), "--batches=400"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     clips, labels = read_clips(made, str(runs.latents))

@@ -30,6 +30,7 @@ def test_every_arm_is_a_configuration_whose_changes_win(
         cli.dit([*command, "--print_config"])
     found = yaml.safe_load(capsys.readouterr().out)
     assert found["trainer"]["max_steps"] == 7 and found["seed_everything"] == 3
+    assert found["ckpt_path"] == "last"  # goes on where it was cut short
     for part, change in arm.dit.get("model", {}).items():
         if "class_path" in change:
             assert found["model"][part]["class_path"] == change["class_path"]

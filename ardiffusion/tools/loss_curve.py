@@ -112,6 +112,12 @@ def compare_with_past(losses: np.ndarray, rule: SpikeDetector) -> tuple[np.ndarr
     return np.array(heights), np.array(ratios)
 
 
+def fluctuation(losses: np.ndarray) -> float:
+    """Return the robust deviation of losses from their median, relative to it."""
+    median = np.median(losses)
+    return float(NORMAL * np.median(np.abs(losses - median)) / median)
+
+
 def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[dict[str, Any], np.ndarray]:
     """Measure how steady a run is, and say of each of its losses if it is a spike.
 
@@ -126,7 +132,6 @@ def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[dict[str, Any], n
     heights, ratios = compare_with_past(curve.losses, rule)
     count, spikes = len(curve.losses), heights > rule.height
     norms, late = finite(curve.norms), finite(ratios[count // 2 :])
-    spread = NORMAL * np.median(np.abs(late - np.median(late))) if len(late) else 0.0
     tail = np.quantile(norms, 0.99, method="inverted_cdf") if len(norms) else 0.0
     row = {
         "name": curve.name,
@@ -136,7 +141,7 @@ def steadiness(curve: LossCurve, rule: SpikeDetector) -> tuple[dict[str, Any], n
         "final_loss": final,  # median of the last ones, as many as the window
         # robust relative deviation from the running median over the last half, so that neither
         # the trend nor single spikes count
-        "fluctuation": float(spread / np.median(late)) if len(late) else None,
+        "fluctuation": fluctuation(late) if len(late) else None,
         "spikes": int(spikes.sum()),
         "spikes_per_1000": float(1000 * spikes.sum() / count),
         "largest": float(np.nanmax(heights)) if len(finite(heights)) else None,  # in MADs
