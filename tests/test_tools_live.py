@@ -91,7 +91,7 @@ def test_more_people_than_the_machine_serves_are_told_to_wait(
     second.thread.join()
     assert second.problem == "1 people have a video made already: wait for one to stop."
     first.stop()
-    assert wait(studio.begin("b", WISH), frames=1).frames == 1
+    assert wait(studio.begin("b", WISH), frames=1).frames >= 1
 
 
 def test_guidance_without_classes_is_a_sentence(
