@@ -71,6 +71,8 @@ def recompute(
     abar = [SCHEDULE.alphas_cumprod[tau[k]].item() for k in range(steps)] + [1.0]
     x, past, prior = x.clone(), x.clone(), [-1] * x.shape[1]
     before = torch.where(torch.arange(x.shape[1]) < ready, steps, 0).tolist()
+    seeds = [torch.randint(2**32, x.shape[1:2], generator=g).tolist() for g in generators]
+    frames = [[torch.Generator().manual_seed(seed) for seed in own] for own in seeds]
     for after in plan.tolist():
         t = torch.tensor([tau[k] for k in before]).expand(len(x), -1)
         out = net(x, t, label=label)
@@ -78,10 +80,7 @@ def recompute(
             null = net(x, t, label=label, null=torch.ones(len(x), dtype=torch.bool))
             out = null + guidance * (out - null)
         moves = [f for f in range(x.shape[1]) if after[f] > before[f]]
-        size = (len(moves), *x.shape[2:])
-        noisy = eta > 0 and any(after[f] < steps for f in moves)  # the last step adds none
-        z = [torch.randn(size, generator=g, dtype=x.dtype) for g in generators if noisy]
-        for i, f in enumerate(moves):
+        for f in moves:
             a, s, x_0 = abar[before[f]], abar[after[f]], out[:, f]
             if multistep and prior[f] >= 0 and s < 1:
                 lam = [0.5 * math.log(v / (1 - v)) for v in (abar[prior[f]], a, s)]
@@ -90,8 +89,9 @@ def recompute(
             eps = (x[:, f] - a**0.5 * x_0) / (1 - a) ** 0.5
             std = eta * ((1 - s) / (1 - a)) ** 0.5 * (1 - a / s) ** 0.5
             x[:, f] = s**0.5 * x_0 + max(1 - s - std**2, 0) ** 0.5 * eps
-            if noisy:
-                x[:, f] += std * torch.stack([drawn[i] for drawn in z])
+            if eta > 0 and s < 1:  # the last step adds none
+                z = [torch.randn(x.shape[2:], generator=own[f], dtype=x.dtype) for own in frames]
+                x[:, f] += std * torch.stack(z)
             past[:, f], prior[f] = out[:, f], before[f]
         before = after
     return x

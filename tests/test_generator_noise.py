@@ -14,6 +14,7 @@ from ardiffusion.data.samples import SampleFolder
 from ardiffusion.data.video import read_frames
 from ardiffusion.data.writer import write_video
 from ardiffusion.diffusion.noise import latent_noise, sample_seed, sample_seeds
+from ardiffusion.diffusion.solver import DDIM
 from ardiffusion.generator import Generator
 from ardiffusion.nn.autoencoder import to_bytes, to_unit
 from ardiffusion.nn.dit import ARDiT
@@ -44,9 +45,11 @@ def _record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "VideoWriter", Recorder)
 
 
-def generate(generator: Path, seeds: list[int], frames: int = 4, difference: int = 2) -> Tensor:
+def generate(
+    generator: Path, seeds: list[int], frames: int = 4, difference: int = 2, eta: float = 0.0
+) -> Tensor:
     made = Generator.from_pretrained(generator)
-    sampler = made.sampler(steps=4, difference=difference)
+    sampler = made.sampler(steps=4, difference=difference, solver=DDIM(eta))
     labels = [seed % 4 for seed in seeds]
     return made.generate(seeds, frames=frames, labels=labels, sampler=sampler)
 
@@ -67,17 +70,21 @@ def test_seeds_of_runs_do_not_overlap() -> None:
     assert sample_seed(4293, 999_999) < 2**32
 
 
-def test_video_depends_on_its_own_seed_alone(generator: Path) -> None:
-    together = generate(generator, seeds=[7, 8, 9])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_video_depends_on_its_own_seed_alone(generator: Path, eta: float) -> None:
+    together = generate(generator, seeds=[7, 8, 9], eta=eta)
     for i, seed in enumerate((7, 8, 9)):
-        assert_alike(generate(generator, seeds=[seed])[0], together[i])
+        assert_alike(generate(generator, seeds=[seed], eta=eta)[0], together[i])
     assert (together[0].int() - together[1].int()).abs().max() > 10
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("difference", [1, 2, 4])
-def test_longer_video_begins_like_a_shorter_one(generator: Path, difference: int) -> None:
-    short = generate(generator, seeds=[7], frames=3, difference=difference)
-    long = generate(generator, seeds=[7], frames=6, difference=difference)
+def test_longer_video_begins_like_a_shorter_one(
+    generator: Path, difference: int, eta: float
+) -> None:
+    short = generate(generator, seeds=[7], frames=3, difference=difference, eta=eta)
+    long = generate(generator, seeds=[7], frames=6, difference=difference, eta=eta)
     assert_alike(long[:, :3], short)
 
 

@@ -49,6 +49,32 @@ class FrameNoise:
         return self.last
 
 
+class StepNoise:
+    """Draws what a solver adds to frames, each frame from generators of its own.
+
+    So what a frame gets depends on the samples' generators and on its index alone, neither on the
+    length of the video nor on the frames that move beside it.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = generators
+        self.own: dict[int, list[torch.Generator]] = {}
+        self.begun = 0
+
+    def __call__(self, frame: int, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return the noise of a frame's next step, shape (B, *size), on the CPU."""
+        while self.begun <= frame:
+            drawn = [torch.randint(2**32, (), generator=g) for g in self.generators]
+            self.own[self.begun] = [torch.Generator().manual_seed(int(seed)) for seed in drawn]
+            self.begun += 1
+        own = self.own[frame]
+        return torch.stack([torch.randn(*size, generator=g, dtype=dtype) for g in own])
+
+    def drop(self, before: int) -> None:
+        """Forget the frames before an index."""
+        self.own = {frame: own for frame, own in self.own.items() if frame >= before}
+
+
 def latent_noise(
     generators: Sequence[torch.Generator], frames: int, tokens: int, channels: int
 ) -> Tensor:

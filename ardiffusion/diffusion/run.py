@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ardiffusion.diffusion.denoiser import Cache, Denoiser
 from ardiffusion.diffusion.graphs import Graphs
+from ardiffusion.diffusion.noise import StepNoise
 from ardiffusion.diffusion.schedule import StepTimes
 from ardiffusion.diffusion.solver import Solver, x0_coefficients
 from ardiffusion.diffusion.spans import Span
@@ -84,11 +85,12 @@ class SamplingRun:
     noise: Callable[[int], Tensor]  # from a frame's index to its noise (B, L, C)
     max_frames: int  # that one iteration computes
     label: Tensor | None
-    generators: Sequence[torch.Generator] | None
+    generators: Sequence[torch.Generator] | None  # one per sample; torch's own if not given
     progress: Callable[[Span], None]
     static: bool | None
     sink: int  # first frames that every later one attends to
     cache: Cache = field(init=False)
+    fresh: StepNoise = field(init=False)
     evaluate: Callable[[Tensor, Tensor], Tensor] = field(init=False)
     update: Callable[..., Update] = field(init=False)
 
@@ -112,6 +114,7 @@ class SamplingRun:
         like = self.given[0] if self.given else self.noise(0)
         if self.static is None:
             self.static = like.device.type == "cuda"
+        self.fresh = StepNoise(self.generators or [torch.default_generator] * len(like))
         # Neither function knows the run, which holds them: a cycle would outlive it.
         denoiser, label = self.denoiser, self.label
         cache = self.cache = denoiser.make_cache(
@@ -179,12 +182,12 @@ class SamplingRun:
         return self.evaluate(x, t.expand(len(x), -1))[:, :frames].to(x.dtype)
 
     def fresh_noise(self, x: Tensor, span: Span) -> Tensor:
-        """Draw noise for the frames that move, each sample from its own generator."""
+        """Draw noise for the frames that move."""
+        self.fresh.drop(before=span.start)
         z = torch.zeros(x.shape, dtype=x.dtype)
-        moves = [i for i, k in enumerate(span.after) if k > span.before[i]]
-        size = (len(moves), *x.shape[2:])
-        for sample, generator in zip(z, self.generators or [None] * len(z), strict=True):
-            sample[moves] = torch.randn(size, generator=generator, dtype=x.dtype)
+        for i, (k, k_after) in enumerate(zip(span.before, span.after, strict=True)):
+            if k_after > k:
+                z[:, i] = self.fresh(span.start + i, size=x.shape[2:], dtype=x.dtype)
         return z.to(x.device)
 
 
