@@ -24,7 +24,7 @@ from ardiffusion.data.clips import resize_crop
 from ardiffusion.data.layouts import VIDEOS
 from ardiffusion.data.video import read_frames
 from ardiffusion.diffusion import plans, solver
-from ardiffusion.diffusion.noise import latent_noise, sample_seeds
+from ardiffusion.diffusion.noise import latent_noise, sample_seeds, step_seed
 from ardiffusion.files import write_json, write_tensors
 from ardiffusion.generator import Generator
 from ardiffusion.hub import load_arvae
@@ -40,13 +40,16 @@ from experiments.command import run_script
 from experiments.demo_report import motion, nearest
 
 CLIP, RESOLUTION = 16, 64  # of vae_tiny.yaml
-PAPER = {  # what arms change
+PAPER: dict[str, Any] = {  # what arms change
     "timesteps": {"class_path": "ardiffusion.diffusion.timesteps.FoPP"},
     "weighting": {"class_path": "ardiffusion.diffusion.weighting.Uniform"},
     "optimizer": {
         "class_path": "torch.optim.AdamW",
         "init_args": {"fused": True, "lr": 1e-3, "weight_decay": 1e-4},
     },
+    "solver": {"class_path": "ardiffusion.diffusion.solver.DPMSolver2M"},
+    "steps": 30,
+    "difference": 3,
 }
 ON_GPU = torch.cuda.is_available()
 AT_ONCE = 256 if ON_GPU else 32  # videos that are generated, decoded or described together
@@ -197,14 +200,20 @@ def sample(
         generators = [torch.Generator().manual_seed(one) for one in seeds]
         noise = latent_noise(generators, frames=frames, tokens=tokens, channels=channels)
         label = generator.labels_in_turn(some.tolist())
-        parts.append(sampler.sample(generator.dit, noise.to(device()), label=label).cpu())
+        fresh = [torch.Generator().manual_seed(step_seed(one)) for one in seeds]
+        made = sampler.sample(generator.dit, noise.to(device()), label=label, generators=fresh)
+        parts.append(made.cpu())
     return generator.arvae.normalise(torch.cat(parts))
 
 
 def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the names of a plan and of a solver into what they name."""
-    named = {"plan": plans, "solver": solver}
-    return {k: getattr(named[k], v)() if isinstance(v, str) else v for k, v in options.items()}
+    """Build the plan and the solver: names, perhaps with arguments, as {DDIM: {eta: 1}}."""
+    found = dict(options)
+    for key, module in {"plan": plans, "solver": solver}.items():
+        if given := found.get(key):
+            ((name, arguments),) = {given: {}}.items() if isinstance(given, str) else given.items()
+            found[key] = getattr(module, name)(**arguments)
+    return found
 
 
 def compare(
