@@ -8,8 +8,10 @@ import yaml
 from einops import rearrange, repeat
 
 from ardiffusion import cli
+from ardiffusion.diffusion.plans import FIFO
 from ardiffusion.diffusion.sampler import Sampler
 from ardiffusion.diffusion.schedule import NoiseSchedule
+from ardiffusion.diffusion.solver import DDIM
 from experiments.demo_report import motion
 from experiments.study import STUDIES, Arm, main, note_arm, read_arms
 from experiments.study_table import MEASURES, compared, paired, table, write_results
@@ -41,6 +43,12 @@ def test_every_arm_can_be_sampled(study: str, name: str, arm: Arm) -> None:
     for frames, options in ((16, arm.short), (64, arm.long)):
         sampler = Sampler(NoiseSchedule(), **sampling(options))
         assert next(sampler.plan.rows(frames, sampler.steps, window=16))
+
+
+def test_a_solver_of_an_arm_may_have_arguments() -> None:
+    found = sampling({"solver": {"DDIM": {"eta": 0.5}}, "plan": "FIFO", "steps": 3})
+    assert isinstance(found["solver"], DDIM) and found["solver"].eta == 0.5
+    assert isinstance(found["plan"], FIFO) and found["steps"] == 3
 
 
 def test_the_paper_s_method_is_what_others_are_compared_with() -> None:
