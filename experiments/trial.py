@@ -182,6 +182,7 @@ def training(
         classes = len(VideoDataModule(root=str(data)).classes)
         base["model"]["dit"] = {"init_args": {"classes": classes}}
     command = ["fit", "--ckpt_path", "last", "--config", "dit_tiny.yaml"]
+    place.mkdir(parents=True, exist_ok=True)
     for name, part in {"base": base, "changes": changes}.items():
         (place / f"{name}.yaml").write_text(yaml.safe_dump(dict(part)))
         command += ["--config", str(place / f"{name}.yaml")]

@@ -27,7 +27,8 @@ def test_every_arm_is_a_configuration_whose_changes_win(
     study: str, name: str, arm: Arm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {"dit_steps": 7}
-    command = training(tmp_path, tmp_path, sizes, arm.dit, data=tmp_path, seed=3)
+    place = tmp_path / name / "seed_3"
+    command = training(place, tmp_path, sizes, arm.dit, data=tmp_path, seed=3)
     with pytest.raises(SystemExit):
         cli.dit([*command, "--print_config"])
     found = yaml.safe_load(capsys.readouterr().out)
