@@ -208,11 +208,13 @@ def sample(
 
 
 def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the plan and the solver: names, perhaps with arguments, as {DDIM: {eta: 1}}."""
+    """Build plan and solver where they are names, perhaps with arguments, as {DDIM: {eta: 1}}."""
     found = dict(options)
     for key, module in {"plan": plans, "solver": solver}.items():
-        if given := found.get(key):
-            ((name, arguments),) = {given: {}}.items() if isinstance(given, str) else given.items()
+        given = found.get(key)
+        given = {given: {}} if isinstance(given, str) else given
+        if isinstance(given, Mapping):
+            ((name, arguments),) = given.items()
             found[key] = getattr(module, name)(**arguments)
     return found
 

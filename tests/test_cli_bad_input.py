@@ -156,7 +156,7 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "dit",
         "fit",
         {"model__difference": 160},
-        "between 0 and the 50 steps, got 160",
+        "between 0 and the 16 steps, got 160",
     ),
     "timesteps": (
         "dit",

@@ -157,6 +157,16 @@ def test_a_queue_without_end_begins_like_one_with_an_end() -> None:
     assert torch.equal(torch.stack([z for _, z in endless], dim=1), sampler.sample(net, x)[:, :12])
 
 
+def test_a_queue_adds_noise_to_frames_that_it_comes_back_to() -> None:
+    net, x = tiny(), noise(20)
+    sampler = Sampler(SCHEDULE, solver=DDIM(eta=1.0), steps=8, plan=FIFO())
+
+    def made(frames: int) -> Tensor:
+        return sampler.sample(net, x[:, :frames], generators=[torch.Generator().manual_seed(1)])
+
+    assert_close(made(20)[:, :12], made(16)[:, :12])
+
+
 def bytes_alive() -> int:
     gc.collect()
     tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]

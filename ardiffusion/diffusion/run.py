@@ -183,7 +183,7 @@ class SamplingRun:
 
     def fresh_noise(self, x: Tensor, span: Span) -> Tensor:
         """Draw noise for the frames that move."""
-        self.fresh.drop(before=span.start)
+        self.fresh.drop(before=span.keep)
         z = torch.zeros(x.shape, dtype=x.dtype)
         for i, (k, k_after) in enumerate(zip(span.before, span.after, strict=True)):
             if k_after > k:
