@@ -162,6 +162,8 @@ def test_noise_of_a_stochastic_solver_depends_on_the_sample_alone() -> None:
     torch.testing.assert_close(together[1:2], alone)
     other = sampler.sample(net, x[1:2], generators=generators([2]))
     assert (alone - other).abs().amax(dim=(0, 2, 3)).min() > 0.01  # in every frame
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        sampler.sample(net, x, generators=generators([0]))
 
 
 class Gaussian:
