@@ -205,6 +205,8 @@ def test_other_settings_are_refused(generator: Path, tmp_path: Path) -> None:
         predict(generator, tmp_path, samples=1, steps=2)
     with pytest.raises(ValueError, match=r"other settings \(seed is 0, now 1\)"):
         predict(generator, tmp_path, samples=1, seed=1)
+    with pytest.raises(ValueError, match=r"other settings \(eta is None, now 0.5\)"):
+        predict(generator, tmp_path, samples=1, solver=DDIM(eta=0.5))
 
 
 def test_more_samples_join_those_that_are_there(generator: Path, tmp_path: Path) -> None:

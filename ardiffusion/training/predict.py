@@ -101,6 +101,7 @@ def sampling_settings(generator: Generator, sampler: Sampler, frames: int) -> di
         "sink": sampler.sink or None,
         "guidance": sampler.guidance,
         "solver": type(sampler.solver).__name__,
+        "eta": getattr(sampler.solver, "eta", None) or None,
         "target": type(sampler.target).__name__,
         "schedule": describe(sampler.schedule)["arguments"],
         "model": generator.fingerprint(),
