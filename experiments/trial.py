@@ -40,7 +40,7 @@ from experiments.command import run_script
 from experiments.demo_report import motion, nearest
 
 CLIP, RESOLUTION = 16, 64  # of vae_tiny.yaml
-PAPER: dict[str, Any] = {  # what arms change
+PAPER: dict[str, Any] = {  # what arms change, and how they are sampled if they do not say
     "timesteps": {"class_path": "ardiffusion.diffusion.timesteps.FoPP"},
     "weighting": {"class_path": "ardiffusion.diffusion.weighting.Uniform"},
     "optimizer": {

@@ -40,7 +40,7 @@ def test_a_frame_s_steps_draw_from_its_own_generator_until_it_is_dropped() -> No
     drawn = StepNoise([torch.Generator().manual_seed(seed) for seed in (1, 2)])
     order, found = (0, 2, 0, 1, 2, 0, 2), {0: [], 1: [], 2: []}
     for frame in order:  # 1 begins late
-        found[frame].append(drawn(frame, size=(3, 2), dtype=torch.float64))
+        found[frame].append(drawn(frame, like=torch.empty(2, 3, 2, dtype=torch.float64)))
     for sample, seed in enumerate((1, 2)):
         generator = torch.Generator().manual_seed(seed)
         for steps in found.values():

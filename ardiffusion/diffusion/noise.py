@@ -61,14 +61,14 @@ class StepNoise:
         self.own: dict[int, list[torch.Generator]] = {}
         self.begun = 0
 
-    def __call__(self, frame: int, size: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return the noise of a frame's next step, shape (B, *size), on the CPU."""
+    def __call__(self, frame: int, like: Tensor) -> Tensor:
+        """Return the noise of a frame's next step for all samples, as `like`, on the CPU."""
         while self.begun <= frame:
             drawn = [torch.randint(2**32, (), generator=g) for g in self.generators]
             self.own[self.begun] = [torch.Generator().manual_seed(int(seed)) for seed in drawn]
             self.begun += 1
-        own = self.own[frame]
-        return torch.stack([torch.randn(*size, generator=g, dtype=dtype) for g in own])
+        pairs = zip(like, self.own[frame], strict=True)
+        return torch.stack([torch.randn(x.shape, generator=g, dtype=x.dtype) for x, g in pairs])
 
     def drop(self, before: int) -> None:
         """Forget the frames before an index."""

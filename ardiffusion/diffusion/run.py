@@ -187,9 +187,7 @@ class SamplingRun:
         z = torch.zeros(x.shape, dtype=x.dtype)
         for i, (k, k_after) in enumerate(zip(span.before, span.after, strict=True)):
             if k_after > k:
-                drawn = self.fresh(span.start + i, size=x.shape[2:], dtype=x.dtype)
-                for sample, own in zip(z, drawn, strict=True):
-                    sample[i] = own
+                z[:, i] = self.fresh(span.start + i, like=x[:, i])
         return z.to(x.device)
 
 
