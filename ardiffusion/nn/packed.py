@@ -11,6 +11,8 @@ from typing import Any, TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ardiffusion.nn.cpu import has_bfloat16, has_onednn
+
 Network = TypeVar("Network", bound=nn.Module)
 ROWS = 32  # of the input, that the layout is best for; it serves any number
 FEW = 8  # frames that do not win back the time of packing
@@ -60,14 +62,8 @@ def packs(module: nn.Module) -> TypeGuard[nn.Linear]:
     changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     if changed or module.weight.device.type != "cpu" or not has_onednn():
         return False
-    half = module.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    half = module.weight.dtype == torch.bfloat16 and has_bfloat16()
     return half or module.weight.dtype == torch.float32
-
-
-def has_onednn() -> bool:
-    """Say whether oneDNN is there, and at its best on this CPU."""
-    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    return vectors and bool(torch.backends.mkldnn.enabled)
 
 
 class PackedLinear(nn.Module):

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from ardiffusion.diffusion.timesteps import Timesteps
 from ardiffusion.generator import Generator
 from ardiffusion.nn.autoencoder import Autoencoder
+from ardiffusion.nn.cpu import has_bfloat16
 from ardiffusion.nn.fingerprint import fingerprint
 from ardiffusion.nn.sizes import check_range
 from ardiffusion.sources import BUILT
@@ -54,6 +55,20 @@ def say_of_compile(trainer: Trainer) -> None:
     """Tell who compiles for a CPU what it costs."""
     if isinstance(trainer.accelerator, CPUAccelerator):
         rank_zero_info("torch.compile takes a minute on a CPU and makes it slower; leave it out.")
+
+
+def fast_precision(precision: object, accelerator: object) -> object:
+    """Return the precision, but float32 for bfloat16 on a CPU that has it in software alone."""
+    auto = accelerator == "auto" and not torch.accelerator.is_available()
+    if not (auto or accelerator == "cpu") or not str(precision).startswith("bf16"):
+        return precision
+    if has_bfloat16():
+        return precision
+    rank_zero_info(
+        f"This CPU has bfloat16 in software alone, many times slower than float32: it computes in "
+        f"32-true, not in {precision}."
+    )
+    return "32-true"
 
 
 def check_devices(accelerator: object, devices: object) -> None:

@@ -7,6 +7,38 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from ardiffusion.nn.cpu import has_bfloat16
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon, with products of float32 for its bfloat16, which some CPUs do not have."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401 torch's own
+        """Compute the loss if asked to, and take a step, by Nesterov's momentum."""
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+            parameters, gradients, averages = [], [], []
+            self._init_group(group, parameters, gradients, averages)
+            for p, gradient, average in zip(parameters, gradients, averages, strict=True):
+                average.lerp_(gradient, 1 - momentum)
+                update = orthogonalised(gradient.lerp(average, momentum))
+                p.mul_(1 - lr * decay).sub_(update, alpha=0.2 * lr * max(p.shape) ** 0.5)
+        return loss
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Bring all singular values of a matrix near 1, by five steps of Newton and Schulz."""
+    x = matrix.float() if (wide := matrix.shape[0] <= matrix.shape[1]) else matrix.float().T
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = 3.4445, -4.7750, 2.0315  # of Jordan et al., as torch has them
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.T
+
 
 class Muon(Optimizer):
     """Orthogonalised momentum for hidden matrices, AdamW for embeddings, biases, gains and ends.
@@ -45,10 +77,10 @@ class Muon(Optimizer):
                 f"Muon found {len(hidden)} hidden matrices and {len(rest)} other parameters, and "
                 f"needs both; change smallest ({smallest}) or take torch.optim.AdamW."
             )
+        software = hidden[0].device.type == "cpu" and not has_bfloat16()
+        muon = Float32Muon if software else torch.optim.Muon
         parts = (
-            torch.optim.Muon(
-                *(hidden, lr, weight_decay, momentum), adjust_lr_fn="match_rms_adamw"
-            ),
+            muon(hidden, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
             AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas),
         )
         super().__init__([part.param_groups[0] for part in parts], defaults={})
