@@ -28,12 +28,7 @@ from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.callbacks.save_last import SaveLast, newest_last, refuse_second_run
 from ardiffusion.training.checkpoint import spell
 from ardiffusion.training.checkpoint_io import WholeCheckpointIO, restoring
-from ardiffusion.training.checks import (
-    check_devices,
-    check_trainer_options,
-    fast_precision,
-    say_of_compile,
-)
+from ardiffusion.training.checks import check_trainer_options, say_of_compile, suit_machine
 from ardiffusion.training.configs import find_configs
 from ardiffusion.training.data import VideoDataModule
 from ardiffusion.training.diffusion import DiffusionModule
@@ -95,9 +90,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse factories that make something else before anything calls them."""
         settings = self.config[self.config.subcommand]
-        trainer = settings.trainer
-        check_devices(trainer.get("accelerator"), trainer.get("devices"))
-        trainer.precision = fast_precision(trainer.get("precision"), trainer.get("accelerator"))
+        suit_machine(settings.trainer)
         model = settings.get("model") or {}
         for name, made in self.factories.items():
             given = model.get(name)

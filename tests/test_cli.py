@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from ardiffusion.data.video import read_frames
 from ardiffusion.generator import Generator
+from ardiffusion.training import checks
 from ardiffusion.training.arvae import ARVAEModule
 from ardiffusion.training.configs import find_configs
 from ardiffusion.training.diffusion import DiffusionModule
@@ -61,6 +62,17 @@ def test_resumed_fit_goes_on_without_the_arvae_file(
     more.run("dit", "fit", trainer__max_steps=5, ckpt_path=runs.dit, model__arvae="gone.ckpt")
     checkpoint = torch.load(tmp_path / "dit/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 5
+
+
+def test_a_cpu_without_bfloat16_trains_in_float32(
+    runs: Runs, skies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "has_bfloat16", lambda: False)
+    more = Runs(tmp_path, root=skies)
+    more.latents = runs.latents
+    more.run("dit", "fit", model__arvae=runs.vae, trainer__precision="bf16-mixed")
+    config = yaml.safe_load((tmp_path / "dit/config.yaml").read_text())
+    assert config["trainer"]["precision"] == "32-true"
 
 
 def test_checkpoint_of_stage_1b_needs_no_stage_1a(runs: Runs, skies: Path, tmp_path: Path) -> None:

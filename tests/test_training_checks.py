@@ -6,9 +6,11 @@ import torch
 from lightning import Trainer
 from stages import make_trainer
 
+from ardiffusion.training import checks
 from ardiffusion.training.checks import (
     check_devices,
     check_trainer_options,
+    fast_precision,
     say_of_compile,
 )
 
@@ -88,3 +90,35 @@ def test_compiling_for_a_cpu_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         say_of_compile(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
     assert "makes it slower" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("precision", "accelerator", "has", "taken"),
+    [
+        ("bf16-mixed", "cpu", False, "32-true"),
+        ("bf16-true", "cpu", False, "32-true"),
+        ("bf16-mixed", "cpu", True, "bf16-mixed"),
+        ("bf16-mixed", "cuda", False, "bf16-mixed"),
+        ("64-true", "cpu", False, "64-true"),
+        (None, "auto", False, None),
+    ],
+)
+def test_bfloat16_is_not_computed_in_software(
+    precision: str | None,
+    accelerator: str,
+    has: bool,
+    taken: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(checks, "has_bfloat16", lambda: has)
+    with caplog.at_level("INFO"):
+        assert fast_precision(precision, accelerator) == taken
+    assert (f"32-true, not in {precision}" in caplog.text) == (precision != taken)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_gpu_takes_bfloat16_whatever_the_cpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
+    assert fast_precision("bf16-mixed", "auto") == ("bf16-mixed" if gpu else "32-true")

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ardiffusion.training import muon
 from ardiffusion.training.muon import Muon
 
 
@@ -18,7 +19,8 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> N
         optimizer.step()
 
 
-def test_hidden_matrices_follow_muon_and_the_rest_adamw() -> None:
+def test_hidden_matrices_follow_muon_and_the_rest_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "has_bfloat16", lambda: True)
     network, twin = make_network(), make_network()
     train(network, Muon(network.parameters(), lr=0.01), steps=3)
     rest = [p for name, p in twin.named_parameters() if name != "1.weight"]
@@ -34,6 +36,39 @@ def test_hidden_matrices_follow_muon_and_the_rest_adamw() -> None:
         for optimizer in both:
             optimizer.step()
     torch.testing.assert_close(network.state_dict(), twin.state_dict(), rtol=0, atol=0)
+
+
+def naive_step(p: Tensor, gradient: Tensor, average: Tensor, lr: float, decay: float) -> None:
+    """Move a matrix by Muon, its average by a momentum of 0.95; all in float64."""
+    average.copy_(0.95 * average + 0.05 * gradient)
+    x = 0.05 * gradient + 0.95 * average
+    x = x / torch.linalg.matrix_norm(x)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+    p.copy_((1 - lr * decay) * p - lr * 0.2 * max(p.shape) ** 0.5 * x)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (33, 70), (70, 33)])
+def test_without_bfloat16_matrices_follow_muon_in_float32(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[bool, Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = torch.randn(4, *shape, generator=generator)
+    for has in (False, True):
+        monkeypatch.setattr(muon, "has_bfloat16", lambda has=has: has)
+        p, rest = nn.Parameter(start.clone()), nn.Parameter(torch.ones(3))
+        optimizer = Muon([p, rest], lr=0.1, weight_decay=0.5)
+        for gradient in gradients:
+            p.grad = gradient.clone()
+            optimizer.step()
+        found[has] = p.detach()
+    exact, average = start.double(), torch.zeros(shape, dtype=torch.float64)
+    for gradient in gradients:
+        naive_step(exact, gradient.double(), average, lr=0.1, decay=0.5)
+    torch.testing.assert_close(found[False].double(), exact, rtol=0, atol=2e-6)
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=0.02)
+    assert not torch.equal(found[True], found[False])
 
 
 def test_a_resumed_run_goes_on_as_if_never_stopped() -> None:

@@ -4,6 +4,7 @@ import os
 from math import inf
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Timer
@@ -57,6 +58,13 @@ def say_of_compile(trainer: Trainer) -> None:
         rank_zero_info("torch.compile takes a minute on a CPU and makes it slower; leave it out.")
 
 
+def suit_machine(trainer: Namespace) -> None:
+    """Check a trainer's settings against this machine, and take a precision it is fast in."""
+    accelerator = trainer.get("accelerator")
+    check_devices(accelerator, trainer.get("devices"))
+    trainer.precision = fast_precision(trainer.get("precision"), accelerator)
+
+
 def fast_precision(precision: object, accelerator: object) -> object:
     """Return the precision, but float32 for bfloat16 on a CPU that has it in software alone."""
     auto = accelerator == "auto" and not torch.accelerator.is_available()
@@ -72,7 +80,7 @@ def fast_precision(precision: object, accelerator: object) -> object:
 
 
 def check_devices(accelerator: object, devices: object) -> None:
-    """Raise if a configuration asks for more devices than there are; call it before the trainer.
+    """Raise if a configuration asks for more devices than there are.
 
     A CPU is one device, unless `cpu` is what was asked for: then devices are processes.
     """
