@@ -118,7 +118,9 @@ def test_bfloat16_is_not_computed_in_software(
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_a_gpu_takes_bfloat16_whatever_the_cpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_for_a_gpu_to_compute_if_there_is_one(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checks, "has_bfloat16", lambda: False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
     assert fast_precision("bf16-mixed", "auto") == ("bf16-mixed" if gpu else "32-true")

@@ -10,5 +10,5 @@ def has_onednn() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Say whether products of bfloat16 are fast; else they take 20 to 40 x those of float32."""
+    """Say whether products of bfloat16 are fast; else they take 10 to 40 x those of float32."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
