@@ -62,12 +62,16 @@ def recompute(
     ready: int = 0,
     eta: float = 0.0,
     multistep: bool = False,
+    context: int = 0,
     generators: Sequence[torch.Generator] = (),
 ) -> Tensor:
-    """Sample x (B, F, L, C) along a plan (iterations, F); the first `ready` frames are clean."""
-    tau = [-(-(steps - k) * 100 // steps) - 1 for k in range(steps)] + [0]
+    """Sample x (B, F, L, C) along a plan (iterations, F); the first `ready` frames are clean.
+
+    Clean frames are said to be at timestep `context`.
+    """
+    tau = [-(-(steps - k) * 100 // steps) - 1 for k in range(steps)] + [context]
     if multistep:
-        tau = [*DPMSolver2M().times(SCHEDULE, steps).leaving.tolist(), 0]
+        tau = [*DPMSolver2M().times(SCHEDULE, steps).leaving.tolist(), context]
     abar = [SCHEDULE.alphas_cumprod[tau[k]].item() for k in range(steps)] + [1.0]
     x, past, prior = x.clone(), x.clone(), [-1] * x.shape[1]
     before = torch.where(torch.arange(x.shape[1]) < ready, steps, 0).tolist()

@@ -113,6 +113,12 @@ BAD_INPUT: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"sink": 16, "output": "BAD/s"},
         "sink 16 must be .* below the netw",
     ),
+    "context": (
+        "dit",
+        "predict",
+        {"solver": "DDIM", "solver__context_timestep": 1000, "output": "BAD/s"},
+        "context_timestep must lie between 0 and 999",
+    ),
     "label": ("dit", "predict", {"labels": "[noon]"}, "no class 'noon': it knows dawn, day, dusk"),
     "no test split": ("vae", "test", {"data__test_fraction": 0.0}, "test split holds no video"),
     "clipping": ("vae", "fit", {"trainer__gradient_clip_val": 1}, "takes --model.grad_clip inste"),

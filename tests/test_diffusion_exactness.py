@@ -42,6 +42,7 @@ def both_ways(
     multistep: bool = False,
     static: bool = False,
     sink: int = 0,
+    context: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """Sample with the cache and without."""
@@ -50,7 +51,7 @@ def both_ways(
     label = torch.arange(batch) % 3
     sampler = Sampler(
         SCHEDULE,
-        solver=DPMSolver2M() if multistep else DDIM(eta=eta),
+        solver=DPMSolver2M(context) if multistep else DDIM(eta, context_timestep=context),
         steps=steps,
         difference=difference,
         guidance=guidance,
@@ -69,6 +70,7 @@ def both_ways(
         ready=ready,
         eta=eta,
         multistep=multistep,
+        context=context,
         generators=generators(batch),
     )
     return fast, slow
@@ -86,6 +88,8 @@ EXTRAS: list[dict[str, Any]] = [
     {"multistep": True},
     {"guidance": 1.5, "ready": 1, "eta": 1.0},
     {"multistep": True, "ready": 7, "guidance": 2.0},
+    {"context": 30, "eta": 1.0, "ready": 2},
+    {"context": 99, "multistep": True, "guidance": 2.0},
 ]
 GRID = [
     (frames, steps, s, window)
@@ -142,6 +146,13 @@ def test_a_sink_changes_nothing_before_the_window_is_full() -> None:
     assert same.tolist() == [True] * 4 + [False] * 5
 
 
+def test_what_is_told_of_finished_frames_changes_those_after_them_alone() -> None:
+    told, _ = both_ways(6, 4, 2, window=4, batch=1, context=30)
+    usual, _ = both_ways(6, 4, 2, window=4, batch=1)
+    same = (told - usual).abs().amax(dim=(0, 2, 3)) < 1e-12
+    assert same.tolist() == [True] + [False] * 5
+
+
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("difference", [1, 5, 10])
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -169,6 +180,7 @@ def test_cache_changes_nothing_whatever_the_settings(data: st.DataObject) -> Non
         eta=0.0 if multistep else data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="eta"),
         multistep=multistep,
         static=data.draw(st.booleans(), label="static"),
+        context=data.draw(st.sampled_from([0, 1, 40, 99]), label="context"),
     )
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
 

@@ -122,8 +122,14 @@ def test_every_sample_has_a_file_and_a_line(generator: Path, tmp_path: Path) -> 
     lines = predict(generator, tmp_path, samples=5, seed=3, guidance=2.0)
     made = Generator.from_pretrained(generator)
     shared = {"frames": 4, "steps": 3, "difference": 1, "guidance": 2.0, "solver": "DDIM"}
-    shared |= {"eta": None, "plan": None, "sink": None, "fps": 25, "seed": 3}
-    shared |= {"model": made.fingerprint(), "prefix": None, "target": "X0", "precision": "32-true"}
+    shared |= {"eta": None, "context_timestep": None, "plan": None, "sink": None, "fps": 25}
+    shared |= {
+        "seed": 3,
+        "model": made.fingerprint(),
+        "prefix": None,
+        "target": "X0",
+        "precision": "32-true",
+    }
     shared |= {"schedule": {"beta_start": 1e-4, "beta_end": 0.02, "timesteps": 1000}}
     assert lines == [
         {"file": f"00000{i}.mp4", "index": i, "label": CLASSES[i % 4], **shared} for i in range(5)

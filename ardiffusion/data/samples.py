@@ -1,9 +1,9 @@
 """Folders of generated videos, each with a line in `samples.jsonl` that says what made it.
 
 A line holds the file, its index, seed and class, and the settings of the run: length, steps, plan,
-sink, guidance, solver and its eta, target, schedule, prefix, frames per second, precision, and as
-`model` the fingerprint of the generator. The folder is read and written here alone; what a run
-says of its samples is put together in `training/predict.py`.
+sink, guidance, solver and its arguments, target, schedule, prefix, frames per second, precision,
+and as `model` the fingerprint of the generator. The folder is read and written here alone; what a
+run says of its samples is put together in `training/predict.py`.
 """
 
 from collections.abc import Collection, Iterable

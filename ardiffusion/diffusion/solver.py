@@ -46,6 +46,7 @@ class Solver(ABC):
 
     freezes_finished = True
     multistep = False  # whether a step uses the x_0 of the frame's previous step
+    context_timestep = 0  # what the network is told of finished frames
 
     def times(self, schedule: NoiseSchedule, steps: int) -> StepTimes:
         """Place exactly S steps, evenly spread from T - 1, the last one to x_0 itself."""
@@ -54,12 +55,18 @@ class Solver(ABC):
                 f"steps must lie between 1 and the {schedule.timesteps} training timesteps, "
                 f"got {steps}."
             )
+        if not 0 <= self.context_timestep < schedule.timesteps:
+            raise ValueError(
+                f"context_timestep must lie between 0 and {schedule.timesteps - 1}, the last "
+                f"training timestep, got {self.context_timestep}."
+            )
         abar = schedule.alphas_cumprod
         k = torch.arange(steps, device=abar.device)
         # t = ceil(T (1 - k / S)) - 1, in whole numbers
         leaving = -(-(steps - k) * schedule.timesteps // steps) - 1  # (S,)
         levels = torch.cat([abar[leaving], abar.new_ones(1)])
-        return StepTimes(leaving, schedule.timesteps - 1, clean=0, alphas_cumprod=levels)
+        waiting, clean = schedule.timesteps - 1, self.context_timestep
+        return StepTimes(leaving, waiting, clean=clean, alphas_cumprod=levels)
 
     def coefficients(
         self, before: Tensor, after: Tensor, k_prev: Tensor, times: StepTimes, target: Target
@@ -94,16 +101,20 @@ class DDIM(Solver):
     """DDIM, with exactly the asked number of steps.
 
     References:
-        Denoising diffusion implicit models (Song et al., ICLR 2021), equation 12.
+        Denoising diffusion implicit models (Song et al., ICLR 2021), equation 12. Diffusion
+        Forcing (Chen et al., NeurIPS 2024) stabilises long videos by `context_timestep`.
 
     Args:
         eta: 0 for the deterministic sampler, 1 for ancestral sampling.
+        context_timestep: Training timestep, 0 to T - 1, that the network is told for finished
+            frames: the higher, the less it trusts them and repeats their errors, so that long
+            videos drift less and move more.
     """
 
-    def __init__(self, eta: float = 0.0) -> None:
+    def __init__(self, eta: float = 0.0, context_timestep: int = 0) -> None:
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in 0 to 1, got {eta}.")
-        self.eta = eta
+        self.eta, self.context_timestep = eta, context_timestep
 
     def solve(self, k: Tensor, k_next: Tensor, k_prev: Tensor, times: StepTimes) -> Coefficients:
         alpha, sigma = times.alpha_sigma(k)
@@ -123,9 +134,16 @@ class DPMSolver2M(Solver):
 
     References:
         DPM-Solver++ (Lu et al., 2022), algorithm 2.
+
+    Args:
+        context_timestep: Training timestep that the network is told for finished frames, as in
+            `DDIM`.
     """
 
     multistep = True
+
+    def __init__(self, context_timestep: int = 0) -> None:
+        self.context_timestep = context_timestep
 
     def times(self, schedule: NoiseSchedule, steps: int) -> StepTimes:
         """Place the steps evenly in lambda, from T - 1 down to 0, and the last one to x_0 itself.

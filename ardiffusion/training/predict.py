@@ -102,6 +102,7 @@ def sampling_settings(generator: Generator, sampler: Sampler, frames: int) -> di
         "guidance": sampler.guidance,
         "solver": type(sampler.solver).__name__,
         "eta": getattr(sampler.solver, "eta", None) or None,
+        "context_timestep": sampler.solver.context_timestep or None,
         "target": type(sampler.target).__name__,
         "schedule": describe(sampler.schedule)["arguments"],
         "model": generator.fingerprint(),
