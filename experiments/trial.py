@@ -60,7 +60,7 @@ def device() -> str:
 
 
 def reference(study: str) -> None:
-    """Describe the real videos of a study, and the latents of each of its auto-encoders."""
+    """Describe real videos and the latents of each auto-encoder, unless they have been."""
     folder = Path(study)
     settings = settings_of(folder)
     held_out = read(Path(settings["held_out"] or folder / "held_out"))
@@ -69,17 +69,27 @@ def reference(study: str) -> None:
     frames = settings["frames"]
     if long := [video[:frames] for video in held_out if len(video) >= frames]:
         real["long"] = torch.stack(long)
-    found = {name: describe(video) for name, video in real.items()}
-    found |= {f"motion_{name}": torch.tensor(motion(video)) for name, video in real.items()}
-    found["first"] = describe(real["short"][:, :1])
-    write_tensors(folder / "real.safetensors", found)
+    file = folder / "real.safetensors"
+    if not file.exists():
+        found = {name: describe(video) for name, video in real.items()}
+        found |= {f"motion_{name}": torch.tensor(motion(video)) for name, video in real.items()}
+        found["first"] = describe(real["short"][:, :1])
+        write_tensors(file, found)
     for stage in sorted((folder / "stage_1").iterdir()):
-        arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
-        rebuilt = {name: decode(arvae, encode(arvae, video)) for name, video in real.items()}
-        error = float(psnr(real["short"], rebuilt["short"]).mean())
-        write_json(stage / "rebuilt.json", {"psnr": error} | measure(rebuilt, real=found))
-        bank = torch.cat([encode(arvae, video[None]) for video in train], dim=1)  # (1, N, L, C)
-        write_tensors(stage / "bank.safetensors", {"bank": bank})
+        if not (stage / "bank.safetensors").exists():
+            describe_stage(stage, real=real, train=train, found=load_file(file))
+
+
+def describe_stage(
+    stage: Path, real: Mapping[str, Tensor], train: Sequence[Tensor], found: Mapping[str, Tensor]
+) -> None:
+    """Measure real videos there and back, and encode those that are trained on."""
+    arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
+    rebuilt = {name: decode(arvae, encode(arvae, video)) for name, video in real.items()}
+    error = float(psnr(real["short"], rebuilt["short"]).mean())
+    write_json(stage / "rebuilt.json", {"psnr": error} | measure(rebuilt, real=found))
+    bank = torch.cat([encode(arvae, video[None]) for video in train], dim=1)  # (1, N, L, C)
+    write_tensors(stage / "bank.safetensors", {"bank": bank})
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

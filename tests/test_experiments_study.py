@@ -18,8 +18,8 @@ from experiments.study_table import MEASURES, compared, paired, table, write_res
 from experiments.trial import clips_of, describe, measure, sampling, training
 
 ARMS = read_arms("skies.yaml")
-EVERY = [("skies.yaml", *arm) for arm in ARMS.items()]
-EVERY += [("baselines.yaml", *arm) for arm in read_arms("baselines.yaml").items()]
+NAMES = ("skies.yaml", "baselines.yaml", "candidates.yaml")
+EVERY = [(study, *arm) for study in NAMES for arm in read_arms(study).items()]
 
 
 @pytest.mark.parametrize(("study", "name", "arm"), EVERY)
