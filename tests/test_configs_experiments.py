@@ -20,7 +20,7 @@ from ardiffusion.diffusion.timesteps import (
     Synchronous,
     Timesteps,
 )
-from ardiffusion.diffusion.weighting import Uniform
+from ardiffusion.diffusion.weighting import LearnedVariance, Uniform
 from ardiffusion.nn.dit import ARDiT
 from ardiffusion.nn.joint import JointDiT
 from ardiffusion.training.arvae import ARVAEModule
@@ -36,7 +36,7 @@ METHODS: dict[str, tuple[type[ARDiT], type[Timesteps], type[Target]]] = {
     "nondecreasing": (ARDiT, NonDecreasing, X0),
     "independent": (ARDiT, Independent, X0),
     "plan_rows": (ARDiT, Mixture, X0),
-    "best": (ARDiT, FoPP, X0),
+    "best": (ARDiT, Mixture, X0),
 }
 # Stage 2: learning rate, clipping, accumulation; stage 1: learning rate, start of the GAN
 DATA = {
@@ -103,7 +103,7 @@ def test_methods_differ_in_what_they_say(
     network, timesteps, target = METHODS[name]
     assert type(module.dit) is network
     assert (type(module.timesteps), type(module.target)) == (timesteps, target)
-    assert type(module.weighting) is Uniform
+    assert type(module.weighting) is (LearnedVariance if name == "best" else Uniform)
     optimizer = module.optimizer([nn.Parameter(torch.zeros(32, 32)), nn.Parameter(torch.zeros(1))])
     assert type(optimizer) is (Muon if base == "dit_tiny.yaml" or name == "best" else AdamW)
     ends = (8.5e-4, 0.012) if name == "diffusion_forcing" else (1e-4, 0.02)
