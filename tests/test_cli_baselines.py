@@ -90,7 +90,8 @@ def test_fifo_writes_more_frames_than_the_window(
 def test_folders_without_a_plan_go_on(runs: Runs, tmp_path: Path) -> None:
     output = tmp_path / "videos"
     (line,) = predict(runs.dit, output, difference=2)
-    assert [line.pop(name, "?") for name in ("plan", "sink")] == [None, None]  # as once written
+    later = ("plan", "sink", "context_timestep")  # as once written, it had none of them
+    assert [line.pop(name, "?") for name in later] == [None] * 3
     (output / "samples.jsonl").write_text(json.dumps(line) + "\n")
     first, second = predict(runs.dit, output, difference=2, samples=2)
     assert first == line and second["plan"] is None
