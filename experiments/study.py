@@ -164,8 +164,11 @@ def prepare(
         parts = pool.map(lambda name: stage_1(folder, name, stages[name], settings), stages)
         done = pool.map(lambda part: [log.do(stage) for stage in part], parts)
         list(done)  # raises what a stage raised
-    describe = command_line(PYTHON, "-m experiments.trial reference", folder)
-    log.do(Stage(f"real videos and {', '.join(stages)}", describe))
+    trial = "-m experiments.trial"
+    log.do(Stage("real videos", command_line(PYTHON, trial, "reference", folder)))
+    for name in stages:
+        rebuild = command_line(PYTHON, trial, "rebuild", folder, Path(name))
+        log.do(Stage(f"{name}: there and back", rebuild))
 
 
 def stage_1(

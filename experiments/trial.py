@@ -60,36 +60,38 @@ def device() -> str:
 
 
 def reference(study: str) -> None:
-    """Describe real videos and the latents of each auto-encoder, unless they have been."""
+    """Describe the real videos of a study."""
     folder = Path(study)
+    real = real_videos(folder)
+    found = {name: describe(video) for name, video in real.items()}
+    found |= {f"motion_{name}": torch.tensor(motion(video)) for name, video in real.items()}
+    found["first"] = describe(real["short"][:, :1])
+    write_tensors(folder / "real.safetensors", found)
+
+
+def rebuild(study: str, stage_1: str) -> None:
+    """Measure real videos there and back by an auto-encoder, and encode those to train on."""
+    folder = Path(study)
+    stage, real = folder / "stage_1" / stage_1, real_videos(folder)
+    arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
+    rebuilt = {name: decode(arvae, encode(arvae, video)) for name, video in real.items()}
+    error = float(psnr(real["short"], rebuilt["short"]).mean())
+    measures = measure(rebuilt, real=load_file(folder / "real.safetensors"))
+    write_json(stage / "rebuilt.json", {"psnr": error} | measures)
+    train = read(data_of(folder, settings_of(folder)))
+    bank = torch.cat([encode(arvae, video[None]) for video in train], dim=1)  # (1, N, L, C)
+    write_tensors(stage / "bank.safetensors", {"bank": bank})
+
+
+def real_videos(folder: Path) -> dict[str, Tensor]:
+    """Read the held-out videos as clips and, where they are long enough, as long videos."""
     settings = settings_of(folder)
     held_out = read(Path(settings["held_out"] or folder / "held_out"))
-    train = read(data_of(folder, settings))
     real = {"short": clips_of(held_out, count=settings["clips"])}
     frames = settings["frames"]
     if long := [video[:frames] for video in held_out if len(video) >= frames]:
         real["long"] = torch.stack(long)
-    file = folder / "real.safetensors"
-    if not file.exists():
-        found = {name: describe(video) for name, video in real.items()}
-        found |= {f"motion_{name}": torch.tensor(motion(video)) for name, video in real.items()}
-        found["first"] = describe(real["short"][:, :1])
-        write_tensors(file, found)
-    for stage in sorted((folder / "stage_1").iterdir()):
-        if not (stage / "bank.safetensors").exists():
-            describe_stage(stage, real=real, train=train, found=load_file(file))
-
-
-def describe_stage(
-    stage: Path, real: Mapping[str, Tensor], train: Sequence[Tensor], found: Mapping[str, Tensor]
-) -> None:
-    """Measure real videos there and back, and encode those that are trained on."""
-    arvae = load_arvae(stage / "checkpoints" / "last.ckpt").to(device()).eval()
-    rebuilt = {name: decode(arvae, encode(arvae, video)) for name, video in real.items()}
-    error = float(psnr(real["short"], rebuilt["short"]).mean())
-    write_json(stage / "rebuilt.json", {"psnr": error} | measure(rebuilt, real=found))
-    bank = torch.cat([encode(arvae, video[None]) for video in train], dim=1)  # (1, N, L, C)
-    write_tensors(stage / "bank.safetensors", {"bank": bank})
+    return real
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -295,7 +297,7 @@ def decode(arvae: Autoencoder, latents: Tensor) -> Tensor:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    run_script([reference, run], args)
+    run_script([reference, rebuild, run], args)
 
 
 if __name__ == "__main__":
