@@ -89,11 +89,12 @@ def test_fifo_writes_more_frames_than_the_window(
 
 def test_folders_without_a_plan_go_on(runs: Runs, tmp_path: Path) -> None:
     output = tmp_path / "videos"
-    (line,) = predict(runs.dit, output, difference=2)
+    solver: dict[str, Any] = {"solver": "DDIM", "solver__eta": 1}
+    (line,) = predict(runs.dit, output, difference=2, **solver)
     later = ("plan", "sink", "context_timestep")  # as once written, it had none of them
     assert [line.pop(name, "?") for name in later] == [None] * 3
     (output / "samples.jsonl").write_text(json.dumps(line) + "\n")
-    first, second = predict(runs.dit, output, difference=2, samples=2)
+    first, second = predict(runs.dit, output, difference=2, samples=2, **solver)
     assert first == line and second["plan"] is None
-    again = predict(runs.dit, output, plan="AD", plan__difference=2, samples=2)
+    again = predict(runs.dit, output, plan="AD", plan__difference=2, samples=2, **solver)
     assert again == [first, second]
