@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -43,3 +44,34 @@ def test_pipes_and_dead_links_among_prefixes_are_refused(folder: Path) -> None:
     (folder / "c.mp4").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError, match=r"c\.mp4 does not exist"):
         files(folder)
+
+
+def told(
+    source: Path, classes: tuple[str, ...] = ("dawn", "dusk")
+) -> list[tuple[str, str | None]]:
+    found = read_prefixes(str(source), resolution=8, frames=2, classes=classes)
+    return [(prefix.description["file"], prefix.label) for prefix in found]
+
+
+def test_a_file_is_of_the_class_that_its_folder_is_named_as(folder: Path) -> None:
+    for name in ("dawn", "dusk", "noon"):
+        (folder / name).mkdir()
+        Image.new("RGB", (16, 16)).save(folder / name / "0.png")
+    alone: list[tuple[str, str | None]] = [("a.PNG", None), ("b.mp4", None)]
+    assert told(folder) == [*alone, ("dawn/0.png", "dawn"), ("dusk/0.png", "dusk")]
+    assert told(folder, classes=()) == alone
+    assert told(folder / "dusk") == told(folder / "dusk" / "0.png") == [("0.png", "dusk")]
+    assert told(folder / "noon") == [("0.png", None)]
+
+
+def test_a_generated_file_is_of_the_class_that_its_log_says(folder: Path) -> None:
+    lines = [{"file": "b.mp4", "label": "dusk"}, {"file": "a.PNG", "label": "noon"}]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert told(folder) == [("a.PNG", None), ("b.mp4", "dusk")]
+
+
+def test_no_more_prefixes_are_read_than_are_asked_for(folder: Path) -> None:
+    (folder / "b.mp4").write_bytes(b"no video")
+    assert len(read_prefixes(str(folder), resolution=8, frames=2, most=1)) == 1
+    with pytest.raises(ValueError, match=r"b\.mp4"):
+        read_prefixes(str(folder), resolution=8, frames=2, most=2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
+from PIL import Image
 from recorder import Recorder, assert_alike, assert_same_videos, recorded
 from torch import Tensor
 from torch.testing import assert_close
@@ -228,6 +229,31 @@ def test_labels_are_taken_in_turn_by_name(generator: Path, tmp_path: Path) -> No
     assert [line["label"] for line in lines] == ["dusk", "dusk"]
     one, two = (recorded(tmp_path / name)["000000.mp4"].int() for name in ("one", "two"))
     assert (one - two).abs().max() > 10
+
+
+def test_prefixes_are_continued_as_what_they_are(
+    generator: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for name, colour in {"dusk": "navy", "day": "white"}.items():
+        (tmp_path / "given" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "given" / name / "0.png")
+    lines = predict(generator, tmp_path / "made", prefix=str(tmp_path / "given"))
+    assert [line["label"] for line in lines] == ["day", "dusk", "day", "dusk"]
+    files = [line["prefix"]["file"] for line in lines]
+    assert files == ["day/0.png", "dusk/0.png", "day/0.png", "dusk/0.png"]
+    given = {"prefix": str(tmp_path / "given"), "labels": ["night", "dawn", "day"]}
+    lines = predict(generator, tmp_path / "other", **given)
+    assert [line["label"] for line in lines] == ["night", "dawn", "day", "night"]
+    assert not [w for w in recwarn if "is not known" in str(w.message)]
+
+
+def test_a_prefix_of_no_class_is_continued_as_any_with_a_warning(
+    generator: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "sky.png")
+    with pytest.warns(UserWarning, match=r"class of sky\.png is not known.* by --labels"):
+        lines = predict(generator, tmp_path / "made", prefix=str(tmp_path / "sky.png"))
+    assert [line["label"] for line in lines] == CLASSES
 
 
 @pytest.mark.parametrize(

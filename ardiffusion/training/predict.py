@@ -142,11 +142,24 @@ def split_list(text: str) -> list[str]:
 
 
 def make_requests(
-    samples: int, seed: int, labels: Sequence[str], prefixes: Sequence[Prefix] = ()
+    samples: int,
+    seed: int,
+    labels: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    prefixes: Sequence[Prefix] = (),
 ) -> list[dict[str, Any]]:
-    """List what to generate: index, seed, class and prefix of each sample, either in turn."""
-    turns = zip(range(samples), cycle(labels or [None]), cycle(prefixes or [None]))
+    """List what to generate: index, seed, class and prefix of each sample.
+
+    Prefixes are taken in turn, and so are `labels`, if any; else a sample is of the class of its
+    prefix, or takes its turn of all classes where that has none.
+    """
+    turns = zip(range(samples), cycle(labels or classes or [None]), cycle(prefixes or [None]))
     return [
-        {"index": i, "seed": seed, "label": label, "prefix": prefix and prefix.description}
-        for i, label, prefix in turns
+        {
+            "index": i,
+            "seed": seed,
+            "label": turn if labels or not prefix else prefix.label or turn,
+            "prefix": prefix and prefix.description,
+        }
+        for i, turn, prefix in turns
     ]

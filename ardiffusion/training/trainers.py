@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from ardiffusion.data.prefixes import Prefix, read_prefixes
@@ -119,9 +119,10 @@ class SamplingTrainer(StageTrainer):
                 FIFO for long videos from a network that sees all frames of its window.
             sink: How many of a video's first frames all later ones look back to as well, however
                 long it gets; they count among the frames of the network's window.
-            labels: Class names, taken in turn, as [dawn,night]; all classes if not given.
+            labels: Class names, taken in turn, as [dawn,night]. If not given, the class of the
+                prefix, which its folder's name or samples.jsonl beside it tells, else all.
             prefix: What the videos begin with: a picture, a video, of which they are a
-                continuation, or a folder of either, taken in turn.
+                continuation, or a folder of either, perhaps in class folders, taken in turn.
             prefix_frames: How many of the prefix's last frames to begin with; by default as many
                 as fill the window of the network.
             seed: Seed, 0 to 4293; sample i depends on it and i alone.
@@ -144,16 +145,18 @@ class SamplingTrainer(StageTrainer):
             frames=frames,
             sink=sink,
         )
-        names = model.classes if model.conditional else []
-        names = read_labels(labels, classes=names) if labels != "" else names
-        given = read_given(model, prefix, count=prefix_frames, frames=frames)
+        classes = model.classes if model.conditional else []
+        names = read_labels(labels, classes=classes) if labels != "" else []
+        given = read_given(model, prefix, count=prefix_frames, frames=frames, most=samples)
+        if classes and not names:
+            say_of_unknown_class(given)
         if compile:
             say_of_compile(self)
             model.dit.compile(dynamic=False)
             sampler.static = True  # one or two shapes per batch size
         settings = sampling_settings(model, sampler, frames=frames)
         settings |= {"fps": fps, "precision": self.precision}
-        requests = make_requests(samples, seed=seed, labels=names, prefixes=given)
+        requests = make_requests(samples, seed, labels=names, classes=classes, prefixes=given)
         folder = SampleFolder(output, settings=settings)
         with only_writer(output) if self.is_global_zero else nullcontext():
             module = PredictModule(
@@ -195,15 +198,20 @@ def load_generator(ckpt_path: str | None, arvae: str | None, dataset: str) -> Ge
 
 
 def read_given(
-    model: Generator, prefix: str | None, count: int | None, frames: int
+    model: Generator, prefix: str | None, count: int | None, frames: int, most: int
 ) -> Sequence[Prefix]:
     """Read the frames that videos begin with, which must leave something to generate."""
     if prefix is None:
         if count is not None:
             raise ValueError("--prefix_frames needs a --prefix that they are taken of.")
         return []
-    window = int(model.dit.window)
-    found = read_prefixes(prefix, resolution=model.arvae.resolution, frames=count or window)
+    found = read_prefixes(
+        prefix,
+        resolution=model.arvae.resolution,
+        frames=count or int(model.dit.window),
+        classes=model.classes if model.conditional else (),
+        most=most,
+    )
     longest = max(len(one.video) for one in found)
     if longest >= frames:
         raise ValueError(
@@ -211,3 +219,13 @@ def read_given(
             "more --frames or fewer --prefix_frames."
         )
     return found
+
+
+def say_of_unknown_class(prefixes: Sequence[Prefix]) -> None:
+    """Warn that a prefix of no known class is continued as one of any."""
+    unknown = [prefix.description["file"] for prefix in prefixes if prefix.label is None]
+    if unknown:
+        rank_zero_warn(
+            f"The class of {unknown[0]} is not known, so that its samples take the classes in "
+            "turn: name its own by --labels."
+        )
