@@ -147,7 +147,9 @@ class SamplingTrainer(StageTrainer):
         )
         classes = model.classes if model.conditional else []
         names = read_labels(labels, classes=classes) if labels != "" else []
-        given = read_given(model, prefix, count=prefix_frames, frames=frames, most=samples)
+        given = read_given(
+            model, prefix, count=prefix_frames, frames=frames, classes=classes, most=samples
+        )
         if classes and not names:
             say_of_unknown_class(given)
         if compile:
@@ -198,7 +200,12 @@ def load_generator(ckpt_path: str | None, arvae: str | None, dataset: str) -> Ge
 
 
 def read_given(
-    model: Generator, prefix: str | None, count: int | None, frames: int, most: int
+    model: Generator,
+    prefix: str | None,
+    count: int | None,
+    frames: int,
+    classes: Sequence[str],
+    most: int,
 ) -> Sequence[Prefix]:
     """Read the frames that videos begin with, which must leave something to generate."""
     if prefix is None:
@@ -209,7 +216,7 @@ def read_given(
         prefix,
         resolution=model.arvae.resolution,
         frames=count or int(model.dit.window),
-        classes=model.classes if model.conditional else (),
+        classes=classes,
         most=most,
     )
     longest = max(len(one.video) for one in found)
