@@ -57,11 +57,20 @@ def test_a_file_is_of_the_class_that_its_folder_is_named_as(folder: Path) -> Non
     for name in ("dawn", "dusk", "noon"):
         (folder / name).mkdir()
         Image.new("RGB", (16, 16)).save(folder / name / "0.png")
-    alone: list[tuple[str, str | None]] = [("a.PNG", None), ("b.mp4", None)]
-    assert told(folder) == [*alone, ("dawn/0.png", "dawn"), ("dusk/0.png", "dusk")]
-    assert told(folder, classes=()) == alone
+    of_class = [("dawn/0.png", "dawn"), ("dusk/0.png", "dusk")]
+    assert told(folder) == [("a.PNG", None), *of_class, ("b.mp4", None)]
+    assert told(folder, classes=()) == [("a.PNG", None), ("b.mp4", None)]
     assert told(folder / "dusk") == told(folder / "dusk" / "0.png") == [("0.png", "dusk")]
     assert told(folder / "noon") == [("0.png", None)]
+
+
+def test_class_folders_take_turns(tmp_path: Path) -> None:
+    for name, count in (("dawn", 3), ("day", 1), ("dusk", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            Image.new("RGB", (16, 16)).save(tmp_path / name / f"{i}.png")
+    turns = ["dawn/0.png", "day/0.png", "dusk/0.png", "dawn/1.png", "dusk/1.png", "dawn/2.png"]
+    assert [file for file, _ in told(tmp_path, classes=("dawn", "day", "dusk"))] == turns
 
 
 def test_a_generated_file_is_of_the_class_that_its_log_says(folder: Path) -> None:

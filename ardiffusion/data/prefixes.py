@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Collection, Sequence
-from itertools import chain
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,8 @@ def read_prefixes(
 
     Args:
         source: A picture, a video, or a folder of either, directly or in folders named as the
-            classes; they are taken in the order of their names, without hidden ones.
+            classes; they are taken in the order of their names, of each class in turn, without
+            hidden ones.
         resolution: Height and width of the frames.
         frames: Frames of each video at most, its last ones.
         classes: Names of the classes there are.
@@ -65,9 +66,10 @@ def read_prefixes(
 
 
 def inside(folder: Path, classes: Collection[str]) -> list[Path]:
-    """List the pictures and videos of a folder and of the class folders in it."""
+    """List the pictures and videos of a folder and of the class folders in it, each in turn."""
     folders = [folder, *(folder / name for name in classes if (folder / name).is_dir())]
-    return sorted(filter(is_taken, chain.from_iterable(one.iterdir() for one in folders)))
+    named = (sorted(filter(is_taken, one.iterdir())) for one in folders)
+    return [path for turn in zip_longest(*named) for path in turn if path]
 
 
 def labels_of(paths: Sequence[Path], classes: Collection[str]) -> list[str | None]:
